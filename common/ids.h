@@ -1,0 +1,34 @@
+// Identifiers: CRIDs and job steps. Plain values.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "common/status.h"
+
+namespace fermata {
+
+/// Checkpoint/restart id: unique, increasing, never reused. 0 is "none" (as the parent of a full set).
+struct Crid {
+  uint64_t value = 0;
+  auto operator<=>(const Crid&) const = default;
+};
+
+/// A step of a job, printed "1234.0" as Slurm does.
+struct JobStep {
+  uint64_t job = 0;
+  uint32_t step = 0;
+  auto operator<=>(const JobStep&) const = default;
+};
+
+std::string to_string(Crid crid);
+std::string to_string(JobStep step);
+
+/// Decimal digits only, 1 to 2^64-1.
+Result<Crid> parse_crid(std::string_view text);
+/// "1234" (step 0) or "1234.2".
+Result<JobStep> parse_job_step(std::string_view text);
+
+}  // namespace fermata

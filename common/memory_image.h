@@ -1,0 +1,69 @@
+// Contents of memory as capture hands them to storage and storage to rebuild: extents that say where the
+// bytes of an address range are, and a source that reads them. Plain types: neither processes nor
+// files are known here.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "common/status.h"
+
+namespace fermata {
+
+inline constexpr uint64_t kPageSize = 4096;
+
+/// What a run of bytes belongs to: the address space of a process, or a shared object (a memfd, shared
+/// anonymous memory, a deleted file, a file of the pod's private /dev/shm).
+struct MemoryId {
+  enum class Kind : uint32_t { kProcess = 0, kObject = 1 };
+  Kind kind = Kind::kProcess;
+  uint64_t id = 0;  ///< the process's PID in its pod, or the object's id in image::PodObjects
+
+  auto operator<=>(const MemoryId&) const = default;
+};
+
+/// Where the bytes of an extent are. Numbers are part of the image format.
+enum class Where : uint32_t { kHere = 0, kParent = 1, kZero = 2, kFile = 3 };
+
+/// A run of whole pages: [address, address + length), both multiples of kPageSize. For objects the
+/// address is the offset in the object.
+struct Extent {
+  uint64_t address = 0;
+  uint64_t length = 0;
+  Where where = Where::kHere;
+
+  bool operator==(const Extent&) const = default;
+};
+
+/// Reads the bytes behind extents of kind kHere. Implementations may be read from several threads at once.
+class MemorySource {
+ public:
+  MemorySource() = default;
+  MemorySource(const MemorySource&) = delete;
+  MemorySource& operator=(const MemorySource&) = delete;
+  virtual ~MemorySource() = default;
+
+  /// Fills `out` with the bytes at [address, address + out.size()), which lie inside one kHere extent.
+  virtual Status read(uint64_t address, std::span<std::byte> out) const = 0;
+};
+
+/// One address space or object: its extents in ascending order, not overlapping, and their bytes.
+struct MemoryRegion {
+  MemoryId id;
+  std::vector<Extent> extents;
+  std::shared_ptr<const MemorySource> source;
+
+  /// Bytes of the extents that are here.
+  uint64_t bytes_here() const {
+    uint64_t sum = 0;
+    for (const Extent& extent : extents) {
+      if (extent.where == Where::kHere) sum += extent.length;
+    }
+    return sum;
+  }
+};
+
+}  // namespace fermata

@@ -1,0 +1,59 @@
+// Capture of a pod: stop every process, record the state of every kernel object, know which pages are the
+// job's. Called on one thread (the tracer: ptrace(2) ties a tracee to it). While a FrozenPod lives the pod
+// stands still; its destruction lets the pod run on, whatever happened.
+#pragma once
+
+#include <sys/types.h>
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "common/memory_image.h"
+#include "common/status.h"
+#include "node-agent/engine/remote.h"
+#include "proto/objects.pb.h"
+
+namespace fermata::engine {
+
+/// One stopped thread, for who needs host ids (numa).
+struct FrozenThread {
+  int vtid = 0;
+  pid_t tid = 0;
+};
+
+struct FrozenProcess {
+  int vpid = 0;
+  pid_t pid = 0;
+  std::vector<FrozenThread> threads;
+};
+
+class FrozenPod {
+ public:
+  /// Stops every process of the cgroup v2 group `group` (freeze, seize, thaw: each thread is then held by
+  /// ptrace alone). `init` is the host PID of the pod's PID 1. Fails with everything running again:
+  /// kTimeout when a task does not stop within `deadline_ms`, kCannotHold when a process may not be traced.
+  static Result<std::unique_ptr<FrozenPod>> freeze(const std::filesystem::path& group, pid_t init,
+                                                   int deadline_ms);
+  virtual ~FrozenPod() = default;
+
+  /// Records everything. kCannotHold names every object that stands in the way, one a line.
+  virtual Result<image::PodObjects> capture() = 0;
+
+  /// After capture(): the memory of every process and shared object; sources read the stopped pod and are valid
+  /// until resume() or kill(). Sources may be read from any thread.
+  virtual const std::vector<MemoryRegion>& memory() const = 0;
+
+  virtual const std::vector<FrozenProcess>& processes() const = 0;
+  /// A stopped thread to make calls in.
+  virtual Result<Remote*> remote(int vpid, int vtid) = 0;
+
+  /// Lets every thread run on where it was. Also done by the destructor.
+  virtual Status resume() = 0;
+  /// SIGKILLs every process instead; open TCP connections end without a packet.
+  virtual Status kill() = 0;
+};
+
+}  // namespace fermata::engine
