@@ -1,9 +1,11 @@
-// Who a job belongs to, and acting on the file system as that user. FsCredentialScope changes the calling
-// thread only (raw setgroups, setfsgid, setfsuid: credentials(7)); the others keep their own.
+// Who a job belongs to, and acting on the file system as that user. FsCredentialScope changes the
+// calling thread only (raw setgroups, setfsgid, setfsuid: credentials(7)); the others keep their
+// own.
 #pragma once
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,10 +27,13 @@ struct Credentials {
 
 /// Credentials of `user`: a login name or a number. kNotFound when there is no such user.
 Result<Credentials> credentials_of(std::string_view user);
-/// Credentials of the caller: its real user and group (a setuid `fermata` runs jobs as who called it).
+/// Credentials of the caller: its real user and group (a setuid `fermata` runs jobs as who called
+/// it).
 Result<Credentials> credentials_of_caller();
 
-/// While it lives, the calling thread opens, creates and checks files with `user`'s rights and nothing more.
+/// While it lives, the calling thread opens, creates and checks files with `user`'s rights and
+/// nothing more: capabilities that override file permissions are out of effect too. Other
+/// capabilities stay. End it on the thread that entered it.
 class FsCredentialScope {
  public:
   /// Fails with kPermission when the thread may not take on `user`; then nothing has changed.
@@ -41,12 +46,17 @@ class FsCredentialScope {
   ~FsCredentialScope();
 
  private:
-  explicit FsCredentialScope(std::vector<gid_t> old_groups, gid_t old_gid, uid_t old_uid);
+  /// What the thread had before.
+  struct Before {
+    std::vector<gid_t> groups;
+    gid_t gid = 0;
+    uid_t uid = 0;
+    uint64_t effective = 0;  ///< capabilities
+  };
+  explicit FsCredentialScope(Before before);
 
   bool active_ = true;
-  std::vector<gid_t> old_groups_;
-  gid_t old_gid_;
-  uid_t old_uid_;
+  Before before_;
 };
 
 }  // namespace fermata

@@ -10,7 +10,8 @@
 
 namespace fermata {
 
-/// Checkpoint/restart id: unique, increasing, never reused. 0 is "none" (as the parent of a full set).
+/// Checkpoint/restart id: unique, increasing, never reused. 0 is "none" (as the parent of a full
+/// set).
 struct Crid {
   uint64_t value = 0;
   auto operator<=>(const Crid&) const = default;

@@ -1,6 +1,6 @@
-// Contents of memory as capture hands them to storage and storage to rebuild: extents that say where the
-// bytes of an address range are, and a source that reads them. Plain types: neither processes nor
-// files are known here.
+// Contents of memory as capture hands them to storage and storage to rebuild: extents that say
+// where the bytes of an address range are, and a source that reads them. Plain types: neither
+// processes nor files are known here.
 #pragma once
 
 #include <cstddef>
@@ -15,8 +15,8 @@ namespace fermata {
 
 inline constexpr uint64_t kPageSize = 4096;
 
-/// What a run of bytes belongs to: the address space of a process, or a shared object (a memfd, shared
-/// anonymous memory, a deleted file, a file of the pod's private /dev/shm).
+/// What a run of bytes belongs to: the address space of a process, or a shared object (a memfd,
+/// shared anonymous memory, a deleted file, a file of the pod's private /dev/shm).
 struct MemoryId {
   enum class Kind : uint32_t { kProcess = 0, kObject = 1 };
   Kind kind = Kind::kProcess;
@@ -38,7 +38,8 @@ struct Extent {
   bool operator==(const Extent&) const = default;
 };
 
-/// Reads the bytes behind extents of kind kHere. Implementations may be read from several threads at once.
+/// Reads the bytes behind extents of kind kHere. Implementations may be read from several threads
+/// at once.
 class MemorySource {
  public:
   MemorySource() = default;
@@ -46,7 +47,8 @@ class MemorySource {
   MemorySource& operator=(const MemorySource&) = delete;
   virtual ~MemorySource() = default;
 
-  /// Fills `out` with the bytes at [address, address + out.size()), which lie inside one kHere extent.
+  /// Fills `out` with the bytes at [address, address + out.size()), which lie inside one kHere
+  /// extent.
   virtual Status read(uint64_t address, std::span<std::byte> out) const = 0;
 };
 

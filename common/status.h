@@ -1,5 +1,5 @@
-// Errors: a code from one table, a sentence for a person, and the errno behind it where there is one.
-// Plain values; any thread.
+// Errors: a code from one table, a sentence for a person, and the errno behind it where there is
+// one. Plain values; any thread.
 #pragma once
 
 #include <cerrno>
@@ -10,21 +10,22 @@
 
 namespace fermata {
 
-/// The one table of error codes. Each maps to one exit code (exit_code_of) and, later, one gRPC code.
+/// The one table of error codes. Each maps to one exit code (exit_code_of) and, later, one gRPC
+/// code.
 enum class Code : int {
   kOk = 0,
-  kInternal,        ///< a state that should not be: a bug of ours
-  kUsage,           ///< the command line or a config value is wrong
-  kPermission,      ///< the caller may not do this, or a capability is missing
-  kNotFound,        ///< no such job, CRID, file or program
-  kCannotHold,      ///< an object of the job cannot be captured; the sentence names it
-  kStorage,         ///< the checkpoint folder cannot be used: full, read-only, missing
-  kDamaged,         ///< an image or manifest is not what was written
-  kUnsupported,     ///< a newer format, a missing CPU feature, a kernel that lacks a call
-  kBusy,            ///< another request holds the job or the object
-  kTimeout,         ///< a deadline passed
-  kGone,            ///< a process or job ended while we worked on it
-  kConflict,        ///< the place an object needs is taken (port, PID, path)
+  kInternal,     ///< a state that should not be: a bug of ours
+  kUsage,        ///< the command line or a config value is wrong
+  kPermission,   ///< the caller may not do this, or a capability is missing
+  kNotFound,     ///< no such job, CRID, file or program
+  kCannotHold,   ///< an object of the job cannot be captured; the sentence names it
+  kStorage,      ///< the checkpoint folder cannot be used: full, read-only, missing
+  kDamaged,      ///< an image or manifest is not what was written
+  kUnsupported,  ///< a newer format, a missing CPU feature, a kernel that lacks a call
+  kBusy,         ///< another request holds the job or the object
+  kTimeout,      ///< a deadline passed
+  kGone,         ///< a process or job ended while we worked on it
+  kConflict,     ///< the place an object needs is taken (port, PID, path)
 };
 
 /// Name of a code, e.g. "cannot hold"; never empty.
@@ -68,7 +69,8 @@ inline Failure failure(Code code, std::string message, int err = 0) {
   return Failure(Status(code, std::move(message), err));
 }
 
-/// A failure of a system call: "<what>: <strerror>". Takes errno by value so that it can be read first.
+/// A failure of a system call: "<what>: <strerror>". Takes errno by value so that it can be read
+/// first.
 Status errno_status(int err, std::string_view what);
 /// As above, with a code other than the one derived from errno.
 Status errno_status(Code code, int err, std::string_view what);
@@ -79,10 +81,9 @@ inline Failure errno_failure(int err, std::string_view what) {
 }  // namespace fermata
 
 /// Returns from a function of type Status when `expr` (a Status) failed.
-#define FERMATA_TRY(expr)                                     \
-  do {                                                        \
-    if (::fermata::Status try_status_ = (expr); !try_status_) \
-      return try_status_;                                     \
+#define FERMATA_TRY(expr)                                                         \
+  do {                                                                            \
+    if (::fermata::Status try_status_ = (expr); !try_status_) return try_status_; \
   } while (0)
 
 /// Returns from a function of type Result<T> when `expr` (a Status) failed.
@@ -95,13 +96,14 @@ inline Failure errno_failure(int err, std::string_view what) {
 #define FERMATA_CONCAT_(a, b) a##b
 #define FERMATA_CONCAT(a, b) FERMATA_CONCAT_(a, b)
 
-/// `FERMATA_ASSIGN(auto x, expr);` in a function of type Result<T>: x = *expr, or returns its failure.
+/// `FERMATA_ASSIGN(auto x, expr);` in a function of type Result<T>: x = *expr, or returns its
+/// failure.
 #define FERMATA_ASSIGN(decl, expr) \
   FERMATA_ASSIGN_(FERMATA_CONCAT(assign_result_, __LINE__), decl, expr, ::fermata::Failure)
 /// The same in a function of type Status.
 #define FERMATA_ASSIGN_STATUS(decl, expr) \
   FERMATA_ASSIGN_(FERMATA_CONCAT(assign_result_, __LINE__), decl, expr, ::fermata::Status)
-#define FERMATA_ASSIGN_(temp, decl, expr, wrap) \
-  auto temp = (expr);                           \
+#define FERMATA_ASSIGN_(temp, decl, expr, wrap)      \
+  auto temp = (expr);                                \
   if (!(temp)) return wrap(std::move(temp).error()); \
   decl = *std::move(temp)
