@@ -1,0 +1,70 @@
+// Writes one image in three steps, so that the pod stands still only for the first two:
+//
+//   auto writer = ImageWriter::create(".../pod-0.h5.part", image);   // skeleton, by HDF5
+//   writer->write_pages(2);                                          // bytes, past HDF5, by
+//   O_DIRECT
+//   ... the pod runs on ...
+//   auto written = writer->finish();                                 // checksums, index, fsync
+//   publish(".../pod-0.h5.part", ".../pod-0.h5");                    // rename, fsync of the folder
+//
+// All of it on one thread, under the FsCredentialScope of the job's owner: files are opened by the
+// calling thread; the threads of write_pages() only read sources and pwrite(2). HDF5 is entered in
+// create() alone, by one thread at a time (Debian's is not thread-safe). A writer destroyed before
+// finish() removes its file.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "common/status.h"
+#include "storage/image.h"
+
+namespace fermata::storage {
+
+/// What the manifest says of an image.
+struct WrittenImage {
+  uint64_t bytes = 0;         ///< size of the file
+  uint64_t memory_bytes = 0;  ///< of these: pages
+  std::string digest;         ///< 32 hexadecimal digits; covers every byte of the file
+};
+
+class ImageWriter {
+ public:
+  /// Makes `part` (it must not exist, mode 0600) with everything but the pages, and room for these.
+  /// Keeps the regions' sources until write_pages() is over, nothing else of `image`. kStorage: the
+  /// folder is full, read-only or missing. kCannotHold: an object is too large for the format.
+  static Result<ImageWriter> create(const std::filesystem::path& part, const PodImage& image);
+
+  ImageWriter(ImageWriter&&) noexcept;
+  ImageWriter& operator=(ImageWriter&&) noexcept;
+  ImageWriter(const ImageWriter&) = delete;
+  ImageWriter& operator=(const ImageWriter&) = delete;
+  ~ImageWriter();
+
+  /// Called now and then with the bytes written so far and all that will be; from one of the
+  /// writing threads, one at a time. May be null.
+  using Progress = std::function<void(uint64_t done, uint64_t total)>;
+
+  /// Copies every page with `threads` threads. Lets go of the sources. Not yet durable.
+  Status write_pages(unsigned threads = 2, const Progress& progress = nullptr);
+
+  /// Writes checksums and index and makes the file durable (fsync).
+  Result<WrittenImage> finish();
+
+ private:
+  struct State;
+  explicit ImageWriter(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+/// Renames `part` to `final_name`, in the same folder, and makes that durable.
+Status publish(const std::filesystem::path& part, const std::filesystem::path& final_name);
+
+/// Bytes that the file of `image` will have, to within a few percent: for the free-room check.
+uint64_t expected_image_bytes(const image::PodObjects& objects,
+                              const std::vector<MemoryRegion>& memory);
+
+}  // namespace fermata::storage

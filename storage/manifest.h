@@ -1,0 +1,68 @@
+// The manifest of a set, set.json: once it is durable the set is committed. Plain values; functions
+// act as the calling thread (FsCredentialScope). Read as untrusted input: every field is checked.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/ids.h"
+#include "common/status.h"
+
+namespace fermata::storage {
+
+struct ManifestImage {
+  uint32_t pod = 0;
+  std::string host;
+  std::string file;  ///< a plain name in the set's folder: "pod-0.h5"
+  uint64_t bytes = 0;
+  uint64_t memory_bytes = 0;
+  std::string digest;  ///< WrittenImage::digest
+};
+
+struct Manifest {
+  Crid crid;
+  Crid parent;
+  JobStep job;
+  uint32_t ranks = 0;
+  std::vector<std::string> command;
+  std::string user;  ///< owner of the job
+  std::string time;  ///< of the cut, ISO 8601 in UTC
+  std::string tool_version;
+  std::vector<ManifestImage> images;
+  /// Name and milliseconds of each phase, in order.
+  std::vector<std::pair<std::string, double>> phases_ms;
+  double stand_still_ms = 0;
+  std::string result;  ///< "resumed" or "killed": what became of the job after the cut
+
+  uint64_t bytes() const;
+};
+
+/// <dir>/<job>.<step>
+std::filesystem::path job_folder(const std::filesystem::path& dir, JobStep job);
+/// <dir>/<job>.<step>/<crid>
+std::filesystem::path set_folder(const std::filesystem::path& dir, JobStep job, Crid crid);
+/// Makes the folder of a set (mode 0700) and those above it, and makes them durable. kStorage: it
+/// cannot be made; kConflict: this set's folder exists already.
+Result<std::filesystem::path> make_set_folder(const std::filesystem::path& dir, JobStep job,
+                                              Crid crid);
+
+/// Temporary, fsync, rename, fsync of the folder: commits the set.
+Status write_manifest(const std::filesystem::path& set_dir, const Manifest& manifest);
+/// kNotFound: no manifest, the set was never committed. kDamaged, kUnsupported: see the sentence.
+/// The CRID and the job in it are compared with the names of the folders it lies in.
+Result<Manifest> read_manifest(const std::filesystem::path& set_dir);
+/// The manifest as it stands in the file, for `fermata show --json`.
+std::string manifest_json(const Manifest& manifest);
+
+/// Deletes what an attempt that failed left in its folder, and the folder when nothing else is in
+/// it. A committed set is left alone (kConflict).
+Status remove_part_files(const std::filesystem::path& set_dir);
+
+/// kStorage, with both figures, when the file system of `dir` has fewer than `needed` bytes for
+/// this user.
+Status check_free_room(const std::filesystem::path& dir, uint64_t needed);
+
+}  // namespace fermata::storage
