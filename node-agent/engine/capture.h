@@ -1,6 +1,6 @@
-// Capture of a pod: stop every process, record the state of every kernel object, know which pages are the
-// job's. Called on one thread (the tracer: ptrace(2) ties a tracee to it). While a FrozenPod lives the pod
-// stands still; its destruction lets the pod run on, whatever happened.
+// Capture of a pod: stop every process, record the state of every kernel object, know which pages
+// are the job's. Called on one thread (the tracer: ptrace(2) ties a tracee to it). While a
+// FrozenPod lives the pod stands still; its destruction lets the pod run on, whatever happened.
 #pragma once
 
 #include <sys/types.h>
@@ -32,9 +32,10 @@ struct FrozenProcess {
 
 class FrozenPod {
  public:
-  /// Stops every process of the cgroup v2 group `group` (freeze, seize, thaw: each thread is then held by
-  /// ptrace alone). `init` is the host PID of the pod's PID 1. Fails with everything running again:
-  /// kTimeout when a task does not stop within `deadline_ms`, kCannotHold when a process may not be traced.
+  /// Stops every process of the cgroup v2 group `group` (freeze, seize, thaw: each thread is then
+  /// held by ptrace alone). `init` is the host PID of the pod's PID 1. Fails with everything
+  /// running again: kTimeout when a task does not stop within `deadline_ms`, kCannotHold when a
+  /// process may not be traced.
   static Result<std::unique_ptr<FrozenPod>> freeze(const std::filesystem::path& group, pid_t init,
                                                    int deadline_ms);
   virtual ~FrozenPod() = default;
@@ -42,8 +43,8 @@ class FrozenPod {
   /// Records everything. kCannotHold names every object that stands in the way, one a line.
   virtual Result<image::PodObjects> capture() = 0;
 
-  /// After capture(): the memory of every process and shared object; sources read the stopped pod and are valid
-  /// until resume() or kill(). Sources may be read from any thread.
+  /// After capture(): the memory of every process and shared object; sources read the stopped pod
+  /// and are valid until resume() or kill(). Sources may be read from any thread.
   virtual const std::vector<MemoryRegion>& memory() const = 0;
 
   virtual const std::vector<FrozenProcess>& processes() const = 0;

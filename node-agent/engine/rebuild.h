@@ -1,5 +1,5 @@
-// Rebuild of a pod from its objects and memory, inside namespaces and a cgroup that the caller made.
-// An image is untrusted: validate() has to accept it before anything is made from it.
+// Rebuild of a pod from its objects and memory, inside namespaces and a cgroup that the caller
+// made. An image is untrusted: validate() has to accept it before anything is made from it.
 #pragma once
 
 #include <sys/types.h>
@@ -18,22 +18,24 @@
 
 namespace fermata::engine {
 
-/// Checks every number, reference and path of an image against the others; kDamaged names the first that is wrong.
+/// Checks every number, reference and path of an image against the others; kDamaged names the first
+/// that is wrong.
 Status validate(const image::PodObjects& objects, const std::vector<MemoryRegion>& memory);
 
-/// Compares what the image needs with this machine (CPU features, XSTATE components, vDSO); kUnsupported
-/// names what is missing.
+/// Compares what the image needs with this machine (CPU features, XSTATE components, vDSO);
+/// kUnsupported names what is missing.
 Status check_requirements(const image::Requirements& needs);
 
 struct RebuildRequest {
   const image::PodObjects* objects = nullptr;
   const std::vector<MemoryRegion>* memory = nullptr;
-  /// PID 1 of the new namespaces: a fork of ours that waits in pause(), root, in its cgroup, with the pod's mounts.
+  /// PID 1 of the new namespaces: a fork of ours that waits in pause(), root, in its cgroup, with
+  /// the pod's mounts.
   pid_t init = -1;
   Credentials owner;                     ///< what the rebuilt processes become
   std::array<int, 3> stdio{-1, -1, -1};  ///< our descriptors that replace the job's streams
-  /// Called for each process when its maps stand and are still empty, and again when they are full: memory
-  /// policies. May be null.
+  /// Called for each process when its maps stand and are still empty, and again when they are full:
+  /// memory policies. May be null.
   std::function<Status(const FrozenProcess&, Remote&)> before_contents;
   std::function<Status(const FrozenProcess&, Remote&)> after_contents;
 };
@@ -47,7 +49,8 @@ class RebuiltPod {
   virtual Status run() = 0;
 };
 
-/// Rebuilds everything and leaves it stopped. On failure nothing of it is left but the init given, which is killed.
+/// Rebuilds everything and leaves it stopped. On failure nothing of it is left but the init given,
+/// which is killed.
 Result<std::unique_ptr<RebuiltPod>> rebuild(const RebuildRequest& request);
 
 }  // namespace fermata::engine

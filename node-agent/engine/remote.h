@@ -1,9 +1,10 @@
-// System calls in a stopped thread of a job. One thread of ours, the tracer, makes all calls of one pod.
+// System calls in a stopped thread of a job. One thread of ours, the tracer, makes all calls of one
+// pod.
 //
-// In a running job (Mode::kCapture) the code that makes a call ends by putting the program's registers
-// and signal mask back by itself: when the tracer dies at any instruction, the program runs on unharmed.
-// In a process under construction (Mode::kRebuild; the kernel kills it with its tracer) calls are made
-// in batches.
+// In a running job (Mode::kCapture) the code that makes a call ends by putting the program's
+// registers and signal mask back by itself: when the tracer dies at any instruction, the program
+// runs on unharmed. In a process under construction (Mode::kRebuild; the kernel kills it with its
+// tracer) calls are made in batches.
 #pragma once
 
 #include <sys/types.h>
@@ -39,11 +40,12 @@ class Remote {
   /// (kGone); failures of the calls themselves are in their results.
   virtual Status run(std::span<RemoteCall> calls) = 0;
 
-  /// One call. A result in [-4095, -1] becomes a failure with that errno, its sentence naming `what`.
+  /// One call. A result in [-4095, -1] becomes a failure with that errno, its sentence naming
+  /// `what`.
   Result<long> call(std::string_view what, long number, std::array<uint64_t, 6> args = {});
 
-  /// Address of a buffer of argument_size() bytes in the process, page-aligned, for the caller's use
-  /// between two of its own calls.
+  /// Address of a buffer of argument_size() bytes in the process, page-aligned, for the caller's
+  /// use between two of its own calls.
   virtual uint64_t argument_address() const = 0;
   static constexpr size_t argument_size() { return 32768; }
 
@@ -66,8 +68,8 @@ class Remote {
 
   /// A descriptor of our own for what the process has at `fd`: the same open file description.
   Result<UniqueFd> take_fd(int fd);
-  /// Puts our `fd` into the process at number `want` (replacing what is there), by SCM_RIGHTS over a
-  /// socket pair made in the process. `want` < 0: at the lowest free number. Returns the number.
+  /// Puts our `fd` into the process at number `want` (replacing what is there), by SCM_RIGHTS over
+  /// a socket pair made in the process. `want` < 0: at the lowest free number. Returns the number.
   Result<int> give_fd(int fd, int want, bool close_on_exec);
 
  protected:

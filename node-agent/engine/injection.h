@@ -1,0 +1,80 @@
+// System calls in a thread of a running job, safe against our own death at any instruction.
+//
+// The code that makes the calls stands in the unused tail of the program's vDSO page (a private
+// copy, as a debugger's breakpoint makes one), its arguments and results in a mapping of our own,
+// made at the first use in a process and removed by remove_scratch(). Before a thread is sent
+// there, its registers and signal mask are written behind the code; the code ends by loading them
+// and jumping back. So a thread that loses its tracer finishes the calls and goes on where it was.
+// No breakpoint and no single step is used.
+//
+// Tracer's thread only.
+#pragma once
+
+#include <memory>
+
+#include "node-agent/engine/ptrace.h"
+#include "node-agent/engine/remote.h"
+
+namespace fermata::engine {
+
+/// Per process: where the code and the scratch mapping are. Shared by the process's threads.
+class InjectionSite {
+ public:
+  /// `pid` is stopped. Finds the vDSO and room in it; kUnsupported when it has none.
+  static Result<std::shared_ptr<InjectionSite>> find(pid_t pid);
+
+  /// Whether an instruction pointer lies in our code: a predecessor died there.
+  bool contains(uint64_t rip) const { return rip >= code_ && rip < code_ + code_size_; }
+
+  uint64_t code() const { return code_; }
+  uint64_t scratch() const { return scratch_; }
+  static constexpr uint64_t kScratchSize = 65536;
+  /// Whether a map of the process is the scratch mapping (left behind by a dead agent, or ours).
+  bool is_scratch(uint64_t start, uint64_t end) const {
+    return start == scratch_ && end == scratch_ + kScratchSize;
+  }
+
+ private:
+  friend class CaptureRemote;
+  uint64_t code_ = 0;
+  uint64_t code_size_ = 0;
+  uint64_t scratch_ = 0;
+  bool code_written_ = false;
+};
+
+class CaptureRemote : public Remote {
+ public:
+  /// `resume` are the registers with which the program is to go on: what the stop left, with an
+  /// interrupted system call rewound where the program would otherwise see EINTR.
+  static Result<std::unique_ptr<CaptureRemote>> open(pid_t pid, pid_t tid,
+                                                     std::shared_ptr<InjectionSite> site,
+                                                     const GeneralRegisters& resume,
+                                                     uint64_t signal_mask);
+
+  Status run(std::span<RemoteCall> calls) override;
+  uint64_t argument_address() const override { return site_->scratch_ + kArguments; }
+  pid_t tid() const { return tid_; }
+
+  /// Maps the scratch area if it is not there; run() and argument_address() need it.
+  Status ensure_scratch();
+  /// Unmaps it. The process is then as it was, but for bytes nobody reads behind the vDSO's end.
+  Status remove_scratch();
+
+ private:
+  static constexpr uint64_t kTable = 0x1000;
+  static constexpr uint64_t kTableSlots = 128;
+  static constexpr uint64_t kArguments = 0x4000;
+  static constexpr uint64_t kStackTop = 0xff00;
+
+  Status write_save_area();
+  Status single(RemoteCall& call);
+  Status chunk(std::span<RemoteCall> calls);
+  Status leave_code();
+
+  pid_t tid_ = -1;
+  std::shared_ptr<InjectionSite> site_;
+  GeneralRegisters resume_{};
+  uint64_t mask_ = 0;
+};
+
+}  // namespace fermata::engine

@@ -1,0 +1,142 @@
+#include "node-agent/engine/ptrace.h"
+
+#include <elf.h>
+#include <fmt/format.h>
+#include <sys/ptrace.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+
+namespace fermata::engine {
+namespace {
+
+constexpr size_t kLargestXstate = 32768;  // AMX needs 11 KiB; room for what comes
+
+Status thread_error(const char* what, pid_t tid) {
+  const int err = errno;
+  return errno_status(err == ESRCH ? Code::kGone : Code::kInternal, err,
+                      fmt::format("{} of thread {}", what, tid));
+}
+
+}  // namespace
+
+Result<GeneralRegisters> get_registers(pid_t tid) {
+  GeneralRegisters registers{};
+  iovec vector{&registers, sizeof registers};
+  if (::ptrace(PTRACE_GETREGSET, tid, NT_PRSTATUS, &vector) != 0) {
+    return Failure(thread_error("reading the registers", tid));
+  }
+  return registers;
+}
+
+Status set_registers(pid_t tid, const GeneralRegisters& registers) {
+  GeneralRegisters copy = registers;
+  iovec vector{&copy, sizeof copy};
+  if (::ptrace(PTRACE_SETREGSET, tid, NT_PRSTATUS, &vector) != 0) {
+    return thread_error("writing the registers", tid);
+  }
+  return Status::ok();
+}
+
+Result<std::vector<std::byte>> get_xstate(pid_t tid) {
+  std::vector<std::byte> xstate(kLargestXstate);
+  iovec vector{xstate.data(), xstate.size()};
+  if (::ptrace(PTRACE_GETREGSET, tid, NT_X86_XSTATE, &vector) != 0) {
+    return Failure(thread_error("reading the extended registers", tid));
+  }
+  xstate.resize(vector.iov_len);
+  return xstate;
+}
+
+Status set_xstate(pid_t tid, const std::vector<std::byte>& xstate) {
+  std::vector<std::byte> copy = xstate;
+  iovec vector{copy.data(), copy.size()};
+  if (::ptrace(PTRACE_SETREGSET, tid, NT_X86_XSTATE, &vector) != 0) {
+    return thread_error("writing the extended registers", tid);
+  }
+  return Status::ok();
+}
+
+Result<uint64_t> get_signal_mask(pid_t tid) {
+  uint64_t mask = 0;
+  if (::ptrace(PTRACE_GETSIGMASK, tid, sizeof mask, &mask) != 0) {
+    return Failure(thread_error("reading the signal mask", tid));
+  }
+  return mask;
+}
+
+Status set_signal_mask(pid_t tid, uint64_t mask) {
+  if (::ptrace(PTRACE_SETSIGMASK, tid, sizeof mask, &mask) != 0) {
+    return thread_error("writing the signal mask", tid);
+  }
+  return Status::ok();
+}
+
+Status seize(pid_t tid, unsigned long options) {
+  if (::ptrace(PTRACE_SEIZE, tid, nullptr, options) != 0) {
+    const int err = errno;
+    if (err == ESRCH) return {Code::kGone, fmt::format("thread {} has ended", tid), err};
+    return errno_status(
+        Code::kPermission, err,
+        fmt::format("attaching to thread {} (is a debugger or strace attached to it?)", tid));
+  }
+  return Status::ok();
+}
+
+Status interrupt(pid_t tid) {
+  if (::ptrace(PTRACE_INTERRUPT, tid, nullptr, nullptr) != 0) {
+    return thread_error("stopping", tid);
+  }
+  return Status::ok();
+}
+
+Result<Stop> wait_stop(pid_t tid, std::chrono::milliseconds timeout) {
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  int polls = 0;
+  while (true) {
+    int status = 0;
+    const pid_t got = ::waitpid(tid, &status, __WALL | WNOHANG);
+    if (got == tid) {
+      if (!WIFSTOPPED(status)) {
+        return failure(Code::kGone,
+                       fmt::format("thread {} ended (wait status {:#x})", tid, status));
+      }
+      Stop stop;
+      stop.event = status >> 16;
+      stop.syscall = WSTOPSIG(status) == (SIGTRAP | 0x80);
+      stop.signal = WSTOPSIG(status) & 0x7f;
+      return stop;
+    }
+    if (got < 0 && errno != EINTR) {
+      const int err = errno;
+      return Failure(errno_status(Code::kGone, err, fmt::format("waiting for thread {}", tid)));
+    }
+    // The usual stop is there within microseconds: spin first, then yield the CPU to the tracee.
+    if (++polls > 200) {
+      if (std::chrono::steady_clock::now() > deadline) {
+        return failure(Code::kTimeout,
+                       fmt::format("thread {} did not stop within {} ms (is it in an "
+                                   "uninterruptible system call?)",
+                                   tid, timeout.count()));
+      }
+      const timespec pause{0, polls < 2000 ? 10'000 : 500'000};
+      ::nanosleep(&pause, nullptr);
+    }
+  }
+}
+
+Status resume_thread(pid_t tid, int request) {
+  if (::ptrace(static_cast<__ptrace_request>(request), tid, nullptr, nullptr) != 0) {
+    return thread_error("resuming", tid);
+  }
+  return Status::ok();
+}
+
+Status detach(pid_t tid) {
+  if (::ptrace(PTRACE_DETACH, tid, nullptr, nullptr) != 0 && errno != ESRCH) {
+    return thread_error("detaching from", tid);
+  }
+  return Status::ok();
+}
+
+}  // namespace fermata::engine

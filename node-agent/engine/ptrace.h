@@ -1,0 +1,50 @@
+// ptrace(2) as Results: registers, signal mask, stops. Called by the tracer's thread only.
+#pragma once
+
+#include <sys/types.h>
+#include <sys/user.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/status.h"
+
+namespace fermata::engine {
+
+using GeneralRegisters = user_regs_struct;
+
+Result<GeneralRegisters> get_registers(pid_t tid);
+Status set_registers(pid_t tid, const GeneralRegisters& registers);
+
+/// The XSAVE area (NT_X86_XSTATE), as long as the kernel has it.
+Result<std::vector<std::byte>> get_xstate(pid_t tid);
+Status set_xstate(pid_t tid, const std::vector<std::byte>& xstate);
+
+Result<uint64_t> get_signal_mask(pid_t tid);
+Status set_signal_mask(pid_t tid, uint64_t mask);
+
+/// Attaches without stopping (PTRACE_SEIZE) with the given PTRACE_O_* options.
+Status seize(pid_t tid, unsigned long options);
+/// Asks for a stop (PTRACE_INTERRUPT); wait_stop() tells when it is there.
+Status interrupt(pid_t tid);
+
+/// What waitpid said of a stop.
+struct Stop {
+  int signal = 0;  ///< WSTOPSIG without the 0x80 of PTRACE_O_TRACESYSGOOD
+  int event = 0;   ///< PTRACE_EVENT_*, 0 for a plain stop
+  bool syscall = false;
+};
+
+/// Waits for the thread's next stop. kGone when it ended, kTimeout when none came within `timeout`.
+Result<Stop> wait_stop(pid_t tid, std::chrono::milliseconds timeout = std::chrono::seconds(30));
+
+/// Resumes with PTRACE_CONT, PTRACE_SYSCALL or PTRACE_SINGLESTEP.
+Status resume_thread(pid_t tid, int request);
+
+/// Lets the thread go (PTRACE_DETACH). A thread that ended meanwhile is no error.
+Status detach(pid_t tid);
+
+}  // namespace fermata::engine
