@@ -1,6 +1,7 @@
 #include "node-agent/engine/rebuild_remote.h"
 
 #include <fmt/format.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
