@@ -1,0 +1,62 @@
+// How a set is taken: the phases, their barriers and deadlines, and what happens when one fails.
+// Knows neither processes nor files nor a network: agents do the work, the caller writes the
+// manifest. One thread.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "coord/agent.h"
+
+namespace fermata::coord {
+
+/// The clock, as a seam for tests.
+class Clock {
+ public:
+  Clock() = default;
+  Clock(const Clock&) = delete;
+  Clock& operator=(const Clock&) = delete;
+  virtual ~Clock() = default;
+  virtual Time now() const = 0;
+
+  /// The machine's steady clock.
+  static const Clock& steady();
+};
+
+/// How long each phase may take, by its place in kPhases.
+struct Deadlines {
+  std::array<Duration, kPhases.size()> of{std::chrono::seconds(30), std::chrono::seconds(10),
+                                          std::chrono::minutes(10), std::chrono::seconds(10),
+                                          std::chrono::hours(1),    std::chrono::minutes(10)};
+
+  Duration operator[](Phase phase) const { return of[static_cast<size_t>(phase)]; }
+  Duration& operator[](Phase phase) { return of[static_cast<size_t>(phase)]; }
+};
+
+/// What became of an attempt.
+struct SetOutcome {
+  Status status;  ///< ok: the set is committed. Else the reason, naming the node and the phase
+  std::vector<AgentReport> reports;                   ///< by agent, as the caller gave them
+  std::array<Duration, kPhases.size()> phase_time{};  ///< of the phases that were run
+  Duration total{};
+  Status end_job;  ///< with order.end_job: whether the pods ended after the commit
+
+  bool committed() const { return status.is_ok(); }
+  Duration stand_still() const;   ///< of the pod that stood longest
+  uint64_t memory_bytes() const;  ///< sum over the pods
+  uint64_t image_bytes() const;   ///< sum over the pods
+};
+
+/// Makes the set committed, given what the agents reported: writes the manifest, durably. On
+/// failure nothing of the manifest may be left.
+using WriteManifest = std::function<Status(const std::vector<AgentReport>& reports)>;
+
+/// Takes one set. Whatever fails before the manifest is durable, every agent is rolled back.
+SetOutcome take_set(const SetOrder& order, std::span<Agent* const> agents,
+                    const Deadlines& deadlines, const Clock& clock,
+                    const WriteManifest& write_manifest);
+
+}  // namespace fermata::coord

@@ -1,0 +1,226 @@
+#include "node-agent/job_registry.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <sstream>
+
+#include "node-agent/thaw_guard.h"
+
+namespace fermata::node_agent {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+Status make_folder(const fs::path& path) {
+  if (mkdir(path.c_str(), 0755) == 0 || errno == EEXIST) return {};
+  return errno_status(errno, fmt::format("{}: cannot be created", path.string()));
+}
+
+std::string text_of(const JobRecord& record) {
+  const json out = {{"job", to_string(record.job)},    {"init", record.init},
+                    {"init_start", record.init_start}, {"agent", record.agent},
+                    {"group", record.group.string()},  {"folder", record.folder.string()},
+                    {"owner_uid", record.owner_uid},   {"owner", record.owner},
+                    {"ranks", record.ranks},           {"command", record.command},
+                    {"started", record.started},       {"interval_s", record.interval_s}};
+  // An argument may hold any bytes; job.json is for people and for us, and replaces what is not
+  // UTF-8.
+  return out.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+std::optional<JobRecord> record_of(const fs::path& file) {
+  std::ifstream in(file);
+  if (!in) return std::nullopt;
+  std::stringstream text;
+  text << in.rdbuf();
+  try {
+    const json object = json::parse(text.str());
+    Result<JobStep> job = parse_job_step(object.at("job").get<std::string>());
+    if (!job) return std::nullopt;
+    JobRecord record;
+    record.job = *job;
+    record.init = object.at("init").get<pid_t>();
+    record.init_start = object.at("init_start").get<uint64_t>();
+    record.agent = object.at("agent").get<pid_t>();
+    record.group = object.at("group").get<std::string>();
+    record.folder = object.at("folder").get<std::string>();
+    record.owner_uid = object.at("owner_uid").get<uid_t>();
+    record.owner = object.at("owner").get<std::string>();
+    record.ranks = object.at("ranks").get<uint32_t>();
+    record.command = object.at("command").get<std::vector<std::string>>();
+    record.started = object.at("started").get<int64_t>();
+    record.interval_s = object.at("interval_s").get<double>();
+    return record;
+  } catch (const json::exception&) {
+    return std::nullopt;
+  }
+}
+
+/// Takes the lock of a job's folder. nullopt: somebody has it, or the folder vanished under us.
+Result<std::optional<UniqueFd>> try_lock(const fs::path& folder, bool create) {
+  const fs::path file = folder / "lock";
+  UniqueFd lock(open(file.c_str(), O_RDWR | O_CLOEXEC | (create ? O_CREAT : 0), 0600));
+  if (!lock) {
+    if (errno == ENOENT) return std::nullopt;
+    return errno_failure(errno, file.string());
+  }
+  if (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK) return std::nullopt;
+    return errno_failure(errno, fmt::format("flock of {}", file.string()));
+  }
+  // A collector may have removed the folder between open and flock: then this lock guards nothing.
+  struct stat ours {};
+  struct stat named {};
+  if (fstat(lock.get(), &ours) != 0 || stat(file.c_str(), &named) != 0 ||
+      ours.st_ino != named.st_ino || ours.st_dev != named.st_dev) {
+    return std::nullopt;
+  }
+  return std::optional<UniqueFd>(std::move(lock));
+}
+
+/// Removes the folder of a job that has ended and the group it leaves. The caller holds the lock.
+void remove_folder(const fs::path& folder, const std::optional<JobRecord>& record) {
+  std::error_code ignored;  // what cannot be removed now is collected by the next command
+  if (record && !record->group.empty()) rmdir(record->group.c_str());
+  fs::remove_all(folder, ignored);
+}
+
+/// Looks after a folder whose agent may have died: of a dead job it is removed, a living one is
+/// thawed.
+void collect(const fs::path& folder) {
+  Result<std::optional<UniqueFd>> lock = try_lock(folder, true);
+  if (!lock || !*lock) return;
+  const std::optional<JobRecord> record = record_of(folder / "job.json");
+  if (record && record->alive()) {
+    // Nobody works on it, so nobody means it to be frozen.
+    [[maybe_unused]] const Status thawed = thaw_group(record->group);
+    return;
+  }
+  remove_folder(folder, record);
+}
+
+}  // namespace
+
+uint64_t process_start_time(pid_t pid) {
+  std::ifstream in(fmt::format("/proc/{}/stat", pid));
+  std::string text;
+  if (!in || !std::getline(in, text)) return 0;
+  // The name in parentheses may hold spaces and parentheses itself: the fields begin after the last
+  // one.
+  const size_t end_of_name = text.rfind(')');
+  if (end_of_name == std::string::npos) return 0;
+  std::istringstream fields(text.substr(end_of_name + 1));
+  std::string field;
+  for (int number = 3; number <= 22 && fields >> field; ++number) {
+    if (number == 3 && (field == "Z" || field == "X")) return 0;
+    if (number == 22) {
+      uint64_t value = 0;
+      std::from_chars(field.data(), field.data() + field.size(), value);
+      return value;
+    }
+  }
+  return 0;
+}
+
+JobClaim::~JobClaim() {
+  if (!lock_) return;
+  const std::optional<JobRecord> record = record_of(folder_ / "job.json");
+  if (record && record->alive()) {
+    std::error_code ignored;
+    fs::remove(control_socket(), ignored);
+    return;
+  }
+  remove_folder(folder_, record);
+}
+
+Status JobClaim::publish(const JobRecord& record) {
+  const fs::path file = folder_ / "job.json";
+  const fs::path part = folder_ / "job.json.part";
+  {
+    std::ofstream out(part);
+    out << text_of(record);
+    out.close();
+    if (!out) return errno_status(errno, fmt::format("{}: cannot be written", part.string()));
+  }
+  if (rename(part.c_str(), file.c_str()) != 0) return errno_status(errno, file.string());
+  return {};
+}
+
+fs::path JobRegistry::folder(JobStep job) const { return root_ / "jobs" / to_string(job); }
+
+Result<JobStep> JobRegistry::allot(uint64_t at_least) {
+  FERMATA_TRY_RESULT(make_folder(root_));
+  const fs::path file = root_ / "next-job";
+  UniqueFd counter(open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (!counter) return errno_failure(errno, file.string());
+  if (flock(counter.get(), LOCK_EX) != 0) return errno_failure(errno, file.string());
+
+  std::array<char, 32> buffer{};
+  const ssize_t length = pread(counter.get(), buffer.data(), buffer.size(), 0);
+  if (length < 0) return errno_failure(errno, file.string());
+  uint64_t next = 1;
+  std::from_chars(buffer.data(), buffer.data() + length, next);
+  next = std::max({next, at_least, uint64_t{1}});
+
+  const std::string text = fmt::format("{:<20}\n", next + 1);
+  if (pwrite(counter.get(), text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
+    return errno_failure(errno, fmt::format("{}: cannot be written", file.string()));
+  }
+  return JobStep{next, 0};
+}
+
+Result<JobClaim> JobRegistry::claim(JobStep job) {
+  FERMATA_TRY_RESULT(make_folder(root_));
+  FERMATA_TRY_RESULT(make_folder(root_ / "jobs"));
+  const fs::path path = folder(job);
+  for (int attempt = 0; attempt < 10; ++attempt) {
+    FERMATA_TRY_RESULT(make_folder(path));
+    Result<std::optional<UniqueFd>> lock = try_lock(path, true);
+    if (!lock) return Failure(std::move(lock).error());
+    if (*lock) return JobClaim(path, std::move(**lock));
+    usleep(10'000);  // a collector looks in for an instant; who works on the job stays
+  }
+  return failure(Code::kBusy, fmt::format("job {}: another fermata process works on it; try again "
+                                          "when that has ended",
+                                          to_string(job)));
+}
+
+Result<std::vector<JobRecord>> JobRegistry::living() {
+  std::vector<JobRecord> jobs;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(root_ / "jobs", error)) {
+    collect(entry.path());
+    std::optional<JobRecord> record = record_of(entry.path() / "job.json");
+    if (record && record->alive()) jobs.push_back(*std::move(record));
+  }
+  if (error && error != std::errc::no_such_file_or_directory) {
+    return errno_failure(error.value(), (root_ / "jobs").string());
+  }
+  std::sort(jobs.begin(), jobs.end(),
+            [](const JobRecord& a, const JobRecord& b) { return a.job < b.job; });
+  return jobs;
+}
+
+Result<JobRecord> JobRegistry::find(JobStep job) {
+  if (fs::exists(folder(job))) collect(folder(job));
+  std::optional<JobRecord> record = record_of(folder(job) / "job.json");
+  if (!record || !record->alive()) {
+    return failure(Code::kNotFound,
+                   fmt::format("no job {} runs on this machine; `fermata ls` lists jobs and sets",
+                               to_string(job)));
+  }
+  return *std::move(record);
+}
+
+}  // namespace fermata::node_agent

@@ -1,0 +1,40 @@
+// Watches over a pod while it may be frozen: a small process of ours that thaws the pod's group
+// when the agent dies (SIGKILL included). What ptrace holds needs no guard: the kernel lets tracees
+// go with their tracer.
+#pragma once
+
+#include <sys/types.h>
+
+#include <filesystem>
+#include <utility>
+
+#include "common/status.h"
+
+namespace fermata::node_agent {
+
+class ThawGuard {
+ public:
+  /// Starts the guard of the cgroup v2 group `group`, for the calling process. Call it before
+  /// freezing.
+  static Result<ThawGuard> start(const std::filesystem::path& group);
+
+  ThawGuard(ThawGuard&& other) noexcept : pid_(std::exchange(other.pid_, -1)) {}
+  ThawGuard& operator=(ThawGuard&& other) noexcept;
+  ThawGuard(const ThawGuard&) = delete;
+  ThawGuard& operator=(const ThawGuard&) = delete;
+  /// Ends the guard; the group is left as it is.
+  ~ThawGuard();
+
+  pid_t pid() const { return pid_; }
+
+ private:
+  explicit ThawGuard(pid_t pid) : pid_(pid) {}
+  void end();
+
+  pid_t pid_ = -1;
+};
+
+/// Thaws a group that a dead agent left frozen. Does nothing to a group that is not frozen.
+Status thaw_group(const std::filesystem::path& group);
+
+}  // namespace fermata::node_agent
