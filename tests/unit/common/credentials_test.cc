@@ -8,13 +8,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <thread>
 
 #include "common/unique_fd.h"
+#include "tests/unit/common/temporary_folder.h"
 
 namespace fermata {
 namespace {
@@ -46,20 +46,15 @@ class FsCredential : public testing::Test {
  protected:
   void SetUp() override {
     ASSERT_EQ(geteuid(), 0U) << "this test runs as root";
-    std::string name = std::filesystem::temp_directory_path() / "fermata-credentials-XXXXXX";
-    ASSERT_NE(mkdtemp(name.data()), nullptr);
-    folder_ = name;
-    ASSERT_EQ(chmod(name.c_str(), 0777), 0);
-    secret_ = folder_ / "secret";
+    ASSERT_EQ(chmod(folder_.path().c_str(), 0777), 0);
     std::ofstream(secret_) << "root's";
     ASSERT_EQ(chmod(secret_.c_str(), 0600), 0);
   }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
 
   bool can_read_secret() const { return UniqueFd(open(secret_.c_str(), O_RDONLY)).valid(); }
 
-  std::filesystem::path folder_;
-  std::filesystem::path secret_;
+  TemporaryFolder folder_;
+  std::filesystem::path secret_ = folder_ / "secret";
 };
 
 TEST_F(FsCredential, Scope_ReadsAndCreatesAsTheUser_AndIsUndoneAtItsEnd) {

@@ -1,0 +1,71 @@
+#include "common/config.h"
+
+#include <fmt/format.h>
+#include <stdlib.h>
+
+#include "common/file_util.h"
+
+#define TOML_EXCEPTIONS 0
+#define TOML_ENABLE_FORMATTERS 0
+#include <toml++/toml.h>
+
+namespace fermata {
+namespace {
+
+constexpr const char* kSystemFile = "/etc/fermata/fermata.toml";
+
+Failure wrong(const std::filesystem::path& file, const toml::source_region& where,
+              std::string_view sentence) {
+  return failure(Code::kUsage, fmt::format("{}:{}:{}: {}", file.string(), where.begin.line,
+                                           where.begin.column, sentence));
+}
+
+/// Stores the value of one key. A failure has the sentence only; the caller adds the place.
+Status apply(std::string_view key, const toml::node& node, Config& config) {
+  const auto text = node.value_exact<std::string>();
+  if (key == "checkpoint_dir") {
+    if (!text || !text->starts_with('/')) {
+      return {Code::kUsage, "checkpoint_dir: an absolute path in quotes is expected"};
+    }
+    config.checkpoint_dir = *text;
+  } else if (key == "log_level") {
+    FERMATA_ASSIGN_STATUS(config.log_level, parse_log_level(text.value_or("")));
+  } else if (key == "log_format") {
+    FERMATA_ASSIGN_STATUS(config.log_format, parse_log_format(text.value_or("")));
+  } else {
+    return {Code::kUsage,
+            fmt::format("there is no key '{}': checkpoint_dir, log_level and log_format are known",
+                        key)};
+  }
+  return Status::ok();
+}
+
+}  // namespace
+
+Result<Config> load_config(const std::filesystem::path& file) {
+  FERMATA_ASSIGN(const std::string text, read_file(file));
+  const toml::parse_result parsed = toml::parse(text, file.string());
+  if (!parsed) {
+    return wrong(file, parsed.error().source(), parsed.error().description());
+  }
+  Config config;
+  for (const auto& [key, node] : parsed.table()) {
+    if (const Status status = apply(key.str(), node, config); !status) {
+      return wrong(file, key.source(), status.message());
+    }
+  }
+  return config;
+}
+
+Result<Config> load_config() {
+  if (const char* named = ::secure_getenv("FERMATA_CONFIG"); named != nullptr && *named != '\0') {
+    auto config = load_config(std::filesystem::path(named));
+    if (!config) return Failure(config.error().within("FERMATA_CONFIG"));
+    return config;
+  }
+  auto config = load_config(std::filesystem::path(kSystemFile));
+  if (!config && config.error().code() == Code::kNotFound) return Config{};
+  return config;
+}
+
+}  // namespace fermata

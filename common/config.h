@@ -1,0 +1,28 @@
+// The config file: TOML, /etc/fermata/fermata.toml or what $FERMATA_CONFIG names. Everything works
+// without one; docs/fermata.toml lists every key with its default. Plain values; any thread.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+
+#include "common/log.h"
+#include "common/status.h"
+
+namespace fermata {
+
+struct Config {
+  /// Absolute; unset: the command line's own default.
+  std::optional<std::filesystem::path> checkpoint_dir;
+  LogLevel log_level = LogLevel::kWarning;
+  LogFormat log_format = LogFormat::kText;
+};
+
+/// Reads one file. kNotFound when there is none; kUsage, with file, line and column, when it is no
+/// TOML, has a key that nothing reads, or a value of the wrong kind.
+Result<Config> load_config(const std::filesystem::path& file);
+
+/// $FERMATA_CONFIG, which then has to exist, else /etc/fermata/fermata.toml, else the defaults. The
+/// variable counts for nothing in a set-user-ID program (secure_getenv(3)).
+Result<Config> load_config();
+
+}  // namespace fermata
