@@ -96,6 +96,9 @@ class FileKind {
   /// is outside the pod). `files` may be completed.
   virtual Status finish_capture(CaptureContext& context, image::PodObjects& objects);
 
+  /// Called once before the first create(): `objects` outlives the kind. For kinds that pair the ends of an object.
+  virtual Status start_rebuild(const image::PodObjects& objects, RebuildContext& context);
+
   /// Whether this kind rebuilds `file`.
   virtual bool owns(const image::File& file) const = 0;
   /// Makes the open file description and returns our descriptor of it (with file.flags() and
