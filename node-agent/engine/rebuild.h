@@ -38,6 +38,9 @@ struct RebuildRequest {
   /// memory policies. May be null.
   std::function<Status(const FrozenProcess&, Remote&)> before_contents;
   std::function<Status(const FrozenProcess&, Remote&)> after_contents;
+  /// Called once for each thread, leaders included, when all of its process stands and it has not
+  /// run yet: what only the thread itself can set (set_mempolicy). May be null.
+  std::function<Status(const FrozenProcess&, const FrozenThread&, Remote&)> each_thread;
 };
 
 /// A pod rebuilt and stopped.
