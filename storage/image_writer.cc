@@ -1,0 +1,208 @@
+#include "storage/image_writer.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "common/file_util.h"
+#include "common/unique_fd.h"
+#include "storage/format.h"
+#include "storage/page_writer.h"
+#include "storage/records.h"
+#include "storage/skeleton.h"
+
+namespace fermata::storage {
+namespace {
+
+std::vector<SkeletonDataset> skeleton_of(const PodImage& image) {
+  std::vector<SkeletonDataset> datasets;
+  for (RecordSet& set : encode_records(image)) {
+    const uint64_t length = set.bytes.size();
+    datasets.push_back({set.dataset, View::kBytes, length, Guard::kWhole, std::move(set.bytes)});
+  }
+  const auto xml = std::as_bytes(std::span(image.topology_xml));
+  datasets.push_back({kTopologyDataset, View::kText, xml.size(), Guard::kWhole,
+                      std::vector<std::byte>(xml.begin(), xml.end())});
+  for (const MemoryRegion& region : image.memory) {
+    const std::string group = memory_group(region.id);
+    const uint64_t bytes = region.bytes_here();
+    const uint64_t blocks = (bytes + kBlockSize - 1) / kBlockSize;
+    std::vector<std::byte> extents = encode_extents(region.extents);
+    const uint64_t length = extents.size();
+    datasets.push_back(
+        {group + "/extents", View::kExtents, length, Guard::kWhole, std::move(extents)});
+    datasets.push_back(
+        {group + "/checksums", View::kChecksums, blocks * sizeof(uint64_t), Guard::kWhole, {}});
+    datasets.push_back({group + "/pages", View::kBytes, bytes, Guard::kBlocks, {}});
+  }
+  return datasets;
+}
+
+// What a reader would refuse must not be written.
+Status check_writable(const PodImage& image, const std::vector<SkeletonDataset>& datasets) {
+  for (const MemoryRegion& region : image.memory) {
+    if (Status status = check_extents(region.extents, memory_group(region.id)); !status) {
+      return {Code::kInternal, status.message()};
+    }
+    if (region.bytes_here() > 0 && region.source == nullptr) {
+      return {Code::kInternal, fmt::format("{} has no source", memory_group(region.id))};
+    }
+  }
+  for (const SkeletonDataset& dataset : datasets) {
+    if (dataset.guard == Guard::kWhole && dataset.length > kMaxDatasetSize) {
+      return {Code::kCannotHold, fmt::format("{} needs {} bytes, an image holds at most {} of them",
+                                             dataset.name, dataset.length, kMaxDatasetSize)};
+    }
+  }
+  return Status::ok();
+}
+
+// Takes the room now: a full disk is then told while nothing is written and nobody waits.
+Status reserve_pages(int fd, const std::vector<IndexEntry>& entries, std::string_view path) {
+  for (const IndexEntry& entry : entries) {
+    if (entry.guard != Guard::kBlocks || entry.length == 0) continue;
+    if (::fallocate(fd, 0, static_cast<off_t>(entry.offset), static_cast<off_t>(entry.length)) ==
+        0) {
+      continue;
+    }
+    if (errno == EOPNOTSUPP || errno == ENOSYS) return Status::ok();  // not every file system can
+    return errno_status(Code::kStorage, errno,
+                        fmt::format("cannot reserve {} bytes for {}", entry.length, path));
+  }
+  return Status::ok();
+}
+
+}  // namespace
+
+struct ImageWriter::State {
+  std::filesystem::path path;
+  UniqueFd fd;
+  UniqueFd direct;  // not valid: the file system refuses O_DIRECT
+  uint64_t index_size = 0;
+  std::vector<IndexEntry> entries;
+  std::vector<MemoryRegion> regions;
+  std::vector<std::vector<uint64_t>> checksums;  // of each region, filled by write_pages
+  bool pages_written = false;
+  bool finished = false;
+
+  State() = default;
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+  ~State() {
+    if (fd.valid() && !finished) ::unlink(path.c_str());
+  }
+
+  IndexEntry& entry(const std::string& name) {
+    return *std::find_if(entries.begin(), entries.end(),
+                         [&](const IndexEntry& entry) { return entry.name == name; });
+  }
+};
+
+ImageWriter::ImageWriter(std::unique_ptr<State> state) : state_(std::move(state)) {}
+ImageWriter::ImageWriter(ImageWriter&&) noexcept = default;
+ImageWriter& ImageWriter::operator=(ImageWriter&&) noexcept = default;
+ImageWriter::~ImageWriter() = default;
+
+Result<ImageWriter> ImageWriter::create(const std::filesystem::path& part, const PodImage& image) {
+  const std::vector<SkeletonDataset> datasets = skeleton_of(image);
+  FERMATA_TRY_RESULT(check_writable(image, datasets));
+  auto state = std::make_unique<State>();
+  state->path = part;
+  state->index_size = index_size_for(datasets.size());
+  if (state->index_size == 0) {
+    return failure(Code::kCannotHold, fmt::format("{} processes and objects with memory are more "
+                                                  "than an image holds",
+                                                  image.memory.size()));
+  }
+  // Opened here first: errno says more than HDF5 does, and HDF5 leaves the mode of a file that
+  // exists.
+  state->fd = UniqueFd(::open(part.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  if (!state->fd.valid()) {
+    return failure(Code::kStorage, errno_status(errno, "cannot make " + part.native()).message(),
+                   errno);
+  }
+  FERMATA_ASSIGN(state->entries, write_skeleton(part, image.header, state->index_size, datasets));
+  FERMATA_TRY_RESULT(reserve_pages(state->fd.get(), state->entries, part.native()));
+  // EINVAL where the file system has no O_DIRECT (open(2)).
+  state->direct = UniqueFd(::open(part.c_str(), O_WRONLY | O_DIRECT | O_CLOEXEC));
+  state->regions = image.memory;
+  return ImageWriter(std::move(state));
+}
+
+Status ImageWriter::write_pages(unsigned threads, const Progress& progress) {
+  PageFile file{state_->fd.get(), state_->direct.get(), state_->path.native()};
+  std::vector<PageJob> jobs;
+  state_->checksums.clear();
+  for (const MemoryRegion& region : state_->regions) {
+    const IndexEntry& pages = state_->entry(memory_group(region.id) + "/pages");
+    state_->checksums.emplace_back((pages.length + kBlockSize - 1) / kBlockSize);
+    jobs.push_back({&region, pages.offset, nullptr});
+  }
+  for (size_t i = 0; i < jobs.size(); ++i) jobs[i].checksums = &state_->checksums[i];
+  FERMATA_TRY(write_all_pages(file, jobs, threads, progress));
+  for (MemoryRegion& region : state_->regions) region.source.reset();
+  state_->pages_written = true;
+  return Status::ok();
+}
+
+Result<WrittenImage> ImageWriter::finish() {
+  State& state = *state_;
+  if (!state.pages_written) {
+    return failure(Code::kInternal, "finish() before write_pages() of " + state.path.native());
+  }
+  const int fd = state.fd.get();
+  const std::string& path = state.path.native();
+  for (size_t i = 0; i < state.regions.size(); ++i) {
+    IndexEntry& entry = state.entry(memory_group(state.regions[i].id) + "/checksums");
+    const auto bytes = std::as_bytes(std::span(state.checksums[i]));
+    FERMATA_TRY_RESULT(write_exactly(fd, entry.offset, bytes, path));
+    entry.checksum = checksum64(bytes);
+  }
+
+  struct stat status {};
+  if (::fstat(fd, &status) != 0) return errno_failure(errno, path);
+  Index index;
+  index.major = kFormatMajor;
+  index.minor = kFormatMinor;
+  index.index_size = state.index_size;
+  index.file_size = static_cast<uint64_t>(status.st_size);
+  index.entries = state.entries;
+  FERMATA_ASSIGN(index.structure, structure_digest(fd, index, path));
+  const std::vector<std::byte> bytes = encode_index(index);
+  FERMATA_TRY_RESULT(write_exactly(fd, 0, bytes, path));
+  if (::fsync(fd) != 0) {
+    return failure(Code::kStorage, errno_status(errno, "cannot sync " + path).message(), errno);
+  }
+  WrittenImage written;
+  written.bytes = index.file_size;
+  for (const MemoryRegion& region : state.regions) written.memory_bytes += region.bytes_here();
+  written.digest = to_hex(digest128(bytes));
+  state.finished = true;
+  return written;
+}
+
+Status publish(const std::filesystem::path& part, const std::filesystem::path& final_name) {
+  if (::rename(part.c_str(), final_name.c_str()) != 0) {
+    return errno_status(Code::kStorage, errno,
+                        fmt::format("cannot rename {} to {}", part.native(), final_name.native()));
+  }
+  return fsync_dir(final_name.parent_path());
+}
+
+uint64_t expected_image_bytes(const image::PodObjects& objects,
+                              const std::vector<MemoryRegion>& memory) {
+  // Index, and what HDF5 needs: about 3 KiB a memory region, and the gaps before aligned pages.
+  uint64_t bytes = kMinIndexSize + (64 << 10) + objects.ByteSizeLong();
+  for (const MemoryRegion& region : memory) {
+    const uint64_t here = region.bytes_here();
+    bytes += here + here / kBlockSize * sizeof(uint64_t) + 8192;
+    bytes += region.extents.size() * kExtentRecordSize;
+  }
+  return bytes;
+}
+
+}  // namespace fermata::storage

@@ -1,0 +1,249 @@
+#include "storage/skeleton.h"
+
+#include <fmt/format.h>
+#include <hdf5.h>
+
+#include <mutex>
+#include <utility>
+
+namespace fermata::storage {
+namespace {
+
+// Pages of this many bytes and more begin at a multiple of it (stripes of parallel file systems);
+// fewer at a page, as O_DIRECT needs.
+constexpr hsize_t kStripe = 1 << 20;
+
+class H5Id {
+ public:
+  using Close = herr_t (*)(hid_t);
+  H5Id(hid_t id, Close close) : id_(id), close_(close) {}
+  H5Id(H5Id&& other) noexcept : id_(std::exchange(other.id_, -1)), close_(other.close_) {}
+  H5Id& operator=(H5Id&&) = delete;
+  H5Id(const H5Id&) = delete;
+  H5Id& operator=(const H5Id&) = delete;
+  ~H5Id() {
+    if (id_ >= 0) close_(id_);
+  }
+  hid_t get() const { return id_; }
+  bool valid() const { return id_ >= 0; }
+  /// Closes now: the only way to see an error of it.
+  bool close_now() { return close_(std::exchange(id_, -1)) >= 0; }
+
+ private:
+  hid_t id_;
+  Close close_;
+};
+
+// No error stack on stderr while it lives.
+class QuietErrors {
+ public:
+  QuietErrors() {
+    H5Eget_auto2(H5E_DEFAULT, &function_, &data_);
+    H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+  }
+  QuietErrors(const QuietErrors&) = delete;
+  QuietErrors& operator=(const QuietErrors&) = delete;
+  ~QuietErrors() { H5Eset_auto2(H5E_DEFAULT, function_, data_); }
+
+ private:
+  H5E_auto2_t function_ = nullptr;
+  void* data_ = nullptr;
+};
+
+// The innermost error of HDF5's stack: for a failed write it has errno's text.
+std::string innermost_error() {
+  std::string text = "unknown error";
+  H5Ewalk2(
+      H5E_DEFAULT, H5E_WALK_UPWARD,
+      [](unsigned n, const H5E_error2_t* error, void* out) -> herr_t {
+        if (n == 0 && error->desc != nullptr) *static_cast<std::string*>(out) = error->desc;
+        return 0;
+      },
+      &text);
+  return text;
+}
+
+class SkeletonFile {
+ public:
+  SkeletonFile(const std::filesystem::path& path, H5Id file)
+      : path_(path), file_(std::move(file)) {}
+
+  static Result<SkeletonFile> create(const std::filesystem::path& path, uint64_t index_size) {
+    const H5Id access = access_list(kPageSize);
+    const H5Id creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
+    H5Pset_userblock(creation.get(), index_size);
+    H5Id file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), H5Fclose);
+    if (!file.valid()) return failed(path, "make the HDF5 file");
+    return SkeletonFile(path, std::move(file));
+  }
+
+  static Result<SkeletonFile> reopen(const std::filesystem::path& path, hsize_t alignment) {
+    const H5Id access = access_list(alignment);
+    H5Id file(H5Fopen(path.c_str(), H5F_ACC_RDWR, access.get()), H5Fclose);
+    if (!file.valid()) return failed(path, "open the HDF5 file again");
+    return SkeletonFile(path, std::move(file));
+  }
+
+  Status close() {
+    if (!file_.close_now()) return failed(path_, "close the HDF5 file").value();
+    return Status::ok();
+  }
+
+  Status add_attributes(const ImageHeader& header) {
+    FERMATA_TRY(add_text("format", fmt::format("{}.{}", header.format_major, header.format_minor)));
+    FERMATA_TRY(add_number("crid", header.crid.value));
+    FERMATA_TRY(add_number("parent", header.parent.value));
+    FERMATA_TRY(add_number("job", header.job.job));
+    FERMATA_TRY(add_number("step", header.job.step));
+    FERMATA_TRY(add_number("pod", header.pod));
+    FERMATA_TRY(add_text("host", header.host));
+    FERMATA_TRY(add_text("kernel", header.kernel));
+    FERMATA_TRY(add_text("time", header.time));
+    return add_text("tool_version", header.tool_version);
+  }
+
+  Result<IndexEntry> add_dataset(const SkeletonDataset& dataset) {
+    const H5Id links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
+    H5Pset_create_intermediate_group(links.get(), 1);
+    const H5Id creation(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+    H5Pset_layout(creation.get(), H5D_CONTIGUOUS);
+    H5Pset_alloc_time(creation.get(), H5D_ALLOC_TIME_EARLY);
+    H5Pset_fill_time(creation.get(), H5D_FILL_TIME_NEVER);
+    const H5Id type = type_of(dataset);
+    const hsize_t count = dataset.length / H5Tget_size(type.get());
+    const H5Id space(H5Screate_simple(1, &count, nullptr), H5Sclose);
+    const H5Id id(H5Dcreate2(file_.get(), dataset.name.c_str(), type.get(), space.get(),
+                             links.get(), creation.get(), H5P_DEFAULT),
+                  H5Dclose);
+    if (!id.valid()) return failed(path_, "make dataset " + dataset.name);
+
+    IndexEntry entry{dataset.name, 0, dataset.length, 0, dataset.guard};
+    if (dataset.length > 0) {
+      const haddr_t offset = H5Dget_offset(id.get());
+      if (offset == HADDR_UNDEF || H5Dget_storage_size(id.get()) != dataset.length) {
+        return failed(path_, "allocate dataset " + dataset.name);
+      }
+      entry.offset = offset;
+    }
+    if (dataset.guard == Guard::kBlocks && entry.offset % kPageSize != 0) {
+      return failure(Code::kInternal, fmt::format("{}: HDF5 put {} at {}, not at a page",
+                                                  path_.native(), dataset.name, entry.offset));
+    }
+    if (!dataset.content.empty() &&
+        H5Dwrite(id.get(), type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, dataset.content.data()) < 0) {
+      return failed(path_, "write dataset " + dataset.name);
+    }
+    entry.checksum = checksum64(dataset.content);
+    return entry;
+  }
+
+ private:
+  static H5Id access_list(hsize_t alignment) {
+    H5Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+    H5Pset_alignment(access.get(), alignment, alignment);
+    H5Pset_libver_bounds(access.get(), H5F_LIBVER_V18, H5F_LIBVER_V110);
+    // Locks of network file systems may fail; nobody else knows the file before it is renamed.
+    H5Pset_file_locking(access.get(), false, true);
+    return access;
+  }
+
+  static Failure failed(const std::filesystem::path& path, const std::string& what) {
+    return failure(Code::kStorage,
+                   fmt::format("{}: cannot {}: {}", path.native(), what, innermost_error()));
+  }
+
+  static H5Id type_of(const SkeletonDataset& dataset) {
+    switch (dataset.view) {
+      case View::kBytes:
+        break;
+      case View::kText: {
+        H5Id type(H5Tcopy(H5T_C_S1), H5Tclose);
+        H5Tset_size(type.get(), dataset.length > 0 ? dataset.length : 1);
+        H5Tset_strpad(type.get(), H5T_STR_NULLPAD);
+        H5Tset_cset(type.get(), H5T_CSET_UTF8);
+        return type;
+      }
+      case View::kExtents: {
+        const H5Id where(H5Tenum_create(H5T_STD_U32LE), H5Tclose);
+        for (const auto& [name, value] : {std::pair("here", Where::kHere),
+                                          {"parent", Where::kParent},
+                                          {"zero", Where::kZero},
+                                          {"file", Where::kFile}}) {
+          const auto number = static_cast<uint32_t>(value);
+          H5Tenum_insert(where.get(), name, &number);
+        }
+        H5Id type(H5Tcreate(H5T_COMPOUND, kExtentRecordSize), H5Tclose);
+        H5Tinsert(type.get(), "address", 0, H5T_STD_U64LE);
+        H5Tinsert(type.get(), "length", 8, H5T_STD_U64LE);
+        H5Tinsert(type.get(), "where", 16, where.get());
+        return type;
+      }
+      case View::kChecksums:
+        return {H5Tcopy(H5T_STD_U64LE), H5Tclose};
+    }
+    return {H5Tcopy(H5T_STD_U8LE), H5Tclose};
+  }
+
+  Status add_attribute(const char* name, const H5Id& type, const void* value) {
+    const H5Id space(H5Screate(H5S_SCALAR), H5Sclose);
+    const H5Id id(H5Acreate2(file_.get(), name, type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT),
+                  H5Aclose);
+    if (!id.valid() || H5Awrite(id.get(), type.get(), value) < 0) {
+      return failed(path_, fmt::format("write attribute {}", name)).value();
+    }
+    return Status::ok();
+  }
+
+  Status add_number(const char* name, uint64_t value) {
+    return add_attribute(name, H5Id(H5Tcopy(H5T_STD_U64LE), H5Tclose), &value);
+  }
+
+  Status add_text(const char* name, const std::string& text) {
+    H5Id type(H5Tcopy(H5T_C_S1), H5Tclose);
+    H5Tset_size(type.get(), text.size() + 1);
+    H5Tset_cset(type.get(), H5T_CSET_UTF8);
+    return add_attribute(name, type, text.c_str());
+  }
+
+  std::filesystem::path path_;
+  H5Id file_;
+};
+
+}  // namespace
+
+Result<std::vector<IndexEntry>> write_skeleton(const std::filesystem::path& path,
+                                               const ImageHeader& header, uint64_t index_size,
+                                               const std::vector<SkeletonDataset>& datasets) {
+  static std::mutex library;
+  const std::lock_guard lock(library);
+  const QuietErrors quiet;
+
+  // HDF5 has one alignment for each opening of a file: first all that is small, then the large
+  // pages.
+  const auto is_large = [](const SkeletonDataset& dataset) {
+    return dataset.guard == Guard::kBlocks && dataset.length >= kStripe;
+  };
+  std::vector<IndexEntry> entries(datasets.size());
+  bool any_large = false;
+  FERMATA_ASSIGN(SkeletonFile small, SkeletonFile::create(path, index_size));
+  FERMATA_TRY_RESULT(small.add_attributes(header));
+  for (size_t i = 0; i < datasets.size(); ++i) {
+    if (is_large(datasets[i])) {
+      any_large = true;
+      continue;
+    }
+    FERMATA_ASSIGN(entries[i], small.add_dataset(datasets[i]));
+  }
+  FERMATA_TRY_RESULT(small.close());
+  if (!any_large) return entries;
+
+  FERMATA_ASSIGN(SkeletonFile large, SkeletonFile::reopen(path, kStripe));
+  for (size_t i = 0; i < datasets.size(); ++i) {
+    if (!is_large(datasets[i])) continue;
+    FERMATA_ASSIGN(entries[i], large.add_dataset(datasets[i]));
+  }
+  FERMATA_TRY_RESULT(large.close());
+  return entries;
+}
+
+}  // namespace fermata::storage
