@@ -82,8 +82,7 @@ struct ImageWriter::State {
   std::filesystem::path path;
   UniqueFd fd;
   UniqueFd direct;  // not valid: the file system refuses O_DIRECT
-  uint64_t index_size = 0;
-  std::vector<IndexEntry> entries;
+  Index index;
   std::vector<MemoryRegion> regions;
   std::vector<std::vector<uint64_t>> checksums;  // of each region, filled by write_pages
   bool pages_written = false;
@@ -94,11 +93,6 @@ struct ImageWriter::State {
   State& operator=(const State&) = delete;
   ~State() {
     if (fd.valid() && !finished) ::unlink(path.c_str());
-  }
-
-  IndexEntry& entry(const std::string& name) {
-    return *std::find_if(entries.begin(), entries.end(),
-                         [&](const IndexEntry& entry) { return entry.name == name; });
   }
 };
 
@@ -112,8 +106,8 @@ Result<ImageWriter> ImageWriter::create(const std::filesystem::path& part, const
   FERMATA_TRY_RESULT(check_writable(image, datasets));
   auto state = std::make_unique<State>();
   state->path = part;
-  state->index_size = index_size_for(datasets.size());
-  if (state->index_size == 0) {
+  state->index.index_size = index_size_for(datasets.size());
+  if (state->index.index_size == 0) {
     return failure(Code::kCannotHold, fmt::format("{} processes and objects with memory are more "
                                                   "than an image holds",
                                                   image.memory.size()));
@@ -125,8 +119,10 @@ Result<ImageWriter> ImageWriter::create(const std::filesystem::path& part, const
     return failure(Code::kStorage, errno_status(errno, "cannot make " + part.native()).message(),
                    errno);
   }
-  FERMATA_ASSIGN(state->entries, write_skeleton(part, image.header, state->index_size, datasets));
-  FERMATA_TRY_RESULT(reserve_pages(state->fd.get(), state->entries, part.native()));
+  FERMATA_ASSIGN(const std::vector<IndexEntry> entries,
+                 write_skeleton(part, image.header, state->index.index_size, datasets));
+  FERMATA_TRY_RESULT(reserve_pages(state->fd.get(), entries, part.native()));
+  for (const IndexEntry& entry : entries) state->index.entries.emplace(entry.name, entry);
   // EINVAL where the file system has no O_DIRECT (open(2)).
   state->direct = UniqueFd(::open(part.c_str(), O_WRONLY | O_DIRECT | O_CLOEXEC));
   state->regions = image.memory;
@@ -138,7 +134,7 @@ Status ImageWriter::write_pages(unsigned threads, const Progress& progress) {
   std::vector<PageJob> jobs;
   state_->checksums.clear();
   for (const MemoryRegion& region : state_->regions) {
-    const IndexEntry& pages = state_->entry(memory_group(region.id) + "/pages");
+    const IndexEntry& pages = state_->index.entries.at(memory_group(region.id) + "/pages");
     state_->checksums.emplace_back((pages.length + kBlockSize - 1) / kBlockSize);
     jobs.push_back({&region, pages.offset, nullptr});
   }
@@ -157,7 +153,7 @@ Result<WrittenImage> ImageWriter::finish() {
   const int fd = state.fd.get();
   const std::string& path = state.path.native();
   for (size_t i = 0; i < state.regions.size(); ++i) {
-    IndexEntry& entry = state.entry(memory_group(state.regions[i].id) + "/checksums");
+    IndexEntry& entry = state.index.entries.at(memory_group(state.regions[i].id) + "/checksums");
     const auto bytes = std::as_bytes(std::span(state.checksums[i]));
     FERMATA_TRY_RESULT(write_exactly(fd, entry.offset, bytes, path));
     entry.checksum = checksum64(bytes);
@@ -165,12 +161,10 @@ Result<WrittenImage> ImageWriter::finish() {
 
   struct stat status {};
   if (::fstat(fd, &status) != 0) return errno_failure(errno, path);
-  Index index;
+  Index& index = state.index;
   index.major = kFormatMajor;
   index.minor = kFormatMinor;
-  index.index_size = state.index_size;
   index.file_size = static_cast<uint64_t>(status.st_size);
-  index.entries = state.entries;
   FERMATA_ASSIGN(index.structure, structure_digest(fd, index, path));
   const std::vector<std::byte> bytes = encode_index(index);
   FERMATA_TRY_RESULT(write_exactly(fd, 0, bytes, path));
