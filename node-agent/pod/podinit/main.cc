@@ -1,0 +1,277 @@
+// fermata-podinit: PID 1 of a pod. Starts the ranks, is their PMIx server, hands signals to them,
+// reaps whatever is orphaned in the pod, and ends with the ranks' exit status when no process is
+// left.
+//
+// It is captured and rebuilt with the pod like any other process: everything it holds lies inside
+// the pod (descriptors 0, 1 and 2 are the job's streams, and by them capture knows the streams),
+// and nothing here depends on wall-clock time or on a peer outside.
+#include <fmt/format.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <climits>
+#include <cstdlib>
+#include <optional>
+#include <string>
+
+#include "common/unique_fd.h"
+#include "node-agent/pod/podinit/mailbox.h"
+#include "node-agent/pod/podinit/pmix_server.h"
+#include "node-agent/pod/podinit/rank_environment.h"
+#include "node-agent/pod/podinit/rank_table.h"
+#include "node-agent/pod/podinit_config.h"
+
+namespace fermata::pod {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// The pod's own /dev/shm: session files are captured with it and gone with it.
+constexpr const char* kSessionFolder = "/dev/shm/.fermata";
+// Between SIGTERM and SIGKILL when the job has to end.
+constexpr std::chrono::seconds kGrace{5};
+// podinit itself could not do its work (as env(1) has it).
+constexpr int kFailedStatus = 125;
+constexpr std::array kForwarded{SIGINT,  SIGTERM, SIGHUP,  SIGQUIT, SIGUSR1,
+                                SIGUSR2, SIGCONT, SIGTSTP, SIGWINCH};
+
+void say(const std::string& text) {
+  const std::string line = "fermata-podinit: " + text + "\n";
+  // Nowhere to complain when the job's stderr is gone.
+  if (write(STDERR_FILENO, line.data(), line.size()) < 0) return;
+}
+
+Result<PodinitConfig> read_config() {
+  const UniqueFd fd(kConfigFd);
+  std::string text;
+  std::array<char, 65536> buffer;
+  for (;;) {
+    const ssize_t got = read(fd.get(), buffer.data(), buffer.size());
+    if (got < 0) {
+      return failure(Code::kUsage, "this program is started by fermata as PID 1 of a pod");
+    }
+    if (got == 0) break;
+    text.append(buffer.data(), static_cast<size_t>(got));
+  }
+  return decode_podinit_config(text);
+}
+
+unsigned usable_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+  return static_cast<unsigned>(std::max(CPU_COUNT(&set), 1));
+}
+
+std::string host_name() {
+  std::array<char, HOST_NAME_MAX + 1> name{};
+  gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
+Result<UniqueFd> take_signals() {
+  signal(SIGPIPE, SIG_IGN);
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGCHLD);
+  for (const int signo : kForwarded) sigaddset(&set, signo);
+  // Before any thread is there, so that none of libpmix's takes them.
+  if (sigprocmask(SIG_BLOCK, &set, nullptr) != 0) return errno_failure(errno, "sigprocmask");
+  UniqueFd fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!fd) return errno_failure(errno, "signalfd");
+  return fd;
+}
+
+Status make_session_folders() {
+  const std::string base = kSessionFolder;
+  for (const std::string& folder : {base, base + "/server", base + "/ranks"}) {
+    if (mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) {
+      return errno_status(errno, "making " + folder);
+    }
+  }
+  // libpmix keeps files of its own where these say.
+  setenv("TMPDIR", kSessionFolder, 1);
+  setenv("PMIX_MCA_gds", "hash", 1);
+  setenv("PMIX_MCA_psec", "native", 1);
+  setenv("PMIX_MCA_ptl_base_if_include", "lo", 1);
+  return Status::ok();
+}
+
+class Podinit {
+ public:
+  explicit Podinit(PodinitConfig config) : config_(std::move(config)), ranks_(config_.ranks) {}
+
+  /// Exit status of the job.
+  Result<int> run() {
+    FERMATA_TRY_RESULT(prepare());
+    FERMATA_TRY_RESULT(start_ranks());
+    while (reap()) wait_for_something();
+    return abort_status_.value_or(ranks_.highest_status());
+  }
+
+ private:
+  Status prepare() {
+    FERMATA_ASSIGN_STATUS(signals_, take_signals());
+    if (mailbox_.fd() < 0) return errno_status(errno, "eventfd");
+    FERMATA_TRY(make_session_folders());
+    context_.job = {to_string(config_.job), host_name(), kSessionFolder, config_.ranks};
+    context_.ranks = &ranks_;
+    context_.mailbox = &mailbox_;
+    context_.exchange = &exchange_;
+    return start_pmix_server(context_);
+  }
+
+  Status start_ranks() {
+    const unsigned cores = usable_cores();
+    for (uint32_t rank = 0; rank < config_.ranks; ++rank) {
+      std::vector<std::string> environment =
+          rank_environment(config_.environment, {config_.job, rank, config_.ranks, cores});
+      FERMATA_TRY(add_pmix_variables(context_, rank, environment));
+      FERMATA_TRY(ranks_.start(rank, config_, environment));
+    }
+    return Status::ok();
+  }
+
+  /// Takes in every child that ended, ranks and orphans; false when there is none left.
+  bool reap() {
+    for (;;) {
+      int status = 0;
+      const pid_t pid = waitpid(-1, &status, WNOHANG);
+      if (pid < 0 && errno == EINTR) continue;
+      if (pid < 0) return false;
+      if (pid == 0) return true;
+      const std::optional<uint32_t> rank = ranks_.ended(pid, status);
+      if (rank) on_rank_ended(*rank);
+    }
+  }
+
+  void on_rank_ended(uint32_t rank) {
+    pmix_proc_t process;
+    PMIX_LOAD_PROCID(&process, context_.job.nspace.c_str(), rank);
+    context_.publisher.process_ended(process);
+    if (ending_ || !ranks_.left_without_finalize(rank)) return;
+    const int status = ranks_.status_of(rank);
+    if (status == 0) {
+      // It says that all is well, and its peers wait for it forever: that is no success.
+      abort_status_ = 1;
+    }
+    end_job(fmt::format("rank {} ended with status {} and without MPI_Finalize; ending the job",
+                        rank, status),
+            SIGTERM, rank);
+  }
+
+  void end_job(const std::string& why, int signo, std::optional<uint32_t> culprit) {
+    if (ending_) return;
+    ending_ = true;
+    say(why);
+    ranks_.stop_counting(culprit);
+    kill_at_ = Clock::now() + kGrace;
+    // -1 from PID 1: everybody else in the pod, daemons included. Stopped ones have to wake to end.
+    kill(-1, signo);
+    kill(-1, SIGCONT);
+  }
+
+  void wait_for_something() {
+    std::array<pollfd, 2> sources{{{signals_.get(), POLLIN, 0}, {mailbox_.fd(), POLLIN, 0}}};
+    poll(sources.data(), sources.size(), milliseconds_to_deadline());
+    forward_signals();
+    for (const Message& message : mailbox_.take()) handle(message);
+    const Clock::time_point now = Clock::now();
+    context_.publisher.expire(now);
+    if (kill_at_ && now >= *kill_at_) {
+      kill(-1, SIGKILL);
+      kill_at_ = now + kGrace;  // whoever was forked meanwhile
+    }
+  }
+
+  int milliseconds_to_deadline() {
+    std::optional<Clock::time_point> next = context_.publisher.next_deadline();
+    if (kill_at_ && (!next || *kill_at_ < *next)) next = kill_at_;
+    if (!next) return -1;
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(*next - Clock::now()).count() + 1;
+    return static_cast<int>(std::clamp<int64_t>(left, 0, INT_MAX));
+  }
+
+  void forward_signals() {
+    signalfd_siginfo info{};
+    while (read(signals_.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
+      const int signo = static_cast<int>(info.ssi_signo);
+      if (signo != SIGCHLD) ranks_.signal_all(signo);
+    }
+  }
+
+  void handle(const Message& message) {
+    switch (message.kind) {
+      case Message::Kind::kAbort:
+        if (!ending_) abort_status_ = message.value & 0xff;
+        end_job(fmt::format("rank {} aborted the job with status {}{}{}", message.rank,
+                            message.value, message.text.empty() ? "" : ": ", message.text),
+                SIGTERM, std::nullopt);
+        break;
+      case Message::Kind::kLost:
+        on_lost(message.rank);
+        break;
+      case Message::Kind::kSignal:
+        for (const uint32_t rank : message.ranks) ranks_.signal(rank, message.value);
+        if (message.ranks.empty()) ranks_.signal_all(message.value);
+        break;
+      case Message::Kind::kEnd:
+        abort_status_ = 128 + message.value;
+        end_job("a rank asked for the end of the job", message.value, std::nullopt);
+        break;
+      case Message::Kind::kWake:
+        break;
+    }
+  }
+
+  /// A rank's MPI process is gone. Mostly it is the rank itself, and reap() has seen or will see
+  /// it; behind a script that runs on, this is all we learn.
+  void on_lost(uint32_t rank) {
+    if (ending_ || !ranks_.running(rank) || !ranks_.left_without_finalize(rank)) return;
+    end_job(
+        fmt::format("the MPI process of rank {} ended without MPI_Finalize; ending the job", rank),
+        SIGTERM, rank);
+  }
+
+  PodinitConfig config_;
+  RankTable ranks_;
+  Mailbox mailbox_;
+  SinglePodExchange exchange_;
+  PmixContext context_;
+  UniqueFd signals_;
+  bool ending_ = false;
+  std::optional<int> abort_status_;
+  std::optional<Clock::time_point> kill_at_;
+};
+
+int run_podinit() {
+  Result<PodinitConfig> config = read_config();
+  if (!config) {
+    say(config.error().message());
+    return kFailedStatus;
+  }
+  Podinit podinit(*std::move(config));
+  const Result<int> status = podinit.run();
+  if (!status) {
+    say(status.error().message());
+    // Whoever was started goes with PID 1.
+    _exit(kFailedStatus);
+  }
+  // Not PMIx_server_finalize: no client is left, the session files go with the pod's /dev/shm, and
+  // libpmix has threads that could hold us up.
+  _exit(*status);
+}
+
+}  // namespace
+}  // namespace fermata::pod
+
+int main() { return fermata::pod::run_podinit(); }

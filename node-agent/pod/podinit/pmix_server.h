@@ -1,0 +1,38 @@
+// podinit as a PMIx server: libpmix does the talking to the ranks, this answers what libpmix asks
+// of its host. libpmix has one set of callbacks per process, so there is one PmixServer. start()
+// and fork_environment() are called on the main thread; callbacks run on libpmix's and reach the
+// main loop by the Mailbox.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/status.h"
+#include "node-agent/pod/podinit/exchange.h"
+#include "node-agent/pod/podinit/mailbox.h"
+#include "node-agent/pod/podinit/pmix_job.h"
+#include "node-agent/pod/podinit/publish.h"
+#include "node-agent/pod/podinit/rank_table.h"
+
+namespace fermata::pod {
+
+/// What the callbacks work on; outlives libpmix's thread.
+struct PmixContext {
+  PmixJob job;
+  RankTable* ranks = nullptr;
+  Mailbox* mailbox = nullptr;
+  Exchange* exchange = nullptr;
+  Publisher publisher;
+};
+
+/// Starts the server and registers the job. Signals that the main loop takes have to be blocked
+/// before.
+Status start_pmix_server(PmixContext& context);
+
+/// Adds what rank `rank` needs to find the server (PMIX_*) to its environment.
+Status add_pmix_variables(const PmixContext& context, uint32_t rank,
+                          std::vector<std::string>& environment);
+
+}  // namespace fermata::pod

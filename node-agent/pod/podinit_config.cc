@@ -1,0 +1,100 @@
+#include "node-agent/pod/podinit_config.h"
+
+#include <charconv>
+#include <string_view>
+
+namespace fermata::pod {
+namespace {
+
+constexpr std::string_view kMagic = "fermata-podinit 1";
+
+class Writer {
+ public:
+  void text(std::string_view value) {
+    out_.append(value);
+    out_.push_back('\0');
+  }
+  void number(uint64_t value) { text(std::to_string(value)); }
+  void list(const std::vector<std::string>& values) {
+    number(values.size());
+    for (const std::string& value : values) text(value);
+  }
+  std::string take() { return std::move(out_); }
+
+ private:
+  std::string out_;
+};
+
+class Reader {
+ public:
+  explicit Reader(std::string_view text) : rest_(text) {}
+
+  std::string text() {
+    const size_t end = rest_.find('\0');
+    if (end == std::string_view::npos) {
+      good_ = false;
+      return {};
+    }
+    std::string value(rest_.substr(0, end));
+    rest_.remove_prefix(end + 1);
+    return value;
+  }
+  uint64_t number(uint64_t limit) {
+    const std::string digits = text();
+    uint64_t value = 0;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+    if (error != std::errc() || end != digits.data() + digits.size() || value > limit) {
+      good_ = false;
+      return 0;
+    }
+    return value;
+  }
+  std::vector<std::string> list() {
+    // Each entry takes at least its NUL, so a count beyond what is left is wrong.
+    const uint64_t count = number(rest_.size());
+    std::vector<std::string> values;
+    for (uint64_t i = 0; i < count && good_; ++i) values.push_back(text());
+    return values;
+  }
+  bool good() const { return good_; }
+  bool at_end() const { return rest_.empty(); }
+
+ private:
+  std::string_view rest_;
+  bool good_ = true;
+};
+
+}  // namespace
+
+std::string encode(const PodinitConfig& config) {
+  Writer out;
+  out.text(kMagic);
+  out.number(config.job.job);
+  out.number(config.job.step);
+  out.number(config.ranks);
+  out.text(config.program);
+  out.list(config.command);
+  out.list(config.environment);
+  return out.take();
+}
+
+Result<PodinitConfig> decode_podinit_config(const std::string& text) {
+  Reader in(text);
+  const std::string magic = in.text();
+  PodinitConfig config;
+  config.job.job = in.number(UINT64_MAX);
+  config.job.step = static_cast<uint32_t>(in.number(UINT32_MAX));
+  config.ranks = static_cast<uint32_t>(in.number(UINT32_MAX));
+  config.program = in.text();
+  config.command = in.list();
+  config.environment = in.list();
+  if (magic != kMagic || !in.good() || !in.at_end() || config.ranks == 0 ||
+      config.command.empty()) {
+    return failure(Code::kInternal,
+                   "the configuration of podinit is not one of this version; fermata and "
+                   "fermata-podinit have to be of the same build");
+  }
+  return config;
+}
+
+}  // namespace fermata::pod
