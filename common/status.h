@@ -96,6 +96,8 @@ inline Failure errno_failure(int err, std::string_view what) {
 #define FERMATA_CONCAT_(a, b) a##b
 #define FERMATA_CONCAT(a, b) FERMATA_CONCAT_(a, b)
 
+// A declaration cannot stand in parentheses.
+// NOLINTBEGIN(bugprone-macro-parentheses)
 /// `FERMATA_ASSIGN(auto x, expr);` in a function of type Result<T>: x = *expr, or returns its
 /// failure.
 #define FERMATA_ASSIGN(decl, expr) \
@@ -107,3 +109,4 @@ inline Failure errno_failure(int err, std::string_view what) {
   auto temp = (expr);                                \
   if (!(temp)) return wrap(std::move(temp).error()); \
   decl = *std::move(temp)
+// NOLINTEND(bugprone-macro-parentheses)

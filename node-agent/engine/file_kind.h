@@ -96,7 +96,8 @@ class FileKind {
   /// is outside the pod). `files` may be completed.
   virtual Status finish_capture(CaptureContext& context, image::PodObjects& objects);
 
-  /// Called once before the first create(): `objects` outlives the kind. For kinds that pair the ends of an object.
+  /// Called once before the first create(): `objects` outlives the kind. For kinds that pair the
+  /// ends of an object.
   virtual Status start_rebuild(const image::PodObjects& objects, RebuildContext& context);
 
   /// Whether this kind rebuilds `file`.

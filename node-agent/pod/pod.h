@@ -1,5 +1,5 @@
-// A pod: namespaces, a cgroup v2 group, and podinit as PID 1. Called from one thread of a process that has the
-// capabilities listed in missing_capabilities().
+// A pod: namespaces, a cgroup v2 group, and podinit as PID 1. Called from one thread of a process
+// that has the capabilities listed in missing_capabilities().
 #pragma once
 
 #include <sys/types.h>
@@ -19,21 +19,23 @@
 
 namespace fermata::pod {
 
-/// Capabilities this process lacks and a pod needs, as "CAP_SYS_ADMIN, CAP_SYS_PTRACE"; empty: none.
+/// Capabilities this process lacks and a pod needs, as "CAP_SYS_ADMIN, CAP_SYS_PTRACE"; empty:
+/// none.
 std::string missing_capabilities();
 
-/// The mount point of the cgroup v2 tree, in hybrid and unified layouts (from /proc/self/mountinfo).
+/// The mount point of the cgroup v2 tree, in hybrid and unified layouts (from
+/// /proc/self/mountinfo).
 Result<std::filesystem::path> cgroup2_mount();
 
 struct PodSpec {
   JobStep job;
   Credentials user;
   uint32_t ranks = 1;
-  std::vector<std::string> command;       ///< argv of each rank; [0] is looked up in the user's PATH
-  std::vector<std::string> environment;   ///< "NAME=value"
+  std::vector<std::string> command;      ///< argv of each rank; [0] is looked up in the user's PATH
+  std::vector<std::string> environment;  ///< "NAME=value"
   std::string working_directory;
-  std::string host_name;                  ///< UTS name inside; empty: the host's
-  std::array<int, 3> stdio{0, 1, 2};      ///< become 0, 1, 2 of podinit and so of the ranks
+  std::string host_name;              ///< UTS name inside; empty: the host's
+  std::array<int, 3> stdio{0, 1, 2};  ///< become 0, 1, 2 of podinit and so of the ranks
 };
 
 /// Clock values that the pod's processes shall read now (time_namespaces(7)).
@@ -44,11 +46,13 @@ struct PodClocks {
 
 class Pod {
  public:
-  /// Makes the namespaces and the group, drops to the user and execs podinit, which starts the ranks.
-  /// kNotFound: the command or the working directory cannot be found (exit status 127 is the caller's).
+  /// Makes the namespaces and the group, drops to the user and execs podinit, which starts the
+  /// ranks. kNotFound: the command or the working directory cannot be found (exit status 127 is the
+  /// caller's).
   static Result<Pod> launch(const PodSpec& spec);
 
-  /// The same without podinit: PID 1 is a fork of ours waiting in pause(), root, for the engine to rebuild the pod in.
+  /// The same without podinit: PID 1 is a fork of ours waiting in pause(), root, for the engine to
+  /// rebuild the pod in.
   static Result<Pod> make_shell(JobStep job, const std::string& host_name,
                                 const std::string& domain_name, const PodClocks& clocks);
 
@@ -82,8 +86,8 @@ class Pod {
   std::unique_ptr<State> state_;
 };
 
-/// Runs a command inside the pod whose PID 1 is `init`, as `user`, with the caller's streams; returns its
-/// exit status (128+N for a signal).
+/// Runs a command inside the pod whose PID 1 is `init`, as `user`, with the caller's streams;
+/// returns its exit status (128+N for a signal).
 Result<int> exec_in_pod(pid_t init, const std::filesystem::path& group, const Credentials& user,
                         const std::vector<std::string>& command);
 
