@@ -1,0 +1,363 @@
+#include "storage/manifest.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <span>
+
+#include "common/fault_point.h"
+#include "common/file_util.h"
+#include "common/size_parse.h"
+#include "common/unique_fd.h"
+#include "storage/checksum.h"
+#include "storage/format.h"
+#include "storage/image.h"
+
+namespace fermata::storage {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr const char* kFileName = "set.json";
+constexpr const char* kKind = "fermata-set";
+constexpr uint32_t kMajor = 1;
+constexpr uint32_t kMinor = 0;
+constexpr size_t kMaxManifestSize = 16 << 20;
+
+// Names of a command line need not be UTF-8; JSON must.
+std::string dump(const Json& json, int indent) {
+  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
+
+std::string checksum_of(const Json& set) {
+  const std::string text = dump(set, -1);
+  return fmt::format("{:016x}", checksum64(std::as_bytes(std::span(text))));
+}
+
+Json to_json(const Manifest& manifest) {
+  Json images = Json::array();
+  for (const ManifestImage& image : manifest.images) {
+    images.push_back({{"pod", image.pod},
+                      {"host", image.host},
+                      {"file", image.file},
+                      {"bytes", image.bytes},
+                      {"memory_bytes", image.memory_bytes},
+                      {"digest", image.digest}});
+  }
+  Json phases = Json::array();
+  for (const auto& [name, ms] : manifest.phases_ms) {
+    phases.push_back({{"name", name}, {"ms", ms}});
+  }
+  Json set{{"crid", manifest.crid.value},
+           {"parent", manifest.parent.value},
+           {"job", manifest.job.job},
+           {"step", manifest.job.step},
+           {"ranks", manifest.ranks},
+           {"command", manifest.command},
+           {"user", manifest.user},
+           {"time", manifest.time},
+           {"tool_version", manifest.tool_version},
+           {"images", std::move(images)},
+           {"phases", std::move(phases)},
+           {"stand_still_ms", manifest.stand_still_ms},
+           {"result", manifest.result}};
+  // As it will be read: the checksum is of the text, and text that is not UTF-8 changes on its way
+  // to it.
+  set = Json::parse(dump(set, -1));
+  std::string checksum = checksum_of(set);
+  return {{"kind", kKind},
+          {"format", fmt::format("{}.{}", kMajor, kMinor)},
+          {"set", std::move(set)},
+          {"checksum", std::move(checksum)}};
+}
+
+// Takes values out of a JSON object; remembers the first that is missing or wrong.
+class Fields {
+ public:
+  explicit Fields(const Json& object) : object_(object) {
+    if (!object.is_object()) wrong_ = "not an object";
+  }
+
+  template <typename T>
+  requires std::is_unsigned_v<T>
+  void get(const char* key, T& out) {
+    const Json* value = find(key);
+    if (value == nullptr) return;
+    if (!value->is_number_unsigned() || value->get<uint64_t>() > std::numeric_limits<T>::max()) {
+      return note(key);
+    }
+    out = value->get<T>();
+  }
+  void get(const char* key, double& out) {
+    const Json* value = find(key);
+    if (value == nullptr) return;
+    if (!value->is_number() || !std::isfinite(value->get<double>()) || value->get<double>() < 0) {
+      return note(key);
+    }
+    out = value->get<double>();
+  }
+  void get(const char* key, std::string& out) {
+    const Json* value = find(key);
+    if (value == nullptr) return;
+    if (!value->is_string()) return note(key);
+    out = value->get<std::string>();
+  }
+  const Json& array(const char* key) {
+    static const Json kEmpty = Json::array();
+    const Json* value = find(key);
+    if (value == nullptr) return kEmpty;
+    if (!value->is_array()) {
+      note(key);
+      return kEmpty;
+    }
+    return *value;
+  }
+  void note(const std::string& key) {
+    if (wrong_.empty()) wrong_ = "\"" + key + "\" is missing or wrong";
+  }
+  void take(const Fields& inner) {
+    if (wrong_.empty()) wrong_ = inner.wrong_;
+  }
+  const std::string& wrong() const { return wrong_; }
+
+ private:
+  const Json* find(const char* key) {
+    if (!object_.is_object()) return nullptr;
+    const auto found = object_.find(key);
+    if (found != object_.end()) return &*found;
+    note(key);
+    return nullptr;
+  }
+
+  const Json& object_;
+  std::string wrong_;
+};
+
+bool is_utc_time(std::string_view text) {
+  constexpr std::string_view kForm = "0000-00-00T00:00:00Z";
+  if (text.size() != kForm.size()) return false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const bool digit = text[i] >= '0' && text[i] <= '9';
+    if (kForm[i] == '0' ? !digit : text[i] != kForm[i]) return false;
+  }
+  return true;
+}
+
+bool is_digest(std::string_view text) {
+  return text.size() == 2 * sizeof(Digest) &&
+         text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+ManifestImage image_from(const Json& json, Fields& fields) {
+  Fields inner(json);
+  ManifestImage image;
+  inner.get("pod", image.pod);
+  inner.get("host", image.host);
+  inner.get("file", image.file);
+  inner.get("bytes", image.bytes);
+  inner.get("memory_bytes", image.memory_bytes);
+  inner.get("digest", image.digest);
+  // The name is not free: no path out of the folder can be in it.
+  if (image.file != image_file_name(image.pod)) inner.note("file");
+  if (!is_digest(image.digest)) inner.note("digest");
+  fields.take(inner);
+  return image;
+}
+
+Manifest manifest_from(Fields& fields) {
+  Manifest manifest;
+  fields.get("crid", manifest.crid.value);
+  fields.get("parent", manifest.parent.value);
+  fields.get("job", manifest.job.job);
+  fields.get("step", manifest.job.step);
+  fields.get("ranks", manifest.ranks);
+  for (const Json& word : fields.array("command")) {
+    if (!word.is_string()) {
+      fields.note("command");
+      break;
+    }
+    manifest.command.push_back(word.get<std::string>());
+  }
+  fields.get("user", manifest.user);
+  fields.get("time", manifest.time);
+  fields.get("tool_version", manifest.tool_version);
+  std::set<uint32_t> pods;
+  for (const Json& image : fields.array("images")) {
+    manifest.images.push_back(image_from(image, fields));
+    if (!pods.insert(manifest.images.back().pod).second) fields.note("images");
+  }
+  for (const Json& phase : fields.array("phases")) {
+    Fields inner(phase);
+    auto& [name, ms] = manifest.phases_ms.emplace_back();
+    inner.get("name", name);
+    inner.get("ms", ms);
+    fields.take(inner);
+  }
+  fields.get("stand_still_ms", manifest.stand_still_ms);
+  fields.get("result", manifest.result);
+  if (manifest.crid.value == 0 || manifest.parent >= manifest.crid) fields.note("crid");
+  if (manifest.images.empty()) fields.note("images");
+  if (!is_utc_time(manifest.time)) fields.note("time");
+  return manifest;
+}
+
+Failure damaged(const std::filesystem::path& file, std::string_view what) {
+  return failure(Code::kDamaged,
+                 fmt::format("manifest {}: {}; the set cannot be used", file.native(), what));
+}
+
+Result<std::string> read_limited(const std::filesystem::path& path) {
+  // O_NONBLOCK: a FIFO put in its place must not hang us.
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  struct stat status {};
+  if (!fd.valid() || ::fstat(fd.get(), &status) != 0) {
+    return errno_failure(errno, "cannot read " + path.native());
+  }
+  if (!S_ISREG(status.st_mode) || static_cast<uint64_t>(status.st_size) > kMaxManifestSize) {
+    return damaged(path, "not a regular file of at most 16 MiB");
+  }
+  std::string text(static_cast<size_t>(status.st_size), '\0');
+  FERMATA_TRY_RESULT(
+      read_exactly(fd.get(), 0, std::as_writable_bytes(std::span(text)), path.native()));
+  return text;
+}
+
+Status check_format(const Json& json, const std::filesystem::path& file) {
+  Fields fields(json);
+  std::string kind;
+  std::string format;
+  fields.get("kind", kind);
+  fields.get("format", format);
+  if (!fields.wrong().empty()) return damaged(file, fields.wrong()).value();
+  unsigned major = 0;
+  unsigned minor = 0;
+  if (kind != kKind || std::sscanf(format.c_str(), "%9u.%9u", &major, &minor) != 2 || major == 0) {
+    return damaged(file, "not a manifest of Fermata").value();
+  }
+  if (major > kMajor) {
+    return {Code::kUnsupported,
+            fmt::format("manifest {} has format {}, this fermata reads up to {}.x: use the version "
+                        "that wrote it, or a newer one",
+                        file.native(), format, kMajor)};
+  }
+  return Status::ok();
+}
+
+}  // namespace
+
+uint64_t Manifest::bytes() const {
+  uint64_t sum = 0;
+  for (const ManifestImage& image : images) sum += image.bytes;
+  return sum;
+}
+
+std::filesystem::path job_folder(const std::filesystem::path& dir, JobStep job) {
+  return dir / to_string(job);
+}
+
+std::filesystem::path set_folder(const std::filesystem::path& dir, JobStep job, Crid crid) {
+  return job_folder(dir, job) / to_string(crid);
+}
+
+Result<std::filesystem::path> make_set_folder(const std::filesystem::path& dir, JobStep job,
+                                              Crid crid) {
+  const std::filesystem::path parent = job_folder(dir, job);
+  std::filesystem::path folder = set_folder(dir, job, crid);
+  FERMATA_TRY_RESULT(make_directories(parent, 0700));
+  if (::mkdir(folder.c_str(), 0700) != 0) {
+    const int err = errno;
+    return Failure(errno_status(err == EEXIST ? Code::kConflict : Code::kStorage, err,
+                                "cannot make folder " + folder.native()));
+  }
+  FERMATA_TRY_RESULT(fsync_dir(parent));
+  return folder;
+}
+
+std::string manifest_json(const Manifest& manifest) { return dump(to_json(manifest), 2) + "\n"; }
+
+Status write_manifest(const std::filesystem::path& set_dir, const Manifest& manifest) {
+  FAULT_POINT("commit.manifest");
+  return write_file_durable(set_dir / kFileName, manifest_json(manifest), 0600);
+}
+
+Result<Manifest> read_manifest(const std::filesystem::path& set_dir) {
+  const std::filesystem::path file = set_dir / kFileName;
+  FERMATA_ASSIGN(const std::string text, read_limited(file));
+  // Deeper levels than a manifest has are dropped: dump() recurses.
+  const auto shallow = [](int depth, Json::parse_event_t, Json&) { return depth < 8; };
+  const Json json = Json::parse(text, shallow, /*allow_exceptions=*/false);
+  if (json.is_discarded()) return damaged(file, "not JSON");
+  FERMATA_TRY_RESULT(check_format(json, file));
+  const auto set = json.find("set");
+  const auto checksum = json.find("checksum");
+  if (set == json.end() || checksum == json.end() || !checksum->is_string() ||
+      checksum->get<std::string>() != checksum_of(*set)) {
+    return damaged(file, "does not match its checksum");
+  }
+  Fields fields(*set);
+  Manifest manifest = manifest_from(fields);
+  if (!fields.wrong().empty()) return damaged(file, fields.wrong());
+  std::error_code error;
+  const auto folder = std::filesystem::absolute(file, error).lexically_normal().parent_path();
+  if (folder.filename() != to_string(manifest.crid) ||
+      folder.parent_path().filename() != to_string(manifest.job)) {
+    return damaged(file, fmt::format("is of set {} of job {}, not of this folder",
+                                     manifest.crid.value, to_string(manifest.job)));
+  }
+  return manifest;
+}
+
+Status remove_part_files(const std::filesystem::path& set_dir) {
+  std::error_code error;
+  if (std::filesystem::exists(set_dir / kFileName, error)) {
+    return {Code::kConflict, set_dir.native() + " holds a committed set: nothing was removed"};
+  }
+  // Collected first: removing while reading a folder may skip entries.
+  std::vector<std::filesystem::path> ours;
+  for (std::filesystem::directory_iterator at(set_dir, error), end; !error && at != end;
+       at.increment(error)) {
+    const std::string name = at->path().filename().native();
+    if ((name.starts_with("pod-") || name.starts_with(kFileName) ||
+         name.starts_with(std::string(".") + kFileName)) &&
+        at->symlink_status(error).type() == std::filesystem::file_type::regular) {
+      ours.push_back(at->path());
+    }
+  }
+  for (const std::filesystem::path& path : ours) {
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
+      return errno_status(Code::kStorage, errno, "cannot remove " + path.native());
+    }
+  }
+  // Something of somebody else's in it: the folder stays, and that is no failure.
+  if (::rmdir(set_dir.c_str()) != 0 && errno != ENOTEMPTY && errno != EEXIST && errno != ENOENT) {
+    return errno_status(Code::kStorage, errno, "cannot remove folder " + set_dir.native());
+  }
+  return Status::ok();
+}
+
+Status check_free_room(const std::filesystem::path& dir, uint64_t needed) {
+  struct statvfs room {};
+  if (::statvfs(dir.c_str(), &room) != 0) {
+    return errno_status(Code::kStorage, errno, "cannot use folder " + dir.native());
+  }
+  if ((room.f_flag & ST_RDONLY) != 0) {
+    return {Code::kStorage, fmt::format("folder {} is on a read-only file system", dir.native())};
+  }
+  const uint64_t available = static_cast<uint64_t>(room.f_bavail) * room.f_frsize;
+  if (available < needed) {
+    return {Code::kStorage,
+            fmt::format("folder {} has {} free, the set needs about {}: make room, or choose "
+                        "another folder",
+                        dir.native(), format_size(available), format_size(needed))};
+  }
+  return Status::ok();
+}
+
+}  // namespace fermata::storage
