@@ -53,7 +53,7 @@ class FrozenPod {
 
   /// Lets every thread run on where it was. Also done by the destructor.
   virtual Status resume() = 0;
-  /// SIGKILLs every process instead; open TCP connections end without a packet.
+  /// SIGKILLs every process instead. PID 1 is left for its parent to reap.
   virtual Status kill() = 0;
 };
 

@@ -8,6 +8,7 @@
 #include <charconv>
 #include <cinttypes>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 
 namespace fermata::engine {
@@ -61,6 +62,8 @@ Result<std::vector<Map>> read(pid_t pid, const char* which) {
     Map map;
     if (std::string_view(line).starts_with("VmFlags:") && !maps.empty()) {
       parse_flags(line + 8, maps.back());
+    } else if (std::string_view(line).starts_with("ProtectionKey:") && !maps.empty()) {
+      maps.back().protection_key = std::atoi(line + 14);
     } else if (parse_map_line(line, map)) {
       maps.push_back(std::move(map));
     }

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #include <algorithm>
 #include <cstring>
@@ -222,8 +223,8 @@ Result<pid_t> RebuildRemote::create(uint64_t clone_flags, int exit_signal, int v
   return born;
 }
 
-Result<long> RebuildRemote::call_at(uint64_t gadget, std::string_view what, long number,
-                                    std::array<uint64_t, 6> args) {
+GeneralRegisters RebuildRemote::call_registers(uint64_t gadget, long number,
+                                               const std::array<uint64_t, 6>& args) const {
   GeneralRegisters registers = base_;
   registers.rip = gadget;
   registers.rax = static_cast<uint64_t>(number);
@@ -233,6 +234,35 @@ Result<long> RebuildRemote::call_at(uint64_t gadget, std::string_view what, long
   registers.r10 = args[3];
   registers.r8 = args[4];
   registers.r9 = args[5];
+  return registers;
+}
+
+Status RebuildRemote::start_and_interrupt(long number, std::array<uint64_t, 6> args) {
+  const std::span<const std::byte> code(
+      fermata_rebuild_code, static_cast<size_t>(fermata_rebuild_code_end - fermata_rebuild_code));
+  const std::array<std::byte, 2> want{std::byte{0x0f}, std::byte{0x05}};
+  const auto at = std::search(code.begin(), code.end(), want.begin(), want.end());
+  const uint64_t gadget = bootstrap_ + static_cast<uint64_t>(at - code.begin());
+  FERMATA_TRY(set_registers(tid_, call_registers(gadget, number, args)));
+  FERMATA_TRY(resume_thread(tid_, PTRACE_SYSCALL));
+  FERMATA_ASSIGN_STATUS(const Stop entry, wait_stop(tid_));
+  if (!entry.syscall) {
+    return {Code::kInternal, fmt::format("thread {} did not enter its sleep", tid_)};
+  }
+  FERMATA_TRY(resume_thread(tid_, PTRACE_SYSCALL));
+  const timespec while_it_falls_asleep{0, 200'000};
+  ::nanosleep(&while_it_falls_asleep, nullptr);
+  FERMATA_TRY(interrupt(tid_));
+  FERMATA_ASSIGN_STATUS(const Stop exit, wait_stop(tid_));
+  if (!exit.syscall) {
+    return {Code::kInternal, fmt::format("thread {} did not come out of its sleep", tid_)};
+  }
+  return Status::ok();
+}
+
+Result<long> RebuildRemote::call_at(uint64_t gadget, std::string_view what, long number,
+                                    std::array<uint64_t, 6> args) {
+  const GeneralRegisters registers = call_registers(gadget, number, args);
   FERMATA_TRY_RESULT(set_registers(tid_, registers));
   for (int stops = 0; stops < 2;) {
     FERMATA_TRY_RESULT(resume_thread(tid_, PTRACE_SYSCALL));

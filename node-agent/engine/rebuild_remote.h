@@ -35,6 +35,10 @@ class RebuildRemote : public Remote {
   Result<long> call_at(uint64_t gadget, std::string_view what, long number,
                        std::array<uint64_t, 6> args);
 
+  /// Enters a blocking call and interrupts it at once: the kernel then holds its restart block. Afterwards only
+  /// call_at() and stop_for_registers() may follow.
+  Status start_and_interrupt(long number, std::array<uint64_t, 6> args);
+
   /// Stops the thread where registers may be loaded and the kernel's own restart of system calls
   /// works: in its signal path, before any instruction of the program.
   Status stop_for_registers();
@@ -49,6 +53,8 @@ class RebuildRemote : public Remote {
 
   Status run_to_trap(const GeneralRegisters& registers, pid_t* born);
   Status install_bootstrap();
+  GeneralRegisters call_registers(uint64_t gadget, long number,
+                                  const std::array<uint64_t, 6>& args) const;
 
   pid_t tid_ = -1;
   uint64_t bootstrap_ = 0;

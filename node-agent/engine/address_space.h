@@ -1,0 +1,31 @@
+// The memory maps of a process: what backs each, and making them again. Tracer's thread only.
+#pragma once
+
+#include "node-agent/engine/held.h"
+#include "node-agent/engine/maps.h"
+#include "node-agent/engine/pages.h"
+#include "node-agent/engine/rebuild_remote.h"
+#include "node-agent/engine/shared_objects.h"
+#include "proto/process.pb.h"
+
+namespace fermata::engine {
+
+/// Records the maps and finds the pages that are the process's own. kCannotHold names a map of a kind that
+/// cannot be rebuilt (device, huge pages, userfaultfd).
+Status capture_address_space(const HeldProcess& process, pid_t init, SharedObjectRecorder& recorder,
+                             image::Process& out, std::vector<MemoryRegion>& memory);
+
+/// Whether any of the maps touches [start, end).
+bool overlaps(const image::Process& process, uint64_t start, uint64_t end);
+
+/// Makes the maps, empty. Files are opened by the process, with the owner's rights.
+Status rebuild_maps(RebuildRemote& remote, pid_t init, const image::Process& process,
+                    const SharedObjectStore& store);
+/// Fills them, then applies final protections, advice and locks.
+Status rebuild_contents(RebuildRemote& remote, const image::Process& process,
+                        const std::vector<MemoryRegion>& memory);
+
+/// A syscall instruction in the rebuilt vDSO.
+Result<uint64_t> find_vdso_syscall(RebuildRemote& remote, const image::Process& process);
+
+}  // namespace fermata::engine

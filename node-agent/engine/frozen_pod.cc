@@ -1,0 +1,169 @@
+#include "node-agent/engine/frozen_pod.h"
+
+#include <fmt/format.h>
+#include <linux/kcmp.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+
+#include "node-agent/engine/cgroup_freezer.h"
+
+namespace fermata::engine {
+namespace {
+
+bool share_memory(pid_t a, pid_t b) { return ::syscall(SYS_kcmp, a, b, KCMP_VM, 0, 0) == 0; }
+
+}  // namespace
+
+Status HeldPod::hold_all(const std::vector<pid_t>& pids, int deadline_ms) {
+  for (const pid_t pid : pids) {
+    Result<HeldProcess> process = hold(pid, deadline_ms);
+    if (!process && process.error().code() == Code::kGone) continue;
+    if (!process) return process.error();
+    held_.push_back(*std::move(process));
+  }
+  // PID 1 first, then in the order of PIDs in the pod.
+  std::sort(held_.begin(), held_.end(),
+            [](const HeldProcess& a, const HeldProcess& b) { return a.vpid < b.vpid; });
+  FERMATA_TRY(add_zombies());
+  list_processes();
+  return Status::ok();
+}
+
+Status HeldPod::add_zombies() {
+  std::map<pid_t, pid_t> parents;
+  std::vector<HeldProcess> zombies;
+  for (const HeldProcess& process : held_) {
+    FERMATA_ASSIGN_STATUS(const std::vector<pid_t> children, children_of(process.pid));
+    for (const pid_t child : children) {
+      parents[child] = process.pid;
+      const Result<ProcStat> stat = ProcStat::read(child);
+      if (!stat || stat->state() != 'Z') continue;
+      HeldProcess zombie;
+      zombie.pid = child;
+      zombie.zombie = true;
+      FERMATA_ASSIGN_STATUS(const ProcStatus status, read_status(child, child));
+      zombie.vpid = status.vpid;
+      zombie.name = status.name;
+      zombies.push_back(std::move(zombie));
+    }
+  }
+  for (HeldProcess& zombie : zombies) held_.push_back(std::move(zombie));
+  for (HeldProcess& process : held_) {
+    const auto parent = parents.find(process.pid);
+    if (parent != parents.end()) process.parent = parent->second;
+  }
+  return Status::ok();
+}
+
+void HeldPod::list_processes() {
+  listed_.clear();
+  for (const HeldProcess& process : held_) {
+    if (process.zombie) continue;
+    FrozenProcess listed{process.vpid, process.pid, {}};
+    for (const HeldThread& thread : process.threads) {
+      listed.threads.push_back({thread.status.vtid, thread.tid});
+    }
+    listed_.push_back(std::move(listed));
+  }
+}
+
+std::string HeldPod::transient_state() const {
+  for (const HeldProcess& process : held_) {
+    for (const HeldThread& thread : process.threads) {
+      if (process.site && process.site->contains(thread.registers.rip)) {
+        return fmt::format("{} is in calls that an agent which died had it make",
+                           process.describe());
+      }
+    }
+    for (const HeldProcess& other : held_) {
+      if (!process.zombie && other.pid == process.parent && share_memory(process.pid, other.pid)) {
+        return fmt::format("{} shares its memory with {} (vfork or CLONE_VM)", process.describe(),
+                           other.describe());
+      }
+    }
+  }
+  return {};
+}
+
+void HeldPod::release_all() {
+  for (HeldProcess& process : held_) release(process);
+  held_.clear();
+  listed_.clear();
+}
+
+Status HeldPod::resume() {
+  release_all();
+  return Status::ok();
+}
+
+Status HeldPod::kill() {
+  // PID 1 last but at once: the kernel ends all others of its namespace with it (pid_namespaces(7)).
+  for (auto process = held_.rbegin(); process != held_.rend(); ++process) {
+    if (!process->zombie && ::kill(process->pid, SIGKILL) != 0 && errno != ESRCH) {
+      return errno_status(errno, fmt::format("ending {}", process->describe()));
+    }
+  }
+  // A tracee that ended stays until its tracer has waited for it. PID 1's own end is for its parent.
+  for (const HeldProcess& process : held_) {
+    for (auto thread = process.threads.rbegin(); thread != process.threads.rend(); ++thread) {
+      if (thread->tid != init_) ::waitpid(thread->tid, nullptr, __WALL);
+    }
+  }
+  memory_.clear();
+  held_.clear();
+  listed_.clear();
+  return Status::ok();
+}
+
+Result<Remote*> HeldPod::remote(int vpid, int vtid) {
+  for (HeldProcess& process : held_) {
+    if (process.vpid != vpid || process.zombie) continue;
+    for (HeldThread& thread : process.threads) {
+      if (thread.status.vtid != vtid) continue;
+      FERMATA_ASSIGN(CaptureRemote * found, remote_of(process, thread));
+      return found;
+    }
+  }
+  return failure(Code::kGone, fmt::format("there is no thread {} in process {}", vtid, vpid));
+}
+
+Result<std::unique_ptr<FrozenPod>> FrozenPod::freeze(const std::filesystem::path& group, pid_t init,
+                                                     int deadline_ms) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(deadline_ms);
+  // An attempt waits this long for one thread: a vfork keeps its parent from stopping for as long.
+  constexpr int kThreadStopMs = 200;
+  std::string reason;
+  while (true) {
+    auto pod = std::make_unique<HeldPod>(init);
+    {
+      FERMATA_ASSIGN(CgroupFreezer freezer, CgroupFreezer::freeze(group, deadline_ms));
+      FERMATA_ASSIGN(const std::vector<pid_t> pids, group_processes(group));
+      if (std::find(pids.begin(), pids.end(), init) == pids.end()) {
+        return failure(Code::kGone, "the pod has ended");
+      }
+      const Status held = pod->hold_all(pids, kThreadStopMs);
+      if (!held && held.code() != Code::kTimeout) return Failure(held);
+      reason = held ? std::string() : held.message();
+      FERMATA_TRY_RESULT(freezer.thaw());
+    }
+    if (reason.empty()) reason = pod->transient_state();
+    if (reason.empty()) return std::unique_ptr<FrozenPod>(std::move(pod));
+    pod.reset();
+    if (std::chrono::steady_clock::now() > deadline) {
+      return failure(Code::kTimeout,
+                     fmt::format("the pod could not be stopped within {} ms: {}", deadline_ms,
+                                 reason));
+    }
+    const timespec pause{0, 3'000'000};
+    ::nanosleep(&pause, nullptr);
+  }
+}
+
+}  // namespace fermata::engine

@@ -1,0 +1,39 @@
+// The one FrozenPod: who is held, and the capture made of them. Tracer's thread only, but for the
+// memory sources.
+#pragma once
+
+#include "node-agent/engine/capture.h"
+#include "node-agent/engine/held.h"
+
+namespace fermata::engine {
+
+class HeldPod : public FrozenPod {
+ public:
+  explicit HeldPod(pid_t init) : init_(init) {}
+  ~HeldPod() override { release_all(); }
+
+  Result<image::PodObjects> capture() override;
+  const std::vector<MemoryRegion>& memory() const override { return memory_; }
+  const std::vector<FrozenProcess>& processes() const override { return listed_; }
+  Result<Remote*> remote(int vpid, int vtid) override;
+  Status resume() override;
+  Status kill() override;
+
+  /// Attaches to all processes of the frozen group and to the zombies below `init`.
+  Status hold_all(const std::vector<pid_t>& pids, int deadline_ms);
+  /// Why the pod must be let go and stopped again in a moment: a vfork in progress, a thread in the code of a
+  /// dead agent. Empty: it can be captured.
+  std::string transient_state() const;
+  void release_all();
+
+ private:
+  Status add_zombies();
+  void list_processes();
+
+  pid_t init_;
+  std::vector<HeldProcess> held_;
+  std::vector<FrozenProcess> listed_;
+  std::vector<MemoryRegion> memory_;
+};
+
+}  // namespace fermata::engine

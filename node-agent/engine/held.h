@@ -1,0 +1,55 @@
+// The processes and threads of a pod while we hold them. Tracer's thread only.
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "node-agent/engine/injection.h"
+#include "node-agent/engine/proc_status.h"
+#include "node-agent/engine/ptrace.h"
+
+namespace fermata::engine {
+
+/// One thread in ptrace-stop. Its destructor does not let it go: HeldProcess::release() does.
+struct HeldThread {
+  pid_t tid = 0;
+  ProcStatus status;
+  /// The registers at the stop. A call that a mere stop ends with EINTR stands as -ERESTARTNOHAND here: the kernel
+  /// then makes it again, or ends it with EINTR if a handler is to run, as it does for other calls (signal(7)).
+  GeneralRegisters registers{};
+  uint64_t signal_mask = 0;
+  bool registers_changed = false;        ///< the kernel's copy differs from `registers`
+  std::unique_ptr<CaptureRemote> remote; ///< once calls were made in it
+};
+
+/// One process of the pod, or a zombie (which has no threads).
+struct HeldProcess {
+  pid_t pid = 0;
+  int vpid = 0;
+  pid_t parent = 0;  ///< host PID
+  bool zombie = false;
+  bool stopped = false;  ///< in a group stop
+  std::string name;
+  std::vector<HeldThread> threads;  ///< the leader first
+  std::shared_ptr<InjectionSite> site;
+
+  /// "process 12 (lmp)".
+  std::string describe() const;
+  HeldThread& leader() { return threads.front(); }
+  const HeldThread& leader() const { return threads.front(); }
+};
+
+/// Attaches to and stops every thread of a process; on failure those attached are let go.
+Result<HeldProcess> hold(pid_t pid, int deadline_ms);
+
+/// A remote for calls in the thread, made at the first request.
+Result<CaptureRemote*> remote_of(HeldProcess& process, HeldThread& thread);
+
+/// Puts every thread's registers back as they were, removes the scratch mapping, detaches. Threads that
+/// ended meanwhile are passed over.
+void release(HeldProcess& process);
+
+}  // namespace fermata::engine

@@ -1,0 +1,57 @@
+// Which pages of a process are its own, and reading them. Kernel: pagemap(5 of proc), PAGEMAP_SCAN from 6.7 on
+// (Documentation/admin-guide/mm/pagemap.rst).
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+#include <vector>
+
+#include "common/memory_image.h"
+#include "common/unique_fd.h"
+
+namespace fermata::engine {
+
+/// Finds the pages of [start, end) that are in memory or in swap and are not unchanged pages of a mapped file.
+class PageScanner {
+ public:
+  static Result<PageScanner> open(pid_t pid);
+  /// Appends their extents (kHere), joined where they touch the last one.
+  Status scan(uint64_t start, uint64_t end, std::vector<Extent>& extents) const;
+
+ private:
+  explicit PageScanner(UniqueFd pagemap) : pagemap_(std::move(pagemap)) {}
+  Status scan_by_ioctl(uint64_t start, uint64_t end, std::vector<Extent>& extents,
+                       bool& unsupported) const;
+  Status scan_by_reading(uint64_t start, uint64_t end, std::vector<Extent>& extents) const;
+
+  UniqueFd pagemap_;
+};
+
+/// The memory of a stopped process, through /proc/PID/mem (which copies: no page is pinned or unshared).
+class ProcessMemorySource : public MemorySource {
+ public:
+  static Result<std::shared_ptr<const MemorySource>> open(pid_t pid);
+  explicit ProcessMemorySource(pid_t pid, UniqueFd memory)
+      : pid_(pid), memory_(std::move(memory)) {}
+  Status read(uint64_t address, std::span<std::byte> out) const override;
+
+ private:
+  pid_t pid_;
+  UniqueFd memory_;
+};
+
+/// The bytes of a file; past its end, zeros.
+class FileMemorySource : public MemorySource {
+ public:
+  explicit FileMemorySource(UniqueFd file) : file_(std::move(file)) {}
+  Status read(uint64_t address, std::span<std::byte> out) const override;
+
+ private:
+  UniqueFd file_;
+};
+
+/// Extents of a file's data, holes left out, in whole pages (lseek(2), SEEK_DATA).
+Result<std::vector<Extent>> data_extents(int fd, uint64_t size);
+
+}  // namespace fermata::engine
