@@ -69,8 +69,9 @@ class MapRecorder {
 
   Status refuse_unknown(const Map& map) const {
     if (map.has_flag("ht")) {
-      return cannot(map, "is of huge pages (hugetlbfs), which cannot be rebuilt yet: use "
-                         "transparent huge pages");
+      return cannot(map,
+                    "is of huge pages (hugetlbfs), which cannot be rebuilt yet: use "
+                    "transparent huge pages");
     }
     if (map.has_flag("um") || map.has_flag("uw") || map.has_flag("ui")) {
       return cannot(map, "is registered with the program's own userfaultfd");
@@ -78,7 +79,8 @@ class MapRecorder {
     if (map.has_flag("pf") || map.has_flag("io") || map.has_flag("mm")) {
       return cannot(map, "is memory of a device or the kernel, which cannot be rebuilt");
     }
-    if (map.has_flag("ss")) return cannot(map, "is a shadow stack: run without GLIBC_TUNABLES shstk");
+    if (map.has_flag("ss"))
+      return cannot(map, "is a shadow stack: run without GLIBC_TUNABLES shstk");
     if (map.protection_key != 0) return cannot(map, "has a memory protection key");
     return Status::ok();
   }
@@ -88,13 +90,11 @@ class MapRecorder {
     const std::string link =
         fmt::format("/proc/{}/map_files/{:x}-{:x}", process_.pid, map.start, map.end);
     FERMATA_ASSIGN_STATUS(const std::string name, read_link(link));
-    if (name.starts_with("/[aio]")) {
-      out.set_backing(image::Vma::AIO_RING);
-      return Status::ok();
-    }
+    if (name.starts_with("/[aio]")) return cannot(map, "is of an AIO context");
     if (name.starts_with("/SYSV")) {
-      return cannot(map, "is System V shared memory, which cannot be rebuilt yet: use POSIX shared "
-                         "memory (shm_open)");
+      return cannot(map,
+                    "is System V shared memory, which cannot be rebuilt yet: use POSIX shared "
+                    "memory (shm_open)");
     }
     struct stat mapped {};
     if (::stat(link.c_str(), &mapped) != 0) {
@@ -160,8 +160,8 @@ Status capture_address_space(const HeldProcess& process, pid_t init, SharedObjec
     if (map.name == "[vsyscall]" || process.site->is_scratch(map.start, map.end)) continue;
     image::Vma& vma = *out.add_vmas();
     FERMATA_TRY(map_recorder.record(map, vma));
-    const bool own_pages = !vma.shared() && !vma.dont_dump() &&
-                           vma.backing() != image::Vma::VDSO && vma.backing() != image::Vma::VVAR &&
+    const bool own_pages = !vma.shared() && !vma.dont_dump() && vma.backing() != image::Vma::VDSO &&
+                           vma.backing() != image::Vma::VVAR &&
                            vma.backing() != image::Vma::AIO_RING;
     if (own_pages) FERMATA_TRY(scanner.scan(map.start, map.end, region.extents));
   }
@@ -171,9 +171,8 @@ Status capture_address_space(const HeldProcess& process, pid_t init, SharedObjec
 }
 
 bool overlaps(const image::Process& process, uint64_t start, uint64_t end) {
-  return std::any_of(process.vmas().begin(), process.vmas().end(), [&](const image::Vma& vma) {
-    return vma.start() < end && start < vma.end();
-  });
+  return std::any_of(process.vmas().begin(), process.vmas().end(),
+                     [&](const image::Vma& vma) { return vma.start() < end && start < vma.end(); });
 }
 
 }  // namespace fermata::engine

@@ -10,8 +10,8 @@
 
 namespace fermata::engine {
 
-/// Records the maps and finds the pages that are the process's own. kCannotHold names a map of a kind that
-/// cannot be rebuilt (device, huge pages, userfaultfd).
+/// Records the maps and finds the pages that are the process's own. kCannotHold names a map of a
+/// kind that cannot be rebuilt (device, huge pages, userfaultfd).
 Status capture_address_space(const HeldProcess& process, pid_t init, SharedObjectRecorder& recorder,
                              image::Process& out, std::vector<MemoryRegion>& memory);
 

@@ -44,8 +44,8 @@ Status check_file(pid_t init, const image::Process& process, const image::Vma& v
   const std::string path = fmt::format("/proc/{}/root{}", init, vma.path());
   struct stat status {};
   if (::stat(path.c_str(), &status) != 0) {
-    return errno_status(errno, fmt::format("process {} ({}) maps {}", process.vpid(),
-                                           process.name(), vma.path()));
+    return errno_status(
+        errno, fmt::format("process {} ({}) maps {}", process.vpid(), process.name(), vma.path()));
   }
   const auto size = static_cast<uint64_t>(status.st_size);
   // What a private map has not changed is still read from the file: it must be the same file.
@@ -70,19 +70,19 @@ Status map_vdso(RebuildRemote& remote, const image::Process& process) {
     if (part && (start == 0 || vma.start() < start)) start = vma.start();
   }
   if (start == 0) return Status::ok();
-  FERMATA_ASSIGN_STATUS([[maybe_unused]] const long mapped,
-                        remote.call("mapping the vDSO (ARCH_MAP_VDSO_64)", SYS_arch_prctl,
-                                    {kArchMapVdso64, start}));
+  FERMATA_ASSIGN_STATUS(
+      [[maybe_unused]] const long mapped,
+      remote.call("mapping the vDSO (ARCH_MAP_VDSO_64)", SYS_arch_prctl, {kArchMapVdso64, start}));
   return Status::ok();
 }
 
 Status map_object(RebuildRemote& remote, const image::Vma& vma, int file) {
   FERMATA_ASSIGN_STATUS(const int fd, remote.give_fd(file, -1, true));
-  FERMATA_ASSIGN_STATUS([[maybe_unused]] const long mapped,
-                        remote.call(fmt::format("mapping shared object {}", vma.object_id()),
-                                    SYS_mmap,
-                                    {vma.start(), vma.end() - vma.start(), building_protection(vma),
-                                     map_flags(vma), static_cast<uint64_t>(fd), vma.offset()}));
+  FERMATA_ASSIGN_STATUS(
+      [[maybe_unused]] const long mapped,
+      remote.call(fmt::format("mapping shared object {}", vma.object_id()), SYS_mmap,
+                  {vma.start(), vma.end() - vma.start(), building_protection(vma), map_flags(vma),
+                   static_cast<uint64_t>(fd), vma.offset()}));
   FERMATA_ASSIGN_STATUS([[maybe_unused]] const long closed,
                         remote.call("close", SYS_close, {static_cast<uint64_t>(fd)}));
   return Status::ok();
@@ -140,8 +140,8 @@ Status copy_in(pid_t pid, uint64_t address, std::span<const std::byte> bytes) {
     const iovec remote{reinterpret_cast<void*>(address + done), bytes.size() - done};
     const ssize_t n = ::process_vm_writev(pid, &local, 1, &remote, 1, 0);
     if (n <= 0) {
-      return errno_status(errno, fmt::format("filling memory at {:#x} of process {}",
-                                             address + done, pid));
+      return errno_status(
+          errno, fmt::format("filling memory at {:#x} of process {}", address + done, pid));
     }
     done += static_cast<size_t>(n);
   }
@@ -182,9 +182,7 @@ Status advise(RebuildRemote& remote, const image::Process& process) {
   for (const image::Vma& vma : process.vmas()) {
     for (const int advice : vma.advice()) {
       calls.push_back(
-          {SYS_madvise,
-           {vma.start(), vma.end() - vma.start(), static_cast<uint64_t>(advice)},
-           0});
+          {SYS_madvise, {vma.start(), vma.end() - vma.start(), static_cast<uint64_t>(advice)}, 0});
     }
   }
   FERMATA_TRY(remote.run(calls));
@@ -235,8 +233,8 @@ Status rebuild_maps(RebuildRemote& remote, pid_t init, const image::Process& pro
 
 Status rebuild_contents(RebuildRemote& remote, const image::Process& process,
                         const std::vector<MemoryRegion>& memory) {
-  const MemoryRegion* region = find_region(
-      memory, {MemoryId::Kind::kProcess, static_cast<uint64_t>(process.vpid())});
+  const MemoryRegion* region =
+      find_region(memory, {MemoryId::Kind::kProcess, static_cast<uint64_t>(process.vpid())});
   if (region == nullptr) {
     return {Code::kDamaged, fmt::format("the image has no memory of process {}", process.vpid())};
   }

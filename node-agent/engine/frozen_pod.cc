@@ -104,13 +104,15 @@ Status HeldPod::resume() {
 }
 
 Status HeldPod::kill() {
-  // PID 1 last but at once: the kernel ends all others of its namespace with it (pid_namespaces(7)).
+  // PID 1 last but at once: the kernel ends all others of its namespace with it
+  // (pid_namespaces(7)).
   for (auto process = held_.rbegin(); process != held_.rend(); ++process) {
     if (!process->zombie && ::kill(process->pid, SIGKILL) != 0 && errno != ESRCH) {
       return errno_status(errno, fmt::format("ending {}", process->describe()));
     }
   }
-  // A tracee that ended stays until its tracer has waited for it. PID 1's own end is for its parent.
+  // A tracee that ended stays until its tracer has waited for it. PID 1's own end is for its
+  // parent.
   for (const HeldProcess& process : held_) {
     for (auto thread = process.threads.rbegin(); thread != process.threads.rend(); ++thread) {
       if (thread->tid != init_) ::waitpid(thread->tid, nullptr, __WALL);
@@ -157,9 +159,8 @@ Result<std::unique_ptr<FrozenPod>> FrozenPod::freeze(const std::filesystem::path
     if (reason.empty()) return std::unique_ptr<FrozenPod>(std::move(pod));
     pod.reset();
     if (std::chrono::steady_clock::now() > deadline) {
-      return failure(Code::kTimeout,
-                     fmt::format("the pod could not be stopped within {} ms: {}", deadline_ms,
-                                 reason));
+      return failure(Code::kTimeout, fmt::format("the pod could not be stopped within {} ms: {}",
+                                                 deadline_ms, reason));
     }
     const timespec pause{0, 3'000'000};
     ::nanosleep(&pause, nullptr);

@@ -21,8 +21,8 @@ class HeldPod : public FrozenPod {
 
   /// Attaches to all processes of the frozen group and to the zombies below `init`.
   Status hold_all(const std::vector<pid_t>& pids, int deadline_ms);
-  /// Why the pod must be let go and stopped again in a moment: a vfork in progress, a thread in the code of a
-  /// dead agent. Empty: it can be captured.
+  /// Why the pod must be let go and stopped again in a moment: a vfork in progress, a thread in the
+  /// code of a dead agent. Empty: it can be captured.
   std::string transient_state() const;
   void release_all();
 

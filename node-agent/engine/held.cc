@@ -15,14 +15,15 @@ namespace {
 constexpr uint64_t kErestartNoHand = static_cast<uint64_t>(-514L);
 constexpr uint64_t kUserCodeSegment64 = 0x33;
 
-/// Calls that end with EINTR when the thread is merely stopped (signal(7), "Interruption of system calls and library
-/// functions by stop signals", and what was seen on 6.1 and 6.18). Each can be made again.
+/// Calls that end with EINTR when the thread is merely stopped (signal(7), "Interruption of system
+/// calls and library functions by stop signals", and what was seen on 6.1 and 6.18). Each can be
+/// made again.
 constexpr std::array<long, 22> kEndedByStop{
-    SYS_epoll_wait,  SYS_epoll_pwait, SYS_epoll_pwait2,   SYS_semop,        SYS_semtimedop,
-    SYS_rt_sigtimedwait, SYS_read,    SYS_readv,          SYS_write,        SYS_writev,
-    SYS_recvfrom,    SYS_recvmsg,     SYS_recvmmsg,       SYS_sendto,       SYS_sendmsg,
-    SYS_sendmmsg,    SYS_accept,      SYS_accept4,        SYS_io_getevents, SYS_io_pgetevents,
-    SYS_msgrcv,      SYS_futex};
+    SYS_epoll_wait,      SYS_epoll_pwait, SYS_epoll_pwait2, SYS_semop,        SYS_semtimedop,
+    SYS_rt_sigtimedwait, SYS_read,        SYS_readv,        SYS_write,        SYS_writev,
+    SYS_recvfrom,        SYS_recvmsg,     SYS_recvmmsg,     SYS_sendto,       SYS_sendmsg,
+    SYS_sendmmsg,        SYS_accept,      SYS_accept4,      SYS_io_getevents, SYS_io_pgetevents,
+    SYS_msgrcv,          SYS_futex};
 
 bool ended_by_stop(const GeneralRegisters& registers) {
   const auto number = static_cast<long>(registers.orig_rax);
@@ -33,9 +34,9 @@ bool ended_by_stop(const GeneralRegisters& registers) {
 Status read_thread(HeldProcess& process, HeldThread& thread) {
   FERMATA_ASSIGN_STATUS(thread.registers, get_registers(thread.tid));
   if (thread.registers.cs != kUserCodeSegment64) {
-    return {Code::kCannotHold,
-            fmt::format("process {} runs 32-bit code: only 64-bit programs can be held",
-                        process.pid)};
+    return {
+        Code::kCannotHold,
+        fmt::format("process {} runs 32-bit code: only 64-bit programs can be held", process.pid)};
   }
   if (ended_by_stop(thread.registers)) {
     thread.registers.rax = kErestartNoHand;
@@ -89,8 +90,9 @@ Result<HeldProcess> hold(pid_t pid, int deadline_ms) {
     const auto leader = std::find_if(process.threads.begin(), process.threads.end(),
                                      [&](const HeldThread& thread) { return thread.tid == pid; });
     if (leader == process.threads.end()) {
-      status = Status(Code::kCannotHold,
-                      fmt::format("process {}: its main thread has ended while others run on", pid));
+      status =
+          Status(Code::kCannotHold,
+                 fmt::format("process {}: its main thread has ended while others run on", pid));
     } else {
       std::rotate(process.threads.begin(), leader, leader + 1);
     }
@@ -132,8 +134,8 @@ void release(HeldProcess& process) {
     }
   }
   for (HeldThread& thread : process.threads) {
-    // Where the kernel can still choose between making an interrupted call again and ending it with EINTR:
-    // in the thread's signal path, with the registers that the stop left.
+    // Where the kernel can still choose between making an interrupted call again and ending it with
+    // EINTR: in the thread's signal path, with the registers that the stop left.
     if (thread.registers_changed && interrupt(thread.tid) &&
         resume_thread(thread.tid, PTRACE_CONT)) {
       const Result<Stop> stop = wait_stop(thread.tid);

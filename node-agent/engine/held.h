@@ -17,12 +17,13 @@ namespace fermata::engine {
 struct HeldThread {
   pid_t tid = 0;
   ProcStatus status;
-  /// The registers at the stop. A call that a mere stop ends with EINTR stands as -ERESTARTNOHAND here: the kernel
-  /// then makes it again, or ends it with EINTR if a handler is to run, as it does for other calls (signal(7)).
+  /// The registers at the stop. A call that a mere stop ends with EINTR stands as -ERESTARTNOHAND
+  /// here: the kernel then makes it again, or ends it with EINTR if a handler is to run, as it does
+  /// for other calls (signal(7)).
   GeneralRegisters registers{};
   uint64_t signal_mask = 0;
-  bool registers_changed = false;        ///< the kernel's copy differs from `registers`
-  std::unique_ptr<CaptureRemote> remote; ///< once calls were made in it
+  bool registers_changed = false;         ///< the kernel's copy differs from `registers`
+  std::unique_ptr<CaptureRemote> remote;  ///< once calls were made in it
 };
 
 /// One process of the pod, or a zombie (which has no threads).
@@ -48,8 +49,8 @@ Result<HeldProcess> hold(pid_t pid, int deadline_ms);
 /// A remote for calls in the thread, made at the first request.
 Result<CaptureRemote*> remote_of(HeldProcess& process, HeldThread& thread);
 
-/// Puts every thread's registers back as they were, removes the scratch mapping, detaches. Threads that
-/// ended meanwhile are passed over.
+/// Puts every thread's registers back as they were, removes the scratch mapping, detaches. Threads
+/// that ended meanwhile are passed over.
 void release(HeldProcess& process);
 
 }  // namespace fermata::engine

@@ -26,7 +26,8 @@ Status check_namespaces(const HeldProcess& process, const HeldProcess& init) {
                           process.describe(), name)};
     }
   }
-  FERMATA_ASSIGN_STATUS(const std::string root, read_link(fmt::format("/proc/{}/root", process.pid)));
+  FERMATA_ASSIGN_STATUS(const std::string root,
+                        read_link(fmt::format("/proc/{}/root", process.pid)));
   if (root != "/") {
     return {Code::kCannotHold, fmt::format("{} has changed its root directory to {}: it cannot be "
                                            "held",

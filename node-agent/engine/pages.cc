@@ -101,8 +101,8 @@ Status PageScanner::scan_by_reading(uint64_t start, uint64_t end,
                                     std::vector<Extent>& extents) const {
   std::vector<uint64_t> entries(65536);
   for (uint64_t at = start; at < end;) {
-    const size_t want = static_cast<size_t>(
-        std::min<uint64_t>(entries.size(), (end - at) / kPageSize));
+    const size_t want =
+        static_cast<size_t>(std::min<uint64_t>(entries.size(), (end - at) / kPageSize));
     const ssize_t got = ::pread(pagemap_.get(), entries.data(), want * sizeof(uint64_t),
                                 static_cast<off_t>(at / kPageSize * sizeof(uint64_t)));
     if (got <= 0) return errno_status(got == 0 ? EIO : errno, "reading the page map");
@@ -132,8 +132,8 @@ Status ProcessMemorySource::read(uint64_t address, std::span<std::byte> out) con
     const ssize_t n = ::pread(memory_.get(), out.data() + done, out.size() - done,
                               static_cast<off_t>(address + done));
     if (n <= 0) {
-      return errno_status(n == 0 ? EIO : errno,
-                          fmt::format("reading memory at {:#x} of process {}", address + done, pid_));
+      return errno_status(n == 0 ? EIO : errno, fmt::format("reading memory at {:#x} of process {}",
+                                                            address + done, pid_));
     }
     done += static_cast<size_t>(n);
   }

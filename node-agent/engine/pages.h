@@ -1,5 +1,5 @@
-// Which pages of a process are its own, and reading them. Kernel: pagemap(5 of proc), PAGEMAP_SCAN from 6.7 on
-// (Documentation/admin-guide/mm/pagemap.rst).
+// Which pages of a process are its own, and reading them. Kernel: pagemap(5 of proc), PAGEMAP_SCAN
+// from 6.7 on (Documentation/admin-guide/mm/pagemap.rst).
 #pragma once
 
 #include <sys/types.h>
@@ -12,7 +12,8 @@
 
 namespace fermata::engine {
 
-/// Finds the pages of [start, end) that are in memory or in swap and are not unchanged pages of a mapped file.
+/// Finds the pages of [start, end) that are in memory or in swap and are not unchanged pages of a
+/// mapped file.
 class PageScanner {
  public:
   static Result<PageScanner> open(pid_t pid);
@@ -28,7 +29,8 @@ class PageScanner {
   UniqueFd pagemap_;
 };
 
-/// The memory of a stopped process, through /proc/PID/mem (which copies: no page is pinned or unshared).
+/// The memory of a stopped process, through /proc/PID/mem (which copies: no page is pinned or
+/// unshared).
 class ProcessMemorySource : public MemorySource {
  public:
   static Result<std::shared_ptr<const MemorySource>> open(pid_t pid);

@@ -89,7 +89,8 @@ struct DirectoryCloser {
 }  // namespace
 
 Result<ProcStatus> read_status(pid_t pid, pid_t tid) {
-  FERMATA_ASSIGN(const std::string text, read_file(fmt::format("/proc/{}/task/{}/status", pid, tid)));
+  FERMATA_ASSIGN(const std::string text,
+                 read_file(fmt::format("/proc/{}/task/{}/status", pid, tid)));
   ProcStatus status;
   std::string_view rest = text;
   while (!rest.empty()) {

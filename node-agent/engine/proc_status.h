@@ -12,7 +12,8 @@
 
 namespace fermata::engine {
 
-/// /proc/PID/task/TID/status (proc(5)). IDs with the prefix v are those of the innermost PID namespace.
+/// /proc/PID/task/TID/status (proc(5)). IDs with the prefix v are those of the innermost PID
+/// namespace.
 struct ProcStatus {
   std::string name;
   char state = '?';

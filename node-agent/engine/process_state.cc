@@ -85,10 +85,9 @@ prctl_mm_map layout_of(const image::MmLayout& mm) {
 Status rebuild_layout(RebuildRemote& remote, const image::MmLayout& mm) {
   FERMATA_ASSIGN_STATUS(const uint64_t path, remote.put_string(mm.exe()));
   constexpr auto kCwd = static_cast<uint64_t>(AT_FDCWD);
-  FERMATA_ASSIGN_STATUS(
-      const long exe,
-      remote.call(fmt::format("opening the executable {}", mm.exe()), SYS_openat,
-                  {kCwd, path, O_RDONLY | O_CLOEXEC}));
+  FERMATA_ASSIGN_STATUS(const long exe,
+                        remote.call(fmt::format("opening the executable {}", mm.exe()), SYS_openat,
+                                    {kCwd, path, O_RDONLY | O_CLOEXEC}));
   const uint64_t args = remote.argument_address();
   constexpr size_t kAuxvAt = 4096;
   prctl_mm_map map = layout_of(mm);
@@ -134,16 +133,16 @@ Status capture_process_state(const HeldProcess& process, CaptureRemote& remote,
   FERMATA_TRY(capture_switches(process, remote, out));
   FERMATA_ASSIGN_STATUS(std::string cwd, read_link(fmt::format("/proc/{}/cwd", process.pid)));
   if (cwd.ends_with(" (deleted)")) {
-    return {Code::kCannotHold, fmt::format("{}: its working directory {} was deleted",
-                                           process.describe(), cwd)};
+    return {Code::kCannotHold,
+            fmt::format("{}: its working directory {} was deleted", process.describe(), cwd)};
   }
   out.set_cwd(std::move(cwd));
   out.set_umask(process.leader().status.umask);
   for (int resource = 0; resource < kLimits; ++resource) {
     rlimit64 limit{};
     if (::prlimit64(process.pid, static_cast<__rlimit_resource>(resource), nullptr, &limit) != 0) {
-      return errno_status(errno, fmt::format("reading limit {} of {}", resource,
-                                             process.describe()));
+      return errno_status(errno,
+                          fmt::format("reading limit {} of {}", resource, process.describe()));
     }
     image::ResourceLimit& record = *out.add_limits();
     record.set_resource(resource);
@@ -164,10 +163,9 @@ Status capture_process_state(const HeldProcess& process, CaptureRemote& remote,
 Status rebuild_process_state(RebuildRemote& remote, const image::Process& process) {
   FERMATA_TRY(rebuild_layout(remote, process.mm()));
   FERMATA_ASSIGN_STATUS(const uint64_t path, remote.put_string(process.cwd()));
-  FERMATA_ASSIGN_STATUS(
-      [[maybe_unused]] const long moved,
-      remote.call(fmt::format("entering the working directory {}", process.cwd()), SYS_chdir,
-                  {path}));
+  FERMATA_ASSIGN_STATUS([[maybe_unused]] const long moved,
+                        remote.call(fmt::format("entering the working directory {}", process.cwd()),
+                                    SYS_chdir, {path}));
   std::vector<RemoteCall> calls{{SYS_umask, {process.umask()}, 0}};
   if (process.child_subreaper()) calls.push_back({SYS_prctl, {PR_SET_CHILD_SUBREAPER, 1}, 0});
   if (process.mm().thp_disabled()) calls.push_back({SYS_prctl, {PR_SET_THP_DISABLE, 1}, 0});

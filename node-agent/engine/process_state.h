@@ -8,7 +8,8 @@
 
 namespace fermata::engine {
 
-/// kCannotHold: the program asked not to be traced (PR_SET_DUMPABLE 0), its executable or directory is deleted.
+/// kCannotHold: the program asked not to be traced (PR_SET_DUMPABLE 0), its executable or directory
+/// is deleted.
 Status capture_process_state(const HeldProcess& process, CaptureRemote& remote,
                              image::Process& out);
 

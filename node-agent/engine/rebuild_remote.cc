@@ -283,6 +283,22 @@ Result<long> RebuildRemote::call_at(uint64_t gadget, std::string_view what, long
   return result;
 }
 
+Status RebuildRemote::die_of(int signo) {
+  // A call ends in the trap of our code; in that stop a signal can be put in the trap's place
+  // (ptrace(2)).
+  RemoteCall nothing{SYS_getpid, {}, 0};
+  FERMATA_TRY(run(std::span(&nothing, 1)));
+  FERMATA_TRY(set_signal_mask(tid_, 0));
+  if (::ptrace(PTRACE_CONT, tid_, nullptr, static_cast<long>(signo)) != 0) {
+    return errno_status(errno, fmt::format("ending process {}", pid_));
+  }
+  const Result<Stop> stop = wait_stop(tid_);
+  if (stop || stop.error().code() != Code::kGone) {
+    return {Code::kInternal, fmt::format("process {} did not end by signal {}", pid_, signo)};
+  }
+  return Status::ok();
+}
+
 Status RebuildRemote::stop_for_registers() {
   FERMATA_TRY(interrupt(tid_));
   FERMATA_TRY(resume_thread(tid_, PTRACE_CONT));

@@ -35,13 +35,16 @@ class RebuildRemote : public Remote {
   Result<long> call_at(uint64_t gadget, std::string_view what, long number,
                        std::array<uint64_t, 6> args);
 
-  /// Enters a blocking call and interrupts it at once: the kernel then holds its restart block. Afterwards only
-  /// call_at() and stop_for_registers() may follow.
+  /// Enters a blocking call and interrupts it at once: the kernel then holds its restart block.
+  /// Afterwards only call_at() and stop_for_registers() may follow.
   Status start_and_interrupt(long number, std::array<uint64_t, 6> args);
 
   /// Stops the thread where registers may be loaded and the kernel's own restart of system calls
   /// works: in its signal path, before any instruction of the program.
   Status stop_for_registers();
+
+  /// Ends the process by a signal, as its wait status will say.
+  Status die_of(int signo);
 
   pid_t tid() const { return tid_; }
 

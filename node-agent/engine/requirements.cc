@@ -21,12 +21,12 @@
 namespace fermata::engine {
 namespace {
 
-/// Flags of /proc/cpuinfo that a program can use in user mode; a library chooses its code by them at
-/// start and keeps the choice.
+/// Flags of /proc/cpuinfo that a program can use in user mode; a library chooses its code by them
+/// at start and keeps the choice.
 constexpr std::array<std::string_view, 22> kUserFlags{
-    "sse",    "ssse3",  "avx",       "fma",    "bmi",    "aes",  "vaes",  "pclmulqdq",
-    "vpclmul", "sha",   "gfni",      "popcnt", "movbe",  "rdrand", "rdseed", "adx",
-    "f16c",   "abm",    "amx",       "erms",   "clflush", "rdpid"};
+    "sse",     "ssse3", "avx",  "fma",    "bmi",     "aes",    "vaes",   "pclmulqdq",
+    "vpclmul", "sha",   "gfni", "popcnt", "movbe",   "rdrand", "rdseed", "adx",
+    "f16c",    "abm",   "amx",  "erms",   "clflush", "rdpid"};
 
 uint64_t read_xcr0() {
   uint32_t eax = 0;
@@ -139,10 +139,11 @@ Status check_requirements(const image::Requirements& needs) {
                 needs.vdso_symbols(i).offset() == here.vdso_symbols(i).offset();
   }
   if (!same_vdso) {
-    return {Code::kUnsupported,
-            fmt::format("the vDSO of this kernel ({}) differs from that of the kernel the job ran on "
-                        "({}), and programs keep addresses in it: restart the job under that kernel",
-                        here.kernel_release(), needs.kernel_release())};
+    return {
+        Code::kUnsupported,
+        fmt::format("the vDSO of this kernel ({}) differs from that of the kernel the job ran on "
+                    "({}), and programs keep addresses in it: restart the job under that kernel",
+                    here.kernel_release(), needs.kernel_release())};
   }
   return Status::ok();
 }

@@ -15,7 +15,8 @@ namespace {
 
 constexpr std::string_view kDeleted = " (deleted)";
 constexpr std::string_view kMemfd = "/memfd:";
-/// Shared anonymous memory comes back as a memfd of this name, and is told from the program's own by it.
+/// Shared anonymous memory comes back as a memfd of this name, and is told from the program's own
+/// by it.
 constexpr std::string_view kAnonymousName = "fermata-shared-memory";
 constexpr size_t kCopyChunk = 4 << 20;
 
@@ -42,9 +43,10 @@ image::SharedObject::Kind SharedObjectRecorder::kind_of(const std::string& name)
 Result<uint32_t> SharedObjectRecorder::record(UniqueFd file, const std::string& name,
                                               image::SharedObject::Kind kind) {
   struct stat status {};
-  if (::fstat(file.get(), &status) != 0) return errno_failure(errno, fmt::format("fstat of {}", name));
-  const auto key = std::make_pair(static_cast<uint64_t>(status.st_dev),
-                                  static_cast<uint64_t>(status.st_ino));
+  if (::fstat(file.get(), &status) != 0)
+    return errno_failure(errno, fmt::format("fstat of {}", name));
+  const auto key =
+      std::make_pair(static_cast<uint64_t>(status.st_dev), static_cast<uint64_t>(status.st_ino));
   if (const auto found = known_.find(key); found != known_.end()) return found->second;
 
   image::SharedObject& object = *objects_.add_shared_objects();
@@ -106,8 +108,8 @@ Result<UniqueFd> SharedObjectStore::make(RebuildRemote& init, const image::Share
     FERMATA_ASSIGN(const uint64_t path, init.put_string(folder));
     FERMATA_ASSIGN(remote_fd,
                    init.call(fmt::format("making an unnamed file in {}", folder), SYS_openat,
-                             {static_cast<uint64_t>(AT_FDCWD), path,
-                              O_TMPFILE | O_RDWR | O_CLOEXEC, object.mode()}));
+                             {static_cast<uint64_t>(AT_FDCWD), path, O_TMPFILE | O_RDWR | O_CLOEXEC,
+                              object.mode()}));
   } else {
     const std::string name = object.kind() == image::SharedObject::ANONYMOUS
                                  ? std::string(kAnonymousName)
@@ -147,9 +149,10 @@ Status SharedObjectStore::rebuild(RebuildRemote& init, const image::PodObjects& 
 Result<int> SharedObjectStore::fd(uint32_t id) const {
   const auto found = files_.find(id);
   if (found == files_.end()) {
-    return failure(Code::kDamaged, fmt::format("the image refers to shared object {}, which it does "
-                                               "not hold",
-                                               id));
+    return failure(Code::kDamaged,
+                   fmt::format("the image refers to shared object {}, which it does "
+                               "not hold",
+                               id));
   }
   return found->second.get();
 }

@@ -1,5 +1,6 @@
-// Bytes that several processes share or that no name reaches: shared anonymous memory, memfds, deleted files,
-// files of the pod's /dev/shm. Recorded once each, by device and inode. Tracer's thread only.
+// Bytes that several processes share or that no name reaches: shared anonymous memory, memfds,
+// deleted files, files of the pod's /dev/shm. Recorded once each, by device and inode. Tracer's
+// thread only.
 #pragma once
 
 #include <sys/stat.h>
@@ -38,8 +39,8 @@ class SharedObjectRecorder {
 /// Those rebuilt: our read-write descriptor of each, until the rebuild ends.
 class SharedObjectStore {
  public:
-  /// Makes every object but SHM_FILE ones (their tree makes them) by calls of `init`, which has the owner's rights
-  /// and the pod's mounts, and fills them.
+  /// Makes every object but SHM_FILE ones (their tree makes them) by calls of `init`, which has the
+  /// owner's rights and the pod's mounts, and fills them.
   Status rebuild(RebuildRemote& init, const image::PodObjects& objects,
                  const std::vector<MemoryRegion>& memory);
 

@@ -58,8 +58,9 @@ class TreeReader {
     } else if (S_ISREG(status.st_mode)) {
       return regular(folder, name, path, status, record);
     } else if (!S_ISFIFO(status.st_mode) && !S_ISSOCK(status.st_mode)) {
-      return {Code::kCannotHold,
-              fmt::format("/dev/shm/{} of the pod is a device file, which cannot be rebuilt", path)};
+      return {
+          Code::kCannotHold,
+          fmt::format("/dev/shm/{} of the pod is a device file, which cannot be rebuilt", path)};
     }
     return Status::ok();
   }
@@ -76,9 +77,8 @@ class TreeReader {
     }
     UniqueFd file(::openat(folder, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     if (!file) return errno_status(errno, fmt::format("opening /dev/shm/{} of the pod", path));
-    FERMATA_ASSIGN_STATUS(const uint32_t id,
-                          recorder_.record(std::move(file), "/dev/shm/" + path,
-                                           image::SharedObject::SHM_FILE));
+    FERMATA_ASSIGN_STATUS(const uint32_t id, recorder_.record(std::move(file), "/dev/shm/" + path,
+                                                              image::SharedObject::SHM_FILE));
     record.set_object_id(id);
     return Status::ok();
   }

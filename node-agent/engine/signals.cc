@@ -55,8 +55,8 @@ Status capture_pending(pid_t tid, bool shared, PendingSignals& out) {
 }
 
 Status capture_actions(const HeldProcess& process, CaptureRemote& remote, image::Process& out) {
-  const uint64_t wanted = process.leader().status.caught | process.leader().status.ignored |
-                          1ULL << (SIGCHLD - 1);
+  const uint64_t wanted =
+      process.leader().status.caught | process.leader().status.ignored | 1ULL << (SIGCHLD - 1);
   const uint64_t args = remote.argument_address();
   std::vector<RemoteCall> calls;
   std::vector<int> numbers;
@@ -130,9 +130,8 @@ Status drop_pending(RebuildRemote& remote) {
   };
   FERMATA_TRY(remote.put(args, Arguments{~0ULL, {0, 0}}));
   for (int tries = 0; tries < 1024; ++tries) {
-    RemoteCall take{SYS_rt_sigtimedwait,
-                    {args, 0, args + offsetof(Arguments, timeout), kMaskSize},
-                    0};
+    RemoteCall take{
+        SYS_rt_sigtimedwait, {args, 0, args + offsetof(Arguments, timeout), kMaskSize}, 0};
     FERMATA_TRY(remote.run(std::span(&take, 1)));
     if (take.result < 0) return Status::ok();  // EAGAIN: nothing is left
   }
@@ -149,10 +148,10 @@ Status rebuild_pending(RebuildRemote& remote, int vpid, int vtid, const PendingS
     const auto signo = static_cast<uint64_t>(info.si_signo);
     const auto process = static_cast<uint64_t>(vpid);
     // To itself a process may send any si_code (rt_sigqueueinfo(2)).
-    RemoteCall queue = shared ? RemoteCall{SYS_rt_sigqueueinfo, {process, signo, args}, 0}
-                              : RemoteCall{SYS_rt_tgsigqueueinfo,
-                                           {process, static_cast<uint64_t>(vtid), signo, args},
-                                           0};
+    RemoteCall queue =
+        shared ? RemoteCall{SYS_rt_sigqueueinfo, {process, signo, args}, 0}
+               : RemoteCall{
+                     SYS_rt_tgsigqueueinfo, {process, static_cast<uint64_t>(vtid), signo, args}, 0};
     FERMATA_TRY(remote.run(std::span(&queue, 1)));
     if (queue.result != 0) {
       return errno_status(static_cast<int>(-queue.result),

@@ -19,11 +19,12 @@ Status capture_actions(const HeldProcess& process, CaptureRemote& remote, image:
 
 /// Sets all dispositions. SIGTRAP's is left for rebuild_trap_action(): building uses that signal.
 Status rebuild_actions(RebuildRemote& remote, const image::Process& process);
-/// Sets SIGTRAP's by way of `gadget` (RebuildRemote::call_at) from bytes at `buffer` in the process.
+/// Sets SIGTRAP's by way of `gadget` (RebuildRemote::call_at) from bytes at `buffer` in the
+/// process.
 Status rebuild_trap_action(RebuildRemote& remote, const image::Process& process, uint64_t gadget);
 
-/// Queues the signals again, each with its siginfo, after dropping those that building left (SIGCHLD).
-/// The thread's mask holds all of them back.
+/// Queues the signals again, each with its siginfo, after dropping those that building left
+/// (SIGCHLD). The thread's mask holds all of them back.
 Status rebuild_pending(RebuildRemote& remote, int vpid, int vtid, const PendingSignals& signals,
                        bool shared);
 Status drop_pending(RebuildRemote& remote);

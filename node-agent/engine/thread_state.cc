@@ -63,7 +63,8 @@ Status capture_rseq(CaptureRemote& remote, GeneralRegisters& registers, image::T
   uint64_t section_address = 0;
   FERMATA_TRY(remote.get(rseq.pointer + 8, section_address));
   if (section_address == 0) return Status::ok();
-  // A thread that comes back has been preempted: inside a sequence that means its abort handler (rseq(2)).
+  // A thread that comes back has been preempted: inside a sequence that means its abort handler
+  // (rseq(2)).
   RseqCriticalSection section{};
   FERMATA_TRY(remote.get(section_address, section));
   if (registers.rip - section.start < section.length) registers.rip = section.abort;
@@ -90,8 +91,8 @@ Status capture_scheduler(pid_t tid, image::Thread& out) {
   return Status::ok();
 }
 
-// nanosleep and clock_nanosleep write what is left to where the program asked for it, or over the request
-// when both are the same address; with neither, the whole time is slept again.
+// nanosleep and clock_nanosleep write what is left to where the program asked for it, or over the
+// request when both are the same address; with neither, the whole time is slept again.
 Status capture_remaining(CaptureRemote& remote, const GeneralRegisters& registers,
                          image::Thread& out) {
   if (static_cast<long>(registers.rax) != kErestartBlock) return Status::ok();
@@ -179,7 +180,8 @@ Status capture_thread(HeldProcess& process, HeldThread& thread, image::Thread& o
           read_file(fmt::format("/proc/{}/task/{}/personality", process.pid, thread.tid))) {
     out.set_personality(static_cast<uint32_t>(std::strtoul(text->c_str(), nullptr, 16)));
   }
-  if (const Result<std::string> text = read_file(fmt::format("/proc/{}/timerslack_ns", thread.tid))) {
+  if (const Result<std::string> text =
+          read_file(fmt::format("/proc/{}/timerslack_ns", thread.tid))) {
     out.set_timer_slack_ns(std::strtoull(text->c_str(), nullptr, 10));
   }
 
@@ -203,11 +205,10 @@ Status rebuild_thread(RebuildRemote& remote, const image::Thread& thread) {
   std::strncpy(arguments.name.data(), thread.name().c_str(), arguments.name.size() - 1);
   FERMATA_TRY(remote.put(args, arguments));
 
-  std::vector<RemoteCall> calls{
-      {SYS_set_tid_address, {thread.clear_child_tid()}, 0},
-      {SYS_sigaltstack, {args + offsetof(Arguments, alt_stack), 0}, 0},
-      {SYS_prctl, {PR_SET_NAME, args + offsetof(Arguments, name)}, 0},
-      {SYS_personality, {thread.personality()}, 0}};
+  std::vector<RemoteCall> calls{{SYS_set_tid_address, {thread.clear_child_tid()}, 0},
+                                {SYS_sigaltstack, {args + offsetof(Arguments, alt_stack), 0}, 0},
+                                {SYS_prctl, {PR_SET_NAME, args + offsetof(Arguments, name)}, 0},
+                                {SYS_personality, {thread.personality()}, 0}};
   if (thread.robust_list() != 0) {
     calls.push_back({SYS_set_robust_list, {thread.robust_list(), thread.robust_list_size()}, 0});
   }
@@ -277,8 +278,7 @@ GeneralRegisters general_of(const image::Thread& thread) {
 }
 
 bool sleeps_again(const image::Thread& thread) {
-  return thread.has_remaining() &&
-         static_cast<long>(general_of(thread).rax) == kErestartBlock;
+  return thread.has_remaining() && static_cast<long>(general_of(thread).rax) == kErestartBlock;
 }
 
 }  // namespace

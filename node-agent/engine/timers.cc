@@ -52,8 +52,8 @@ Status parse_timers(const std::string& text, const std::map<pid_t, int>& vtids,
                std::sscanf(line.c_str(), "signal: %d/%lx", &number, &value) == 2) {
       timer->set_signo(number);
       timer->set_value(value);
-    } else if (timer != nullptr && std::sscanf(line.c_str(), "notify: %15[^/]/%7[^.].%d", how,
-                                               whom, &number) == 3) {
+    } else if (timer != nullptr &&
+               std::sscanf(line.c_str(), "notify: %15[^/]/%7[^.].%d", how, whom, &number) == 3) {
       const std::string_view kind = how;
       timer->set_notify(kind == "signal"   ? SIGEV_SIGNAL
                         : kind == "thread" ? SIGEV_THREAD
@@ -61,9 +61,8 @@ Status parse_timers(const std::string& text, const std::map<pid_t, int>& vtids,
       if (std::string_view(whom) == "tid") {
         const auto found = vtids.find(number);
         if (found == vtids.end()) {
-          return {Code::kCannotHold,
-                  fmt::format("{}: timer {} signals thread {}, which is gone", process.describe(),
-                              timer->id(), number)};
+          return {Code::kCannotHold, fmt::format("{}: timer {} signals thread {}, which is gone",
+                                                 process.describe(), timer->id(), number)};
         }
         timer->set_notify(timer->notify() | SIGEV_THREAD_ID);
         timer->set_vtid(found->second);
@@ -194,9 +193,9 @@ Status rebuild_timers(RebuildRemote& remote, const image::Process& process) {
     value.it_value.tv_sec = static_cast<time_t>(timer.value_us() / kMicro);
     value.it_value.tv_usec = static_cast<suseconds_t>(timer.value_us() % kMicro);
     FERMATA_TRY(remote.put(args, value));
-    FERMATA_ASSIGN_STATUS([[maybe_unused]] const long set,
-                          remote.call("setitimer", SYS_setitimer,
-                                      {static_cast<uint64_t>(timer.which()), args, 0}));
+    FERMATA_ASSIGN_STATUS(
+        [[maybe_unused]] const long set,
+        remote.call("setitimer", SYS_setitimer, {static_cast<uint64_t>(timer.which()), args, 0}));
   }
   return Status::ok();
 }

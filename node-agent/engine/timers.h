@@ -1,4 +1,5 @@
-// Interval timers (setitimer(2)) and POSIX timers (timer_create(2)) of a process. Tracer's thread only.
+// Interval timers (setitimer(2)) and POSIX timers (timer_create(2)) of a process. Tracer's thread
+// only.
 #pragma once
 
 #include <map>

@@ -1,0 +1,222 @@
+#include "node-agent/engine/capture.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "common/file_util.h"
+#include "node-agent/engine/address_space.h"
+#include "node-agent/engine/file_table.h"
+#include "node-agent/engine/frozen_pod.h"
+#include "node-agent/engine/identity.h"
+#include "node-agent/engine/process_state.h"
+#include "node-agent/engine/requirements.h"
+#include "node-agent/engine/shm_tree.h"
+#include "node-agent/engine/signals.h"
+#include "node-agent/engine/thread_state.h"
+#include "node-agent/engine/timers.h"
+
+namespace fermata::engine {
+namespace {
+
+/// One capture of held processes; what it finds goes to `objects` and `memory`.
+class Capture : public CaptureContext {
+ public:
+  Capture(pid_t init, std::vector<HeldProcess>& held, image::PodObjects& objects,
+          std::vector<MemoryRegion>& memory)
+      : init_(init),
+        held_(held),
+        objects_(objects),
+        memory_(memory),
+        recorder_(objects, memory),
+        files_(init, *this, objects) {
+    for (const HeldProcess& process : held_) {
+      vpids_[process.pid] = process.vpid;
+      for (const HeldThread& thread : process.threads) vtids_[thread.tid] = thread.status.vtid;
+    }
+  }
+
+  Status run() {
+    if (held_.empty() || held_.front().pid != init_) {
+      return {Code::kInternal, "PID 1 of the pod is not among its processes"};
+    }
+    FERMATA_ASSIGN_STATUS(*objects_.mutable_needs(), requirements_of_this_machine());
+    FERMATA_TRY(capture_pod());
+    for (HeldProcess& process : held_) {
+      const Status status = process.zombie ? capture_zombie(process) : capture_process(process);
+      FERMATA_TRY(note(status));
+    }
+    FERMATA_TRY(files_.finish(obstacles_));
+    FERMATA_TRY(note(capture_shm_tree(init_, recorder_, objects_)));
+    if (obstacles_.empty()) return Status::ok();
+    std::string all;
+    for (const std::string& obstacle : obstacles_) all += (all.empty() ? "" : "\n") + obstacle;
+    return {Code::kCannotHold, all};
+  }
+
+  Result<Remote*> remote(int vpid) override {
+    for (HeldProcess& process : held_) {
+      if (process.vpid == vpid && !process.zombie) {
+        FERMATA_ASSIGN(CaptureRemote * found, remote_of(process, process.leader()));
+        return found;
+      }
+    }
+    return failure(Code::kInternal, fmt::format("there is no process {} in the pod", vpid));
+  }
+
+  int vpid_of(pid_t host_pid) const override {
+    const auto found = vpids_.find(host_pid);
+    return found == vpids_.end() ? 0 : found->second;
+  }
+
+  uint32_t file_at(int vpid, int fd) const override { return files_.file_at(vpid, fd); }
+
+  Result<uint32_t> shared_object(const FileProbe& probe) override {
+    // A description of its own, so that reading it later moves no offset of the program's.
+    const std::string path = fmt::format("/proc/self/fd/{}", probe.dup.get());
+    UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!file) return errno_failure(errno, fmt::format("opening {}", probe.describe()));
+    return recorder_.record(std::move(file), probe.link, SharedObjectRecorder::kind_of(probe.link));
+  }
+
+ private:
+  /// What cannot be held is collected, so that the reader sees all of it at once.
+  Status note(const Status& status) {
+    if (status.code() != Code::kCannotHold) return status;
+    obstacles_.push_back(status.message());
+    return Status::ok();
+  }
+
+  Status capture_pod() {
+    image::PodState& pod = *objects_.mutable_pod();
+    timespec monotonic{};
+    timespec boottime{};
+    timespec realtime{};
+    ::clock_gettime(CLOCK_MONOTONIC, &monotonic);
+    ::clock_gettime(CLOCK_BOOTTIME, &boottime);
+    ::clock_gettime(CLOCK_REALTIME, &realtime);
+    FERMATA_ASSIGN_STATUS(const std::string offsets,
+                          read_file(fmt::format("/proc/{}/timens_offsets", init_)));
+    add_offset(offsets, "monotonic", monotonic);
+    add_offset(offsets, "boottime", boottime);
+    const auto put = [](const timespec& from, image::Timespec& to) {
+      to.set_sec(from.tv_sec);
+      to.set_nsec(from.tv_nsec);
+    };
+    put(monotonic, *pod.mutable_monotonic());
+    put(boottime, *pod.mutable_boottime());
+    put(realtime, *pod.mutable_realtime());
+    FERMATA_ASSIGN_STATUS(Remote * init, remote(1));
+    FERMATA_ASSIGN_STATUS([[maybe_unused]] const long named,
+                          init->call("uname", SYS_uname, {init->argument_address()}));
+    utsname names{};
+    FERMATA_TRY(init->get(init->argument_address(), names));
+    pod.set_host_name(names.nodename);
+    pod.set_domain_name(names.domainname);
+    return Status::ok();
+  }
+
+  /// time_namespaces(7): a namespace's clock is the host's plus its offset.
+  static void add_offset(const std::string& offsets, const char* clock, timespec& time) {
+    const size_t at = offsets.find(clock);
+    long sec = 0;
+    long nsec = 0;
+    if (at == std::string::npos ||
+        std::sscanf(offsets.c_str() + at, "%*s %ld %ld", &sec, &nsec) != 2) {
+      return;
+    }
+    constexpr long kNano = 1'000'000'000;
+    time.tv_sec += sec;
+    time.tv_nsec += nsec;
+    if (time.tv_nsec >= kNano) {
+      time.tv_nsec -= kNano;
+      time.tv_sec += 1;
+    }
+  }
+
+  Status capture_zombie(const HeldProcess& process) {
+    FERMATA_ASSIGN_STATUS(const ProcStatus status, read_status(process.pid, process.pid));
+    FERMATA_ASSIGN_STATUS(const ProcStat stat, ProcStat::read(process.pid));
+    image::Process& out = *objects_.add_processes();
+    out.set_vpid(process.vpid);
+    out.set_name(process.name);
+    out.set_parent(vpid_of(process.parent));
+    out.set_group(status.vgroup);
+    out.set_session(status.vsession);
+    out.set_zombie(true);
+    out.set_exit_status(static_cast<int32_t>(stat.field(52)));
+    return Status::ok();
+  }
+
+  Status relations(const HeldProcess& process, image::Process& out) {
+    const ProcStatus& status = process.leader().status;
+    out.set_vpid(process.vpid);
+    out.set_name(process.name);
+    out.set_parent(vpid_of(process.parent));
+    out.set_group(status.vgroup);
+    out.set_session(status.vsession);
+    out.set_stopped(process.stopped);
+    out.set_uid(status.uids[0]);
+    out.set_gid(status.gids[0]);
+    if (process.pid != init_ && out.parent() == 0) {
+      return {Code::kCannotHold,
+              fmt::format("{} was brought into the pod from outside (fermata exec?): wait until it "
+                          "has ended, or end it",
+                          process.describe())};
+    }
+    if (out.group() == 0 || out.session() == 0) {
+      return {Code::kCannotHold, fmt::format("{} belongs to a session or process group outside the "
+                                             "pod",
+                                             process.describe())};
+    }
+    return Status::ok();
+  }
+
+  Status capture_process(HeldProcess& process) {
+    image::Process& out = *objects_.add_processes();
+    FERMATA_TRY(relations(process, out));
+    FERMATA_TRY(check_identity(process, held_.front()));
+    if (!process.site) {
+      return {Code::kCannotHold,
+              fmt::format("{} has no vDSO with room for calls, so its state cannot be read",
+                          process.describe())};
+    }
+    FERMATA_ASSIGN_STATUS(CaptureRemote * leader, remote_of(process, process.leader()));
+    for (HeldThread& thread : process.threads) {
+      FERMATA_TRY(capture_thread(process, thread, *out.add_threads()));
+    }
+    FERMATA_TRY(capture_process_state(process, *leader, out));
+    FERMATA_TRY(capture_actions(process, *leader, out));
+    FERMATA_TRY(capture_pending(process.pid, /*shared=*/true, *out.mutable_pending()));
+    FERMATA_TRY(capture_timers(process, *leader, vtids_, out));
+    FERMATA_TRY(files_.record(process, out, obstacles_));
+    return capture_address_space(process, init_, recorder_, out, memory_);
+  }
+
+  pid_t init_;
+  std::vector<HeldProcess>& held_;
+  image::PodObjects& objects_;
+  std::vector<MemoryRegion>& memory_;
+  SharedObjectRecorder recorder_;
+  std::map<pid_t, int> vpids_;
+  std::map<pid_t, int> vtids_;
+  std::vector<std::string> obstacles_;
+  FileTableRecorder files_;
+};
+
+}  // namespace
+
+Result<image::PodObjects> HeldPod::capture() {
+  image::PodObjects objects;
+  memory_.clear();
+  Capture capture(init_, held_, objects, memory_);
+  FERMATA_TRY_RESULT(capture.run());
+  return objects;
+}
+
+}  // namespace fermata::engine
