@@ -1,7 +1,6 @@
 #include "node-agent/engine/thread_state.h"
 
 #include <fmt/format.h>
-#include <linux/sched/types.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
