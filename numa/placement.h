@@ -1,27 +1,23 @@
-// What was where: topology of the machine, CPUs of threads, memory policies, nodes of pages. Reads
-// other processes from outside (root); any thread.
+// What was where: CPUs of threads, memory policies, nodes of pages. Reads other processes from
+// outside (root); any thread.
 #pragma once
 
 #include <sys/types.h>
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "common/status.h"
+#include "numa/topology.h"
 #include "proto/placement.pb.h"
 
 namespace fermata::numa {
 
-/// The machine's topology as hwloc XML (of the whole machine, not only of what this process may
-/// use).
-Result<std::string> topology_xml();
-
 struct ThreadToPlace {
   int vtid = 0;   ///< TID in the pod
   pid_t tid = 0;  ///< TID here
-  /// What get_mempolicy(2) gave in the thread; -1: not known (then nothing is applied at a
-  /// restart).
+  /// What get_mempolicy(2) gave in the thread, flags included; -1: not known (then nothing is
+  /// applied at a restart).
   int policy_mode = -1;
   std::vector<int> policy_nodes;
 };
@@ -38,9 +34,11 @@ struct ProcessToPlace {
   std::vector<RangeToPlace> ranges;  ///< its memory maps, ascending
 };
 
-/// Records the placement of stopped processes: affinity of each thread, policy of each range (from
-/// /proc/PID/numa_maps), node of each present page (move_pages(2) without targets). On a machine
-/// with one NUMA node no page is asked for: the answer is known.
-Result<image::Placement> capture_placement(const std::vector<ProcessToPlace>& processes);
+/// Records the placement of stopped processes: affinity of each thread, policy of each range
+/// (/proc/PID/numa_maps), nodes of its pages. Where one node holds all pages of a range that is
+/// known from numa_maps; else each page is asked for by move_pages(2) without targets. At most 4096
+/// runs a range: beyond, each run is the node that holds most of its pages.
+Result<image::Placement> capture_placement(const Topology& topology,
+                                           const std::vector<ProcessToPlace>& processes);
 
 }  // namespace fermata::numa

@@ -1,16 +1,15 @@
 // What goes where: turns a saved placement into the calls that bring it back, inside the CPUs and
-// memories that the new pod may use. Pure functions but for apply_affinity; any thread.
+// memories that the new pod may use. Any thread.
 #pragma once
-
-#include <sys/types.h>
 
 #include <array>
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "common/status.h"
+#include "numa/affinity.h"
+#include "numa/topology.h"
 #include "proto/placement.pb.h"
 
 namespace fermata::numa {
@@ -33,35 +32,32 @@ struct ThreadAffinity {
 };
 
 struct Plan {
+  /// For apply_affinity() of each thread.
   std::vector<ThreadAffinity> affinity;
-  /// mbind(2) of empty ranges, so that pages land where they were; in the leader of each process.
+  /// mbind(2) of ranges that are still empty, so that pages land where they were; in any thread of
+  /// the process. Failures are best ignored: pages then land elsewhere, no more.
   std::vector<PlannedCall> before_contents;
-  /// Final policies: mbind(2) of ranges in the leader, set_mempolicy(2) in each thread.
+  /// mbind(2): the final policy of each range; in any thread of the process.
   std::vector<PlannedCall> after_contents;
+  /// set_mempolicy(2), in the thread vtid itself, before it runs.
+  std::vector<PlannedCall> thread_policies;
   /// One sentence for everything that was dropped.
   std::vector<std::string> notes;
 };
 
-/// CPUs and NUMA nodes the new pod may use (sched_getaffinity, cgroup cpuset); empty: all of the
-/// topology.
+/// CPUs and NUMA nodes the new pod may use; empty: all.
 struct Allowed {
   std::vector<int> cpus;
   std::vector<int> nodes;
 };
 
-/// The caller's own limits: sched_getaffinity(0) and Mems_allowed of /proc/self/status.
+/// The caller's own limits, which what it forks inherits: its affinity, and Mems_allowed_list of
+/// /proc/self/status.
 Result<Allowed> allowed_here();
 
-/// `saved_xml` and `saved` come from an image and are not trusted. Another topology: an empty plan
-/// and one note. kDamaged: the XML or a list in the placement cannot be parsed.
-Result<Plan> plan_placement(std::string_view saved_xml, const image::Placement& saved,
-                            std::string_view current_xml, const Allowed& allowed);
-
-/// sched_setaffinity(2) of the thread with host TID `tid`.
-Status apply_affinity(pid_t tid, const std::vector<int>& cpus);
-
-/// "0-3,8" <-> {0,1,2,3,8}. At most 4096 numbers, each below 4096.
-std::string format_list(const std::vector<int>& numbers);
-Result<std::vector<int>> parse_list(std::string_view text);
+/// `saved` comes from an image and is not trusted. A machine with another signature: an empty plan
+/// and one note. kDamaged: a number or list in it makes no sense.
+Result<Plan> plan_placement(const image::Placement& saved, const Topology& current,
+                            const Allowed& allowed);
 
 }  // namespace fermata::numa

@@ -1,0 +1,191 @@
+#include "numa/plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <linux/mempolicy.h>
+#include <sys/syscall.h>
+
+#include <cstdlib>
+
+namespace fermata::numa {
+namespace {
+
+using ::testing::HasSubstr;
+
+Topology synthetic(const char* description) {
+  ::setenv("HWLOC_SYNTHETIC", description, 1);
+  auto topology = current_topology();
+  ::unsetenv("HWLOC_SYNTHETIC");
+  return topology ? *topology : Topology{};
+}
+
+// Two packages of four cores and one node each.
+Topology two_nodes() { return synthetic("pack:2 [numa] core:4 pu:1"); }
+
+image::Placement saved_on(const Topology& topology) {
+  image::Placement saved;
+  saved.set_topology_signature(topology.signature);
+  saved.set_numa_nodes(topology.numa_nodes);
+  return saved;
+}
+
+image::ThreadPlacement* add_thread(image::Placement& saved, const char* cpus, int mode = -1,
+                                   const char* nodes = "") {
+  image::ThreadPlacement* thread = saved.add_threads();
+  thread->set_vpid(7);
+  thread->set_vtid(8);
+  thread->set_cpuset(cpus);
+  thread->set_policy_mode(mode);
+  thread->set_policy_nodes(nodes);
+  return thread;
+}
+
+image::RangePlacement* add_range(image::Placement& saved, uint64_t start, uint64_t end, int mode,
+                                 const char* nodes) {
+  if (saved.processes_size() == 0) saved.add_processes()->set_vpid(7);
+  image::RangePlacement* range = saved.mutable_processes(0)->add_ranges();
+  range->set_start(start);
+  range->set_end(end);
+  range->set_policy_mode(mode);
+  range->set_policy_nodes(nodes);
+  return range;
+}
+
+void add_run(image::RangePlacement* range, uint64_t start, uint64_t length, int node) {
+  image::PageRun* run = range->add_runs();
+  run->set_start(start);
+  run->set_length(length);
+  run->set_node(node);
+}
+
+TEST(Topology, SignatureTellsMachinesApart) {
+  const Topology two = two_nodes();
+  EXPECT_EQ(two.numa_nodes, 2U);
+  EXPECT_EQ(two.signature, "nodes 0:0-3 1:4-7; packages 0-3 4-7; cores 0 1 2 3 4 5 6 7");
+  EXPECT_EQ(two.signature, two_nodes().signature);
+  EXPECT_NE(two.signature, synthetic("pack:2 [numa] core:2 pu:2").signature);
+  EXPECT_NE(two.signature, synthetic("pack:1 [numa] core:8 pu:1").signature);
+  EXPECT_NE(two.signature, synthetic("numa:4 core:2 pu:1").signature);
+}
+
+TEST(Plan, AppliesEverything_OnTheSameTopology) {
+  const Topology topology = two_nodes();
+  image::Placement saved = saved_on(topology);
+  add_thread(saved, "4-5", MPOL_BIND, "1");
+  image::RangePlacement* range = add_range(saved, 0x10000, 0x20000, -1, "");
+  add_run(range, 0x10000, 0x8000, 0);
+  add_run(range, 0x18000, 0x8000, 1);
+  add_range(saved, 0x30000, 0x40000, MPOL_INTERLEAVE, "0-1");
+  const auto plan = plan_placement(saved, topology, {});
+  ASSERT_TRUE(plan) << plan.error().message();
+  EXPECT_TRUE(plan->notes.empty());
+  ASSERT_EQ(plan->affinity.size(), 1U);
+  EXPECT_EQ(plan->affinity[0].vtid, 8);
+  EXPECT_EQ(plan->affinity[0].cpus, (std::vector<int>{4, 5}));
+
+  ASSERT_EQ(plan->thread_policies.size(), 1U);
+  const PlannedCall& thread = plan->thread_policies[0];
+  EXPECT_EQ(thread.number, SYS_set_mempolicy);
+  EXPECT_EQ(thread.vtid, 8);
+  EXPECT_EQ(thread.args[0], static_cast<uint64_t>(MPOL_BIND));
+  EXPECT_EQ(thread.mask_argument, 1);
+  EXPECT_EQ(thread.nodemask, std::vector<uint64_t>{2});
+  EXPECT_EQ(thread.args[2], 65U);
+
+  ASSERT_EQ(plan->before_contents.size(), 2U);
+  const PlannedCall& second = plan->before_contents[1];
+  EXPECT_EQ(second.number, SYS_mbind);
+  EXPECT_EQ(second.vpid, 7);
+  EXPECT_EQ(second.args[0], 0x18000U);
+  EXPECT_EQ(second.args[1], 0x8000U);
+  EXPECT_EQ(second.args[2], static_cast<uint64_t>(MPOL_PREFERRED));
+  EXPECT_EQ(second.mask_argument, 3);
+  EXPECT_EQ(second.nodemask, std::vector<uint64_t>{2});
+
+  // The first range gets its lack of a policy back, the second its own.
+  ASSERT_EQ(plan->after_contents.size(), 2U);
+  EXPECT_EQ(plan->after_contents[0].args[2], static_cast<uint64_t>(MPOL_DEFAULT));
+  EXPECT_EQ(plan->after_contents[0].args[1], 0x10000U);
+  EXPECT_EQ(plan->after_contents[0].mask_argument, -1);
+  EXPECT_EQ(plan->after_contents[1].args[2], static_cast<uint64_t>(MPOL_INTERLEAVE));
+  EXPECT_EQ(plan->after_contents[1].nodemask, std::vector<uint64_t>{3});
+}
+
+TEST(Plan, StaysInsideWhatIsAllowed) {
+  const Topology topology = two_nodes();
+  image::Placement saved = saved_on(topology);
+  add_thread(saved, "3-5", MPOL_BIND, "0-1");
+  add_thread(saved, "6-7", MPOL_BIND, "1");
+  image::RangePlacement* range = add_range(saved, 0x10000, 0x20000, MPOL_BIND, "1");
+  add_run(range, 0x10000, 0x8000, 0);
+  add_run(range, 0x18000, 0x8000, 1);
+  const auto plan = plan_placement(saved, topology, {{0, 1, 2, 3}, {0}});
+  ASSERT_TRUE(plan) << plan.error().message();
+  ASSERT_EQ(plan->affinity.size(), 1U);
+  EXPECT_EQ(plan->affinity[0].cpus, std::vector<int>{3});
+  ASSERT_EQ(plan->thread_policies.size(), 1U);
+  EXPECT_EQ(plan->thread_policies[0].nodemask, std::vector<uint64_t>{1});
+  EXPECT_EQ(plan->before_contents.size(), 1U);
+  ASSERT_EQ(plan->after_contents.size(), 1U);
+  EXPECT_EQ(plan->after_contents[0].args[2], static_cast<uint64_t>(MPOL_DEFAULT));
+  ASSERT_EQ(plan->notes.size(), 4U);
+  EXPECT_THAT(plan->notes[0], HasSubstr("CPUs 6-7"));
+  EXPECT_THAT(plan->notes[1], HasSubstr("nodes 1"));
+  EXPECT_THAT(plan->notes[2], HasSubstr("0x10000"));
+  EXPECT_THAT(plan->notes[3], HasSubstr("process 7"));
+}
+
+TEST(Plan, DropsEverythingWithOneSentence_OnAnotherTopology) {
+  image::Placement saved = saved_on(two_nodes());
+  add_thread(saved, "0-3", MPOL_BIND, "0");
+  add_run(add_range(saved, 0x10000, 0x20000, MPOL_BIND, "0"), 0x10000, 0x1000, 0);
+  const auto plan = plan_placement(saved, synthetic("pack:1 [numa] core:4 pu:1"), {});
+  ASSERT_TRUE(plan);
+  EXPECT_TRUE(plan->affinity.empty());
+  EXPECT_TRUE(plan->before_contents.empty());
+  EXPECT_TRUE(plan->after_contents.empty());
+  EXPECT_TRUE(plan->thread_policies.empty());
+  ASSERT_EQ(plan->notes.size(), 1U);
+  EXPECT_THAT(plan->notes[0], HasSubstr("topology"));
+}
+
+TEST(Plan, AsksForNoPlaces_WhereThereIsOneNode) {
+  const Topology topology = synthetic("pack:1 [numa] core:4 pu:1");
+  image::Placement saved = saved_on(topology);
+  add_run(add_range(saved, 0x10000, 0x20000, MPOL_BIND, "0"), 0x10000, 0x1000, 0);
+  const auto plan = plan_placement(saved, topology, {});
+  ASSERT_TRUE(plan);
+  EXPECT_TRUE(plan->before_contents.empty());
+  EXPECT_EQ(plan->after_contents.size(), 1U);
+}
+
+TEST(Plan, RefusesWhatNoMachineHas) {
+  const Topology topology = two_nodes();
+  const auto code_of = [&](const auto& spoil) {
+    image::Placement saved = saved_on(topology);
+    image::ThreadPlacement* thread = add_thread(saved, "0", MPOL_BIND, "0");
+    image::RangePlacement* range = add_range(saved, 0x10000, 0x20000, MPOL_BIND, "0");
+    add_run(range, 0x10000, 0x1000, 0);
+    spoil(*thread, *range);
+    const auto plan = plan_placement(saved, topology, {});
+    return plan ? Code::kOk : plan.error().code();
+  };
+  using Thread = image::ThreadPlacement;
+  using Range = image::RangePlacement;
+  EXPECT_EQ(code_of([](Thread&, Range&) {}), Code::kOk);
+  EXPECT_EQ(code_of([](Thread& t, Range&) { t.set_cpuset("0-"); }), Code::kDamaged);
+  EXPECT_EQ(code_of([](Thread& t, Range&) { t.set_cpuset("0-999999"); }), Code::kDamaged);
+  EXPECT_EQ(code_of([](Thread& t, Range&) { t.set_policy_mode(9); }), Code::kDamaged);
+  EXPECT_EQ(code_of([](Thread& t, Range&) { t.set_policy_nodes("x"); }), Code::kDamaged);
+  EXPECT_EQ(code_of([](Thread&, Range& r) { r.set_end(0x10000); }), Code::kDamaged);
+  EXPECT_EQ(code_of([](Thread&, Range& r) { r.set_start(0x10001); }), Code::kDamaged);
+  EXPECT_EQ(code_of([](Thread&, Range& r) { r.set_policy_mode(1 << 20); }), Code::kDamaged);
+  EXPECT_EQ(code_of([](Thread&, Range& r) { add_run(&r, 0x10000, 0x1000, 0); }), Code::kDamaged);
+  EXPECT_EQ(code_of([](Thread&, Range& r) { add_run(&r, 0x1f000, 0x2000, 0); }), Code::kDamaged);
+  EXPECT_EQ(code_of([](Thread&, Range& r) { add_run(&r, 0x1f000, 0x1000, -2); }), Code::kDamaged);
+  EXPECT_EQ(code_of([](Thread&, Range& r) { add_run(&r, 0x1f000, 0x1000, 1 << 30); }),
+            Code::kDamaged);
+}
+
+}  // namespace
+}  // namespace fermata::numa
