@@ -62,7 +62,7 @@ inline PodImage sample_image(uint64_t large_bytes = 3 << 20) {
     process->set_vpid(vpid);
     process->set_parent(vpid == 1 ? 0 : 1);
     process->set_name(vpid == 1 ? "podinit" : "lmp");
-    process->set_cwd("/tmp");
+    process->set_cwd("/tmp/\xff not UTF-8");
     for (int i = 0; i < 2; ++i) {
       image::Thread* thread = process->add_threads();
       thread->set_vtid(vpid + i);
