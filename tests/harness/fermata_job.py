@@ -106,6 +106,9 @@ class Job:
         self.cwd = cwd or workspace.path
         self.generation = 0
         self.id = None
+        self.user = user
+        if user:
+            shutil.chown(self.checkpoint_dir, user)
         arguments = ["run", "--checkpoint-dir", self.checkpoint_dir]
         if ranks:
             arguments += ["-n", str(ranks)]

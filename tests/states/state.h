@@ -180,7 +180,7 @@ inline void reap(pid_t pid, int code = 0) {
 
 /// A byte that depends on place and seed, for filling and checking buffers.
 inline uint8_t pattern(size_t index, unsigned seed) {
-  return static_cast<uint8_t>((index * 2654435761U + seed * 40503U) >> 7);
+  return static_cast<uint8_t>((index * 2654435761U + size_t{seed} * 40503U) >> 7);
 }
 
 inline void fill(void* memory, size_t size, unsigned seed) {
