@@ -47,8 +47,8 @@ struct Entry {
     fail_child(report, "becoming the user", entry.user->name.c_str());
   }
   if (fchdir(entry.folder.get()) != 0) fail_child(report, "entering the job's working directory");
-  // The file was opened with our rights, and those count (cgroups(7), Linux 5.16; before, the
-  // writer's do not suffice: so the group is joined there by the parent).
+  // The rights of who opened the file count (Linux 5.16 and its stable siblings), so this can be
+  // the last step: a capture never meets a process that has not yet dropped to the user.
   if (write(entry.group_procs.get(), "0", 1) != 1) fail_child(report, "joining the pod's group");
   std::array<int, 4> fds{0, 1, 2, report};
   report = 3;

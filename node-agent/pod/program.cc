@@ -23,9 +23,11 @@ std::string_view path_of(const std::vector<std::string>& environment) {
 }
 
 /// 0 when `path` is a file that the thread may execute; else the errno that execve(2) would give.
-int why_not_executable(const std::string& path) {
+/// `seen`: there is something at that path.
+int why_not_executable(const std::string& path, bool& seen) {
   struct stat info {};
-  if (stat(path.c_str(), &info) != 0) return errno;
+  seen = stat(path.c_str(), &info) == 0;
+  if (!seen) return errno;
   if (!S_ISREG(info.st_mode)) return EACCES;
   // AT_EACCESS: the file-system user of the thread decides, not its real user (access(2)).
   return faccessat(AT_FDCWD, path.c_str(), X_OK, AT_EACCESS) == 0 ? 0 : errno;
@@ -47,8 +49,9 @@ Result<std::string> find_program(const std::string& command,
                                  const std::vector<std::string>& environment,
                                  const std::string& working_directory, const Credentials& user) {
   FERMATA_ASSIGN(const FsCredentialScope scope, FsCredentialScope::enter(user));
+  bool seen = false;
   if (command.find('/') != std::string::npos) {
-    const int err = why_not_executable(absolute(command, working_directory));
+    const int err = why_not_executable(absolute(command, working_directory), seen);
     if (err != 0) return refused(command, err);
     return command;
   }
@@ -61,9 +64,9 @@ Result<std::string> find_program(const std::string& command,
     if (more) rest.remove_prefix(colon + 1);
     if (folder.empty()) folder = ".";
     const std::string candidate = folder + "/" + command;
-    const int err = why_not_executable(absolute(candidate, working_directory));
+    const int err = why_not_executable(absolute(candidate, working_directory), seen);
     if (err == 0) return candidate;
-    if (err == EACCES) denied = err;
+    if (seen) denied = err;
   }
   if (denied != 0) return refused(command, denied);
   return failure(Code::kNotFound, fmt::format("{}: command not found", command));

@@ -17,6 +17,13 @@ void Mailbox::post(Message message) {
   (void)eventfd_write(event_.get(), 1);
 }
 
+void Mailbox::call(std::function<void()> function) {
+  Message message;
+  message.kind = Message::Kind::kCall;
+  message.call = std::move(function);
+  post(std::move(message));
+}
+
 std::vector<Message> Mailbox::take() {
   eventfd_t count = 0;
   (void)eventfd_read(event_.get(), &count);  // EAGAIN: nothing was posted since

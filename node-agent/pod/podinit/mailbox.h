@@ -4,8 +4,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <mutex>
-#include <string>
 #include <vector>
 
 #include "common/unique_fd.h"
@@ -18,13 +18,14 @@ struct Message {
     kLost,    ///< `rank` is gone, or left PMIx, without finalize
     kSignal,  ///< send signal `value` to `ranks` (job control)
     kEnd,     ///< end the whole job with signal `value` (job control)
+    kCall,    ///< call `call`
     kWake,    ///< look at your deadlines again
   };
   Kind kind = Kind::kWake;
   uint32_t rank = 0;
   int value = 0;
   std::vector<uint32_t> ranks;
-  std::string text;
+  std::function<void()> call;
 };
 
 class Mailbox {
@@ -35,6 +36,8 @@ class Mailbox {
   /// Readable while messages wait.
   int fd() const { return event_.get(); }
   void post(Message message);
+  /// Has the main loop call `function`.
+  void call(std::function<void()> function);
   std::vector<Message> take();
 
  private:

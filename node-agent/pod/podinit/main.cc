@@ -213,8 +213,7 @@ class Podinit {
     switch (message.kind) {
       case Message::Kind::kAbort:
         if (!ending_) abort_status_ = message.value & 0xff;
-        end_job(fmt::format("rank {} aborted the job with status {}{}{}", message.rank,
-                            message.value, message.text.empty() ? "" : ": ", message.text),
+        end_job(fmt::format("rank {} aborted the job with status {}", message.rank, message.value),
                 SIGTERM, std::nullopt);
         break;
       case Message::Kind::kLost:
@@ -225,8 +224,11 @@ class Podinit {
         if (message.ranks.empty()) ranks_.signal_all(message.value);
         break;
       case Message::Kind::kEnd:
-        abort_status_ = 128 + message.value;
+        if (!ending_) abort_status_ = 128 + message.value;
         end_job("a rank asked for the end of the job", message.value, std::nullopt);
+        break;
+      case Message::Kind::kCall:
+        message.call();
         break;
       case Message::Kind::kWake:
         break;

@@ -43,15 +43,14 @@ pmix_status_t on_finalized(const pmix_proc_t* process, void*, pmix_op_cbfunc_t, 
   return PMIX_OPERATION_SUCCEEDED;
 }
 
-pmix_status_t on_abort(const pmix_proc_t* process, void*, int status, const char message[],
-                       pmix_proc_t[], size_t, pmix_op_cbfunc_t, void*) {
+pmix_status_t on_abort(const pmix_proc_t* process, void*, int status, const char[], pmix_proc_t[],
+                       size_t, pmix_op_cbfunc_t, void*) {
   // Which ranks are to end is not asked: an MPI job does not outlive a part of itself (as with
   // srun).
   Message abort;
   abort.kind = Message::Kind::kAbort;
   abort.rank = process == nullptr ? 0 : process->rank;
   abort.value = status;
-  if (message != nullptr) abort.text = message;
   g_context->mailbox->post(std::move(abort));
   return PMIX_OPERATION_SUCCEEDED;
 }
@@ -69,6 +68,13 @@ void answer_modex(pmix_modex_cbfunc_t callback, void* callback_data, pmix_status
     memcpy(copy, data.data(), data.size());
   }
   callback(status, copy, data.size(), callback_data, std::free, copy);
+}
+
+void answer_modex_later(pmix_modex_cbfunc_t callback, void* callback_data, pmix_status_t status,
+                        std::string data) {
+  g_context->mailbox->call([callback, callback_data, status, data = std::move(data)] {
+    answer_modex(callback, callback_data, status, data);
+  });
 }
 
 /// The ranks that take part, as text that is the same on every node.
@@ -93,13 +99,14 @@ pmix_status_t on_fence(const pmix_proc_t processes[], size_t process_count,
   const pmix_info_t* local = find_info({infos, info_count}, PMIX_LOCAL_COLLECTIVE_STATUS);
   const auto status = local == nullptr ? std::nullopt : integer_of(local->value);
   if (status && *status != PMIX_SUCCESS) {
-    answer_modex(callback, callback_data, static_cast<pmix_status_t>(*status), {});
+    answer_modex_later(callback, callback_data, static_cast<pmix_status_t>(*status), {});
     return PMIX_SUCCESS;
   }
   g_context->exchange->gather(signature_of({processes, process_count}), std::move(blob),
                               [callback, callback_data](bool found, const std::string& all) {
-                                answer_modex(callback, callback_data,
-                                             found ? PMIX_SUCCESS : PMIX_ERR_LOST_CONNECTION, all);
+                                answer_modex_later(callback, callback_data,
+                                                   found ? PMIX_SUCCESS : PMIX_ERR_LOST_CONNECTION,
+                                                   all);
                               });
   return PMIX_SUCCESS;
 }
@@ -107,10 +114,10 @@ pmix_status_t on_fence(const pmix_proc_t processes[], size_t process_count,
 pmix_status_t on_direct_modex(const pmix_proc_t* process, const pmix_info_t[], size_t,
                               pmix_modex_cbfunc_t callback, void* callback_data) {
   if (!is_of_job(process)) return PMIX_ERR_NOT_FOUND;
-  g_context->exchange->fetch(
-      process->rank, [callback, callback_data](bool found, const std::string& data) {
-        answer_modex(callback, callback_data, found ? PMIX_SUCCESS : PMIX_ERR_NOT_FOUND, data);
-      });
+  g_context->exchange->fetch(process->rank, [callback, callback_data](bool found,
+                                                                      const std::string& data) {
+    answer_modex_later(callback, callback_data, found ? PMIX_SUCCESS : PMIX_ERR_NOT_FOUND, data);
+  });
   return PMIX_SUCCESS;
 }
 
@@ -183,8 +190,10 @@ pmix_status_t on_query(pmix_proc_t*, pmix_query_t* queries, size_t count,
   }
   if (answers->size() == 0) return PMIX_ERR_NOT_SUPPORTED;
   InfoList* list = answers.release();
-  callback(unknown ? PMIX_ERR_PARTIAL_SUCCESS : PMIX_SUCCESS, list->data(), list->size(),
-           callback_data, free_infos, list);
+  const pmix_status_t status = unknown ? PMIX_ERR_PARTIAL_SUCCESS : PMIX_SUCCESS;
+  g_context->mailbox->call([callback, callback_data, status, list] {
+    callback(status, list->data(), list->size(), callback_data, free_infos, list);
+  });
   return PMIX_SUCCESS;
 }
 
@@ -244,7 +253,8 @@ void on_log(const pmix_proc_t*, const pmix_info_t data[], size_t count, const pm
       status = PMIX_ERROR;
     }
   }
-  if (callback != nullptr) callback(status, callback_data);
+  if (callback == nullptr) return;
+  g_context->mailbox->call([callback, callback_data, status] { callback(status, callback_data); });
 }
 
 /// libpmix tells of a rank whose connection broke by an event, not by a callback of the module.

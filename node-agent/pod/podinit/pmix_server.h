@@ -1,12 +1,15 @@
 // podinit as a PMIx server: libpmix does the talking to the ranks, this answers what libpmix asks
-// of its host. libpmix has one set of callbacks per process, so there is one PmixServer. start()
-// and fork_environment() are called on the main thread; callbacks run on libpmix's and reach the
-// main loop by the Mailbox.
+// of its host. libpmix has one set of callbacks per process, so there is one server. The functions
+// are called on the main thread; callbacks run on libpmix's and reach the main loop by the Mailbox.
+// Every answer to libpmix is given by the main loop: from within the upcall itself it may deadlock
+// (PMIx_Log of 4.2 does).
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/status.h"
@@ -24,7 +27,7 @@ struct PmixContext {
   RankTable* ranks = nullptr;
   Mailbox* mailbox = nullptr;
   Exchange* exchange = nullptr;
-  Publisher publisher;
+  Publisher publisher{[this](std::function<void()> answer) { mailbox->call(std::move(answer)); }};
 };
 
 /// Starts the server and registers the job. Signals that the main loop takes have to be blocked

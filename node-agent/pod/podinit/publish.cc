@@ -72,11 +72,13 @@ Publisher::Answer Publisher::answer(const Lookup& lookup, pmix_status_t if_missi
   return result;
 }
 
-void Publisher::give(std::vector<Answer>& answers) {
-  for (Answer& item : answers) {
-    // libpmix copies the data before it returns.
-    item.callback(item.status, item.data.data(), item.data.size(), item.callback_data);
-    for (pmix_pdata_t& data : item.data) PMIX_PDATA_DESTRUCT(&data);
+void Publisher::give(std::vector<Answer> answers) {
+  for (Answer& answer : answers) {
+    executor_([item = std::move(answer)]() mutable {
+      // libpmix copies the data before it returns.
+      item.callback(item.status, item.data.data(), item.data.size(), item.callback_data);
+      for (pmix_pdata_t& data : item.data) PMIX_PDATA_DESTRUCT(&data);
+    });
   }
 }
 
@@ -112,7 +114,7 @@ pmix_status_t Publisher::publish(const pmix_proc_t& source, std::span<const pmix
       it = waiting_.erase(it);
     }
   }
-  give(answers);
+  give(std::move(answers));
   return PMIX_SUCCESS;
 }
 
@@ -136,7 +138,7 @@ void Publisher::lookup(const pmix_proc_t& reader, char** keys,
       answers.push_back(answer(request, wait ? PMIX_SUCCESS : PMIX_ERR_NOT_FOUND));
     }
   }
-  give(answers);
+  give(std::move(answers));
 }
 
 pmix_status_t Publisher::unpublish(const pmix_proc_t& source, char** keys) {
@@ -199,7 +201,7 @@ void Publisher::expire(Clock::time_point now) {
       it = waiting_.erase(it);
     }
   }
-  give(answers);
+  give(std::move(answers));
 }
 
 }  // namespace fermata::pod

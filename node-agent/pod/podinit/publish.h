@@ -1,17 +1,19 @@
 // Data that ranks publish for each other by name (MPI_Publish_name, PMIx_Publish), kept in memory
 // and so captured with podinit. Lookups may wait for what is not there yet. Any thread; callbacks
-// run under no lock of ours.
+// are called by the executor, under no lock of ours.
 #pragma once
 
 #include <pmix_server.h>
 
 #include <chrono>
+#include <functional>
 #include <list>
 #include <map>
 #include <mutex>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace fermata::pod {
@@ -20,7 +22,10 @@ class Publisher {
  public:
   using Clock = std::chrono::steady_clock;
 
-  Publisher() = default;
+  /// Has a call made later, on a thread that is not inside of an upcall of libpmix.
+  using Executor = std::function<void(std::function<void()>)>;
+
+  explicit Publisher(Executor executor) : executor_(std::move(executor)) {}
   Publisher(const Publisher&) = delete;
   Publisher& operator=(const Publisher&) = delete;
   ~Publisher();
@@ -68,8 +73,9 @@ class Publisher {
   bool visible(const Entry& entry, const pmix_proc_t& reader) const;
   size_t count_found(const Lookup& lookup) const;
   Answer answer(const Lookup& lookup, pmix_status_t if_missing);
-  static void give(std::vector<Answer>& answers);
+  void give(std::vector<Answer> answers);
 
+  Executor executor_;
   std::mutex mutex_;
   std::map<std::string, Entry> entries_;
   std::list<Lookup> waiting_;
