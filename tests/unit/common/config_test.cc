@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "common/file_util.h"
-#include "tests/unit/common/temporary_folder.h"
+#include "tests/support/scratch_folder.h"
 
 namespace fermata {
 namespace {
@@ -25,7 +25,7 @@ class ConfigFile : public testing::Test {
   }
   std::string at(const std::string& place) const { return file_.string() + ":" + place + ": "; }
 
-  TemporaryFolder folder_;
+  ScratchFolder folder_;
   std::filesystem::path file_ = folder_ / "fermata.toml";
 };
 

@@ -14,7 +14,7 @@
 #include <thread>
 
 #include "common/unique_fd.h"
-#include "tests/unit/common/temporary_folder.h"
+#include "tests/support/scratch_folder.h"
 
 namespace fermata {
 namespace {
@@ -53,7 +53,7 @@ class FsCredential : public testing::Test {
 
   bool can_read_secret() const { return UniqueFd(open(secret_.c_str(), O_RDONLY)).valid(); }
 
-  TemporaryFolder folder_;
+  ScratchFolder folder_;
   std::filesystem::path secret_ = folder_ / "secret";
 };
 

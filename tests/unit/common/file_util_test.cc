@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "common/unique_fd.h"
-#include "tests/unit/common/temporary_folder.h"
+#include "tests/support/scratch_folder.h"
 
 namespace fermata {
 namespace {
@@ -30,7 +30,7 @@ TEST(FileUtil, ReadFile_NamesTheFile_WhenThereIsNone) {
 }
 
 TEST(FileUtil, WriteFile_ReplacesTheOldOne_AndLeavesNothingBeside) {
-  const TemporaryFolder folder;
+  const ScratchFolder folder;
   const auto file = folder / "set.json";
   const std::string large(100'000, 'x');
   ASSERT_TRUE(write_file_durable(file, "old", 0600).is_ok());
@@ -43,7 +43,7 @@ TEST(FileUtil, WriteFile_ReplacesTheOldOne_AndLeavesNothingBeside) {
 }
 
 TEST(FileUtil, WriteFile_LeavesNothing_WhenItCannotBePutInPlace) {
-  const TemporaryFolder folder;
+  const ScratchFolder folder;
   ASSERT_TRUE(make_directories(folder / "taken").is_ok());
   const Status status = write_file_durable(folder / "taken", "x");
   ASSERT_FALSE(status.is_ok());
@@ -60,7 +60,7 @@ TEST(FileUtil, WriteAll_SaysThatTheDiskIsFull) {
 }
 
 TEST(FileUtil, MakeDirectories_MakesWhatIsMissing_Twice) {
-  const TemporaryFolder folder;
+  const ScratchFolder folder;
   for (int round = 0; round < 2; ++round) {
     const Status status = make_directories(folder / "a/b/c/");
     EXPECT_TRUE(status.is_ok()) << status.message();
@@ -69,7 +69,7 @@ TEST(FileUtil, MakeDirectories_MakesWhatIsMissing_Twice) {
 }
 
 TEST(FileUtil, MakeDirectories_SaysWhatIsInTheWay) {
-  const TemporaryFolder folder;
+  const ScratchFolder folder;
   ASSERT_TRUE(write_file_durable(folder / "file", "").is_ok());
   const Status direct = make_directories(folder / "file");
   EXPECT_EQ(direct.code(), Code::kStorage);

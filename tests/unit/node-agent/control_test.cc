@@ -13,7 +13,7 @@
 #include <cstring>
 #include <thread>
 
-#include "tests/unit/node-agent/scratch_folder.h"
+#include "tests/support/scratch_folder.h"
 
 namespace fermata::node_agent {
 namespace {

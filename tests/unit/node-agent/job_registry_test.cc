@@ -8,7 +8,7 @@
 #include <csignal>
 #include <fstream>
 
-#include "tests/unit/node-agent/scratch_folder.h"
+#include "tests/support/scratch_folder.h"
 
 namespace fermata::node_agent {
 namespace {

@@ -1,4 +1,4 @@
-// A folder of a test's own, gone with it. One thread.
+// A folder for one test, removed with it. Any thread.
 #pragma once
 
 #include <stdlib.h>
@@ -9,16 +9,16 @@
 
 namespace fermata {
 
-class TemporaryFolder {
+class ScratchFolder {
  public:
-  TemporaryFolder() {
+  ScratchFolder() {
     std::string name = std::filesystem::temp_directory_path() / "fermata-test-XXXXXX";
     if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
     path_ = name;
   }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder() {
+  ScratchFolder(const ScratchFolder&) = delete;
+  ScratchFolder& operator=(const ScratchFolder&) = delete;
+  ~ScratchFolder() {
     std::error_code ignored;
     std::filesystem::remove_all(path_, ignored);
   }
