@@ -57,7 +57,7 @@ TEST_F(ShellTest, Shell_IsAPlainRootProcess) {
     EXPECT_EQ(status_line(init, set), "0000000000000000") << set;
   }
   EXPECT_TRUE(fs::is_empty(fmt::format("/proc/{}/fd", init)));
-  EXPECT_EQ(fs::read_symlink(fmt::format("/proc/{}/cwd", init)), "/");
+  EXPECT_TRUE(fs::equivalent(fmt::format("/proc/{}/cwd", init), "/"));
   EXPECT_EQ(getsid(init), init);
   EXPECT_THAT(status_line(init, "NSpid"), HasSubstr("\t1"));
   EXPECT_TRUE(pod->destroy());
