@@ -46,6 +46,7 @@ struct AgentReport {
   bool copied = false;        ///< memory was copied while the pod stood, and written while it ran
   std::string image;          ///< file name in the folder of the set
   std::string digest;         ///< of the image
+  std::string time;           ///< of the cut, ISO 8601 in UTC
 };
 
 class Agent {

@@ -93,7 +93,7 @@ SetOutcome take_set(const SetOrder& order, std::span<Agent* const> agents,
     if (!outcome.status) break;
   }
   // All images are durable under their names. The manifest makes them a set.
-  if (outcome.status) outcome.status = write_manifest(outcome.reports).within("manifest");
+  if (outcome.status) outcome.status = write_manifest(outcome).within("manifest");
 
   if (!outcome.status) {
     for (Agent* agent : agents) agent->roll_back(order);

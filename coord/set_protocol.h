@@ -50,9 +50,9 @@ struct SetOutcome {
   uint64_t image_bytes() const;   ///< sum over the pods
 };
 
-/// Makes the set committed, given what the agents reported: writes the manifest, durably. On
-/// failure nothing of the manifest may be left.
-using WriteManifest = std::function<Status(const std::vector<AgentReport>& reports)>;
+/// Makes the set committed, given what is known of it so far (reports, times of the phases): writes
+/// the manifest, durably. On failure nothing of the manifest may be left.
+using WriteManifest = std::function<Status(const SetOutcome& so_far)>;
 
 /// Takes one set. Whatever fails before the manifest is durable, every agent is rolled back.
 SetOutcome take_set(const SetOrder& order, std::span<Agent* const> agents,

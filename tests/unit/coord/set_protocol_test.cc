@@ -80,11 +80,10 @@ class SetProtocol : public testing::Test {
     order.crid = Crid{7};
     order.end_job = end_job;
     const std::array<Agent*, 2> agents{&n0_, &n1_};
-    return take_set(order, agents, deadlines_, clock_,
-                    [this](const std::vector<AgentReport>& reports) {
-                      events_.push_back("manifest of " + reports[0].image + " " + reports[1].image);
-                      return manifest_status_;
-                    });
+    return take_set(order, agents, deadlines_, clock_, [this](const SetOutcome& so_far) {
+      events_.push_back("manifest of " + so_far.reports[0].image + " " + so_far.reports[1].image);
+      return manifest_status_;
+    });
   }
 
   std::vector<std::string> events_after(const std::string& event) const {

@@ -1,0 +1,51 @@
+// fermata checkpoint: takes a set of a running job now.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "cli/command.h"
+#include "cli/stand_in.h"
+
+namespace fermata::cli {
+namespace {
+
+struct Options {
+  std::string job;
+  bool end_job = false;
+  bool json = false;
+};
+
+Result<int> checkpoint(const Invocation& invocation, const Options& options) {
+  FERMATA_ASSIGN(const node_agent::JobRecord record, living_job(invocation, options.job));
+  FERMATA_ASSIGN(const node_agent::ControlReply reply,
+                 ask_or_stand_in(invocation, record,
+                                 {node_agent::ControlRequest::Kind::kCheckpoint, options.end_job}));
+  if (options.json && !reply.body.empty()) {
+    std::puts(reply.body.c_str());
+    return exit_code_of(reply.status.code());
+  }
+  if (!reply.status) return fail(reply.status.within("no checkpoint, the job runs on"));
+  const nlohmann::json body = nlohmann::json::parse(reply.body, nullptr, false);
+  if (body.is_object()) std::puts(body.value("sentence", "committed").c_str());
+  return 0;
+}
+
+}  // namespace
+
+void add_checkpoint(CLI::App& app, Invocation& invocation) {
+  auto options = std::make_shared<Options>();
+  CLI::App* sub = app.add_subcommand("checkpoint", "Take a checkpoint of a running job now");
+  sub->add_option("JOB", options->job, "The job: 12 or 12.0")->required();
+  sub->add_flag("--kill", options->end_job,
+                "End the job once the checkpoint is committed; it does "
+                "not run on in between");
+  sub->add_flag("--json", options->json, "For programs");
+  sub->callback([options, &invocation] {
+    invocation.action = [options, &invocation] {
+      const Result<int> status = checkpoint(invocation, *options);
+      return status ? *status : fail(status.error());
+    };
+  });
+}
+
+}  // namespace fermata::cli

@@ -1,0 +1,85 @@
+#include "cli/command.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "node-agent/pod/pod.h"
+
+namespace fermata::cli {
+
+namespace fs = std::filesystem;
+
+node_agent::JobRegistry Invocation::registry() const {
+  // For tests: jobs of their own. Not honoured where the caller gains rights by us.
+  const char* root = secure_getenv("FERMATA_RUN_DIR");
+  return root != nullptr ? node_agent::JobRegistry(root) : node_agent::JobRegistry();
+}
+
+fs::path Invocation::checkpoint_dir(const std::string& option) const {
+  fs::path dir = "fermata-checkpoints";
+  const char* environment = getenv("FERMATA_CHECKPOINT_DIR");
+  if (!option.empty()) {
+    dir = option;
+  } else if (environment != nullptr && *environment != '\0') {
+    dir = environment;
+  } else if (config.checkpoint_dir) {
+    dir = *config.checkpoint_dir;
+  }
+  std::error_code error;
+  const fs::path absolute = fs::absolute(dir, error).lexically_normal();
+  return absolute.has_filename() ? absolute : absolute.parent_path();
+}
+
+void say(std::string_view sentence) {
+  const std::string line = fmt::format("fermata: {}\n", sentence);
+  // One write, so that lines of several processes on one terminal do not mix.
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
+}
+
+int fail(const Status& status) {
+  say(status.message());
+  return exit_code_of(status.code());
+}
+
+Result<Credentials> job_owner(const std::string& user_option) {
+  FERMATA_ASSIGN(Credentials caller, credentials_of_caller());
+  if (user_option.empty()) return caller;
+  FERMATA_ASSIGN(Credentials user, credentials_of(user_option));
+  if (caller.uid != 0 && user.uid != caller.uid) {
+    return failure(Code::kPermission,
+                   fmt::format("--user {}: only root may run jobs of others", user_option));
+  }
+  return user;
+}
+
+Result<Credentials> folder_owner(const fs::path& dir) {
+  FERMATA_ASSIGN(Credentials caller, credentials_of_caller());
+  if (caller.uid != 0) return caller;
+  struct stat status {};
+  // The ledger is what is opened first; where there is none the folder will say so.
+  if (lstat((dir / "ledger.sqlite").c_str(), &status) != 0 && lstat(dir.c_str(), &status) != 0) {
+    return caller;
+  }
+  return credentials_of(std::to_string(status.st_uid));
+}
+
+Status require_capabilities() {
+  const std::string missing = pod::missing_capabilities();
+  if (missing.empty()) return {};
+  return {Code::kPermission,
+          fmt::format("this needs capabilities that are missing here: {}; run it as root, for "
+                      "example with sudo",
+                      missing)};
+}
+
+Result<node_agent::JobRecord> living_job(const Invocation& invocation, const std::string& job) {
+  FERMATA_ASSIGN(const JobStep step, parse_job_step(job));
+  FERMATA_ASSIGN(node_agent::JobRecord record, invocation.registry().find(step));
+  return record;
+}
+
+}  // namespace fermata::cli

@@ -1,0 +1,266 @@
+#include "cli/job_session.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <array>
+#include <csignal>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "cli/command.h"
+#include "cli/embedded_agent.h"
+#include "common/size_parse.h"
+#include "common/time_parse.h"
+#include "node-agent/write_rate.h"
+
+namespace fermata::cli {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+using Clock = std::chrono::steady_clock;
+
+/// What a user, a shell or a batch system sends; each goes to the job.
+constexpr std::array kForwarded{SIGINT,  SIGTERM, SIGHUP,  SIGQUIT,
+                                SIGUSR1, SIGUSR2, SIGCONT, SIGWINCH};
+
+/// Exit status of a job ended by `fermata checkpoint --kill`: as a shell says "killed".
+constexpr int kEndedByRequest = 128 + SIGKILL;
+
+sigset_t forwarded_set() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signo : kForwarded) sigaddset(&set, signo);
+  return set;
+}
+
+double milliseconds_of(coord::Duration duration) {
+  return std::chrono::duration<double, std::milli>(duration).count();
+}
+
+/// When the next set is due. A set that takes longer than the interval makes the missed ones fall
+/// out.
+class Schedule {
+ public:
+  explicit Schedule(milliseconds interval) : interval_(interval), due_(Clock::now() + interval) {}
+
+  bool due() const { return interval_.count() > 0 && Clock::now() >= due_; }
+  void advance() {
+    while (due_ <= Clock::now()) due_ += interval_;
+  }
+  /// For poll(2): -1, for ever, without an interval.
+  int timeout() const {
+    if (interval_.count() == 0) return -1;
+    const auto left = std::chrono::ceil<milliseconds>(due_ - Clock::now()).count();
+    return static_cast<int>(std::clamp<int64_t>(left, 0, 3'600'000));
+  }
+
+ private:
+  milliseconds interval_;
+  Clock::time_point due_;
+};
+
+class Session {
+ public:
+  Session(pod::Pod& pod, const node_agent::JobRecord& record, const Credentials& owner,
+          node_agent::ControlServer& control, coord::Coordinator& coordinator,
+          const SessionOptions& options)
+      : pod_(pod),
+        record_(record),
+        owner_(owner),
+        control_(control),
+        coordinator_(coordinator),
+        options_(options),
+        schedule_(options.interval),
+        agent_({record.job, pod.init_pid(), pod.group(), owner}) {}
+
+  int run() {
+    const sigset_t set = forwarded_set();
+    signals_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+    std::array<pollfd, 3> waits{pollfd{pod_.init_pidfd(), POLLIN, 0},
+                                pollfd{control_.fd(), POLLIN, 0},
+                                pollfd{signals_.get(), POLLIN, 0}};
+    while (true) {
+      if (poll(waits.data(), waits.size(), schedule_.timeout()) < 0 && errno != EINTR) {
+        say(fmt::format("waiting for job {}: {}", to_string(record_.job), std::strerror(errno)));
+        break;
+      }
+      // Signals go first: they must not wait for a set. The end of the job goes before a set of it.
+      if ((waits[2].revents & POLLIN) != 0) forward_signals();
+      if ((waits[0].revents & POLLIN) != 0) break;
+      if ((waits[1].revents & POLLIN) != 0) answer();
+      if (schedule_.due()) {
+        checkpoint(false);
+        schedule_.advance();
+      }
+    }
+    return finish();
+  }
+
+ private:
+  bool job_has_ended() const {
+    pollfd init{pod_.init_pidfd(), POLLIN, 0};
+    return poll(&init, 1, 0) == 1;
+  }
+
+  void forward_signals() {
+    signalfd_siginfo info{};
+    while (read(signals_.get(), &info, sizeof(info)) == static_cast<ssize_t>(sizeof(info))) {
+      // A job that ends meanwhile needs no signal.
+      [[maybe_unused]] const Status sent = pod_.signal(static_cast<int>(info.ssi_signo));
+    }
+  }
+
+  coord::TriedSet checkpoint(bool end_job) {
+    coord::TriedSet tried = take_set(coordinator_, record_, owner_, agent_, end_job);
+    if (tried.outcome.committed()) {
+      last_committed_ = tried.crid;
+      ended_by_request_ = end_job && tried.outcome.end_job.is_ok();
+      if (!options_.quiet) say(describe(tried));
+    } else if (job_has_ended()) {
+      if (!options_.quiet) say("no checkpoint: the job ended meanwhile");
+    } else {
+      say(describe(tried) + "; the job runs on");
+    }
+    return tried;
+  }
+
+  void answer() {
+    std::optional<node_agent::ControlCall> call = control_.accept();
+    if (!call) return;
+    if (call->request().kind == node_agent::ControlRequest::Kind::kAble) {
+      call->reply(answer_able(coordinator_, agent_));
+      return;
+    }
+    const coord::TriedSet tried = checkpoint(call->request().end_job);
+    call->reply({tried.outcome.status, describe_json(tried)});
+  }
+
+  int finish() {
+    const std::optional<int> status = pod_.reap();
+    const Status destroyed = pod_.destroy();
+    if (!destroyed) say(destroyed.message());
+    const std::string job = to_string(record_.job);
+    if (ended_by_request_) {
+      say(fmt::format("job {} was ended after checkpoint {}; `fermata restart {}` continues it",
+                      job, to_string(last_committed_), job));
+      return kEndedByRequest;
+    }
+    if (!status || WIFEXITED(*status)) return status ? WEXITSTATUS(*status) : 0;
+    std::string line = fmt::format("job {} was killed by signal {} ({})", job, WTERMSIG(*status),
+                                   strsignal(WTERMSIG(*status)));
+    if (last_committed_.value != 0) {
+      line += fmt::format("; `fermata restart {}` continues it from checkpoint {}", job,
+                          to_string(last_committed_));
+    }
+    say(line);
+    return 128 + WTERMSIG(*status);
+  }
+
+  pod::Pod& pod_;
+  const node_agent::JobRecord& record_;
+  const Credentials& owner_;
+  node_agent::ControlServer& control_;
+  coord::Coordinator& coordinator_;
+  const SessionOptions options_;
+  Schedule schedule_;
+  node_agent::PodAgent agent_;
+  UniqueFd signals_;
+  Crid last_committed_;
+  bool ended_by_request_ = false;
+};
+
+}  // namespace
+
+Status take_over_signals() {
+  const sigset_t set = forwarded_set();
+  if (const int error = pthread_sigmask(SIG_BLOCK, &set, nullptr); error != 0) {
+    return errno_status(error, "blocking signals");
+  }
+  return {};
+}
+
+std::string describe(const coord::TriedSet& tried) {
+  const coord::SetOutcome& outcome = tried.outcome;
+  if (!outcome.committed()) {
+    const std::string name =
+        tried.crid.value == 0 ? "checkpoint" : "checkpoint " + to_string(tried.crid);
+    return fmt::format("{} failed: {}", name, outcome.status.message());
+  }
+  std::string line = fmt::format(
+      "checkpoint {} committed: stood still {:.0f} ms, {} of memory, image {}, {:.2f} s",
+      to_string(tried.crid), milliseconds_of(outcome.stand_still()),
+      format_size(outcome.memory_bytes()), format_size(outcome.image_bytes()),
+      milliseconds_of(outcome.total) / 1000);
+  if (!outcome.end_job) line += fmt::format("; not ended: {}", outcome.end_job.message());
+  return line;
+}
+
+std::string describe_json(const coord::TriedSet& tried) {
+  const coord::SetOutcome& outcome = tried.outcome;
+  json phases = json::object();
+  for (const coord::Phase phase : coord::kPhases) {
+    phases[std::string(coord::phase_name(phase))] =
+        milliseconds_of(outcome.phase_time[static_cast<size_t>(phase)]);
+  }
+  const bool copied = std::all_of(outcome.reports.begin(), outcome.reports.end(),
+                                  [](const coord::AgentReport& report) { return report.copied; });
+  json out = {{"crid", tried.crid.value},
+              {"committed", outcome.committed()},
+              {"folder", tried.folder.string()},
+              {"stand_still_ms", milliseconds_of(outcome.stand_still())},
+              {"memory_bytes", outcome.memory_bytes()},
+              {"image_bytes", outcome.image_bytes()},
+              {"copied", copied && !outcome.reports.empty()},
+              {"total_ms", milliseconds_of(outcome.total)},
+              {"phases_ms", phases},
+              {"sentence", describe(tried)}};
+  if (!outcome.committed()) out["reason"] = outcome.status.message();
+  return out.dump(2, ' ', false, json::error_handler_t::replace);
+}
+
+coord::TriedSet take_set(coord::Coordinator& coordinator, const node_agent::JobRecord& record,
+                         const Credentials& owner, node_agent::PodAgent& agent, bool end_job) {
+  EmbeddedAgent embedded(agent);
+  const std::array<coord::Agent*, 1> agents{&embedded};
+  return coordinator.take_set({record.job, record.ranks, record.command, owner}, agents, end_job);
+}
+
+node_agent::ControlReply answer_able(const coord::Coordinator& coordinator,
+                                     node_agent::PodAgent& agent) {
+  const Result<node_agent::AbleAnswer> able = agent.able(EmbeddedAgent::kFreezeDeadline);
+  json out = {{"able", able.has_value()}};
+  if (!able) {
+    out["reason"] = able.error().message();
+    return {able.error(), out.dump(2, ' ', false, json::error_handler_t::replace)};
+  }
+  out["memory_bytes"] = able->memory_bytes;
+  out["image_bytes"] = able->image_bytes;
+  out["processes"] = able->processes;
+  out["threads"] = able->threads;
+  out["stand_still_ms"] = milliseconds_of(able->stand_still);
+  const Result<double> rate = [&]() -> Result<double> {
+    FERMATA_ASSIGN(const FsCredentialScope scope, FsCredentialScope::enter(coordinator.owner()));
+    return node_agent::measure_write_rate(coordinator.dir());
+  }();
+  if (rate) {
+    out["seconds"] =
+        milliseconds_of(able->stand_still) / 1000 + static_cast<double>(able->image_bytes) / *rate;
+    out["write_bytes_per_second"] = *rate;
+  } else {
+    out["folder_problem"] = rate.error().message();
+  }
+  return {Status::ok(), out.dump(2)};
+}
+
+int hold_job(pod::Pod& pod, const node_agent::JobRecord& record, const Credentials& owner,
+             node_agent::ControlServer& control, coord::Coordinator& coordinator,
+             const SessionOptions& options) {
+  return Session(pod, record, owner, control, coordinator, options).run();
+}
+
+}  // namespace fermata::cli

@@ -1,0 +1,44 @@
+// A job in the hands of this process: its pod, its claim, what takes its sets, and the loop that
+// waits for its end. Shared by `fermata run` and `fermata restart`. On one thread, the tracer.
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+
+#include "coord/coordinator.h"
+#include "node-agent/control.h"
+#include "node-agent/job_registry.h"
+#include "node-agent/pod/pod.h"
+#include "node-agent/pod_agent.h"
+
+namespace fermata::cli {
+
+struct SessionOptions {
+  std::chrono::milliseconds interval{0};  ///< 0: sets only on request
+  bool quiet = false;
+};
+
+/// Signals that end or steer a job are blocked from here on, to be read and handed to it. Call
+/// before the pod is made (its processes start with none blocked).
+Status take_over_signals();
+
+/// "17 committed: stood still 31 ms, ..." or why not.
+std::string describe(const coord::TriedSet& tried);
+/// The same for programs: one JSON object.
+std::string describe_json(const coord::TriedSet& tried);
+
+/// Takes a set of a job through `agent`.
+coord::TriedSet take_set(coord::Coordinator& coordinator, const node_agent::JobRecord& record,
+                         const Credentials& owner, node_agent::PodAgent& agent, bool end_job);
+/// The answer to `fermata able`: JSON text in the body, a sentence in the status when it is no.
+node_agent::ControlReply answer_able(const coord::Coordinator& coordinator,
+                                     node_agent::PodAgent& agent);
+
+/// Holds the job until it has ended: passes signals on, takes sets at the interval and on request.
+/// Then the pod's group is removed. Returns the exit status of `fermata run`.
+int hold_job(pod::Pod& pod, const node_agent::JobRecord& record, const Credentials& owner,
+             node_agent::ControlServer& control, coord::Coordinator& coordinator,
+             const SessionOptions& options);
+
+}  // namespace fermata::cli

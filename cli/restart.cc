@@ -1,0 +1,156 @@
+// fermata restart: brings a job back from a committed set and holds it to its end.
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <ctime>
+
+#include "cli/command.h"
+#include "cli/job_session.h"
+#include "common/log.h"
+#include "common/size_parse.h"
+#include "common/time_parse.h"
+#include "node-agent/restore.h"
+
+namespace fermata::cli {
+namespace {
+
+struct Options {
+  std::string job;
+  uint64_t crid = 0;
+  std::string dir;
+  std::string interval;
+  std::string user;
+  bool quiet = false;
+};
+
+/// A job becomes what the owner of its manifest is, whatever stands in it: who could write that
+/// file could run programs as that user anyway.
+Status check_owner(const coord::ChosenSet& set, const Credentials& owner) {
+  const std::filesystem::path manifest = set.folder / "set.json";
+  struct stat status {};
+  if (lstat(manifest.c_str(), &status) != 0) return errno_status(errno, manifest.string());
+  if (!S_ISREG(status.st_mode)) {
+    return {Code::kDamaged, fmt::format("{}: not a regular file", manifest.string())};
+  }
+  if (status.st_uid == owner.uid) return {};
+  return {Code::kPermission,
+          fmt::format("{}: belongs to user {}, not to {}; root may restart it with --user",
+                      manifest.string(), status.st_uid, owner.name)};
+}
+
+Result<int> restart(const Invocation& invocation, const Options& options) {
+  FERMATA_TRY_RESULT(require_capabilities());
+  SessionOptions session;
+  session.quiet = options.quiet;
+  if (!options.interval.empty()) {
+    FERMATA_ASSIGN(session.interval, parse_duration(options.interval));
+    if (session.interval.count() == 0) {
+      return failure(Code::kUsage, "--checkpoint-interval: must be more than zero");
+    }
+  }
+  std::optional<JobStep> wanted;
+  if (!options.job.empty()) {
+    FERMATA_ASSIGN(wanted, parse_job_step(options.job));
+  }
+  std::optional<Crid> crid;
+  if (options.crid != 0) crid = Crid{options.crid};
+
+  const std::filesystem::path dir = invocation.checkpoint_dir(options.dir);
+  FERMATA_ASSIGN(const Credentials owner,
+                 options.user.empty() ? folder_owner(dir) : job_owner(options.user));
+  coord::Coordinator coordinator(dir, owner);
+  if (!wanted) {
+    FERMATA_ASSIGN(const coord::ChosenSet newest, coordinator.choose(std::nullopt, crid));
+    wanted = newest.manifest.job;
+  }
+
+  node_agent::JobRegistry registry = invocation.registry();
+  const auto busy = [&] {
+    return failure(Code::kBusy, fmt::format("job {} still runs; end it first, for example with "
+                                            "`fermata checkpoint {} --kill`",
+                                            to_string(*wanted), to_string(*wanted)));
+  };
+  if (registry.find(*wanted)) return busy();
+  FERMATA_ASSIGN(node_agent::JobClaim claim, registry.claim(*wanted));
+  if (registry.find(*wanted)) return busy();
+  FERMATA_TRY_RESULT(coordinator.settle_attempts(*wanted));
+  FERMATA_ASSIGN(const coord::ChosenSet set, coordinator.choose(wanted, crid));
+  if (options.user.empty()) FERMATA_TRY_RESULT(check_owner(set, owner));
+  if (set.manifest.images.size() != 1) {
+    return failure(Code::kUnsupported,
+                   fmt::format("set {} has {} pods; this version restarts sets "
+                               "of one",
+                               to_string(set.manifest.crid), set.manifest.images.size()));
+  }
+  FERMATA_ASSIGN(node_agent::ControlServer control,
+                 node_agent::ControlServer::listen(claim.control_socket(), owner.uid));
+  FERMATA_TRY_RESULT(take_over_signals());
+
+  node_agent::JobRecord record;
+  record.job = *wanted;
+  record.agent = getpid();
+  record.folder = coordinator.dir();
+  record.owner_uid = owner.uid;
+  record.owner = owner.name;
+  record.ranks = set.manifest.ranks;
+  record.command = set.manifest.command;
+  record.started = std::time(nullptr);
+  record.interval_s = std::chrono::duration<double>(session.interval).count();
+  const auto publish = [&](const pod::Pod& pod) {
+    record.init = pod.init_pid();
+    record.init_start = node_agent::process_start_time(record.init);
+    record.group = pod.group();
+    return claim.publish(record);
+  };
+
+  const storage::ManifestImage& image = set.manifest.images.front();
+  node_agent::RestoreOrder order;
+  order.job = *wanted;
+  order.crid = set.manifest.crid;
+  order.image = set.folder / image.file;
+  order.digest = image.digest;
+  order.owner = owner;
+  const auto start = std::chrono::steady_clock::now();
+  FERMATA_ASSIGN(node_agent::RestoredPod restored, node_agent::restore(order, publish));
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+
+  for (const std::string& note : restored.notes) log_warning(note);
+  if (!session.quiet) {
+    say(fmt::format("job {} restarted from checkpoint {} of {}: {} processes, {}, {:.2f} s",
+                    to_string(*wanted), to_string(order.crid), set.manifest.time,
+                    restored.processes, format_size(restored.memory_bytes), took.count()));
+  }
+  return hold_job(restored.pod, record, owner, control, coordinator, session);
+}
+
+}  // namespace
+
+void add_restart(CLI::App& app, Invocation& invocation) {
+  auto options = std::make_shared<Options>();
+  CLI::App* sub =
+      app.add_subcommand("restart", "Bring a job back from its last committed checkpoint");
+  sub->add_option("JOB", options->job, "The job; without it the newest in the folder");
+  sub->add_option("--crid", options->crid, "This checkpoint instead of the newest")
+      ->check(CLI::PositiveNumber)
+      ->type_name("N");
+  sub->add_option("--checkpoint-dir", options->dir, "Where checkpoints lie")->type_name("DIR");
+  sub->add_option("--checkpoint-interval", options->interval, "Take a checkpoint every T")
+      ->type_name("T");
+  sub->add_option("--user", options->user, "Run as this user (root only) [the checkpoints' owner]")
+      ->type_name("NAME");
+  sub->add_flag("-q,--quiet", options->quiet, "Say nothing but failures");
+  sub->footer(
+      "The job keeps its number. Its streams are those of this command, its exit status too, as\n"
+      "`fermata run` has it.");
+  sub->callback([options, &invocation] {
+    invocation.action = [options, &invocation] {
+      const Result<int> status = restart(invocation, *options);
+      return status ? *status : fail(status.error());
+    };
+  });
+}
+
+}  // namespace fermata::cli

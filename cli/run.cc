@@ -1,0 +1,177 @@
+// fermata run: starts a job in a pod and holds it to its end.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <ctime>
+
+#include "cli/command.h"
+#include "cli/job_session.h"
+#include "common/time_parse.h"
+
+extern char** environ;  // NOLINT(readability-redundant-declaration): not every libc has it
+
+namespace fermata::cli {
+namespace {
+
+struct Options {
+  uint32_t ranks = 1;
+  std::string interval;
+  std::string dir;
+  std::string user;
+  bool quiet = false;
+};
+
+constexpr int kNotFoundExit = 127;  // as shells have it
+
+/// The caller's environment; for another user with that user's name and home.
+std::vector<std::string> environment_for(const Credentials& owner) {
+  std::vector<std::string> variables;
+  const bool other = owner.uid != getuid();
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view variable(*entry);
+    if (other && (variable.starts_with("HOME=") || variable.starts_with("USER=") ||
+                  variable.starts_with("LOGNAME="))) {
+      continue;
+    }
+    variables.emplace_back(variable);
+  }
+  if (other) {
+    variables.push_back("HOME=" + owner.home);
+    variables.push_back("USER=" + owner.name);
+    variables.push_back("LOGNAME=" + owner.name);
+  }
+  return variables;
+}
+
+/// A number that is new both on this machine and in the checkpoint folder.
+Result<JobStep> number_job(node_agent::JobRegistry& registry, const coord::Coordinator& coordinator,
+                           bool folder_needed) {
+  FERMATA_ASSIGN(JobStep job, registry.allot(0));
+  Result<uint64_t> wanted = coordinator.next_job(job.job);
+  if (!wanted) {
+    // Sets may never be asked for: then the folder does not matter.
+    if (folder_needed) return Failure(std::move(wanted).error());
+    return job;
+  }
+  while (*wanted != job.job) {
+    FERMATA_ASSIGN(job, registry.allot(*wanted));
+    FERMATA_ASSIGN(wanted, coordinator.next_job(job.job));
+  }
+  return job;
+}
+
+Result<int> run(const Invocation& invocation, const Options& options,
+                const std::vector<std::string>& command) {
+  FERMATA_TRY_RESULT(require_capabilities());
+  FERMATA_ASSIGN(const Credentials owner, job_owner(options.user));
+  SessionOptions session;
+  session.quiet = options.quiet;
+  if (!options.interval.empty()) {
+    FERMATA_ASSIGN(session.interval, parse_duration(options.interval));
+    if (session.interval.count() == 0) {
+      return failure(Code::kUsage, "--checkpoint-interval: must be more than zero");
+    }
+  }
+  coord::Coordinator coordinator(invocation.checkpoint_dir(options.dir), owner);
+  const bool folder_needed = session.interval.count() > 0;
+  if (folder_needed) FERMATA_TRY_RESULT(coordinator.make_folder());
+
+  node_agent::JobRegistry registry = invocation.registry();
+  FERMATA_ASSIGN(const JobStep job, number_job(registry, coordinator, folder_needed));
+  FERMATA_ASSIGN(node_agent::JobClaim claim, registry.claim(job));
+  FERMATA_ASSIGN(node_agent::ControlServer control,
+                 node_agent::ControlServer::listen(claim.control_socket(), owner.uid));
+
+  pod::PodSpec spec;
+  spec.job = job;
+  spec.user = owner;
+  spec.ranks = options.ranks;
+  spec.command = command;
+  spec.environment = environment_for(owner);
+  std::error_code error;
+  spec.working_directory = std::filesystem::current_path(error).string();
+  if (error) return errno_failure(error.value(), "working directory");
+
+  FERMATA_TRY_RESULT(take_over_signals());
+  Result<pod::Pod> pod = pod::Pod::launch(spec);
+  if (!pod) {
+    const int exit_status = fail(pod.error());
+    return pod.error().code() == Code::kNotFound ? kNotFoundExit : exit_status;
+  }
+
+  node_agent::JobRecord record;
+  record.job = job;
+  record.init = pod->init_pid();
+  record.init_start = node_agent::process_start_time(record.init);
+  record.agent = getpid();
+  record.group = pod->group();
+  record.folder = coordinator.dir();
+  record.owner_uid = owner.uid;
+  record.owner = owner.name;
+  record.ranks = options.ranks;
+  record.command = command;
+  record.started = std::time(nullptr);
+  record.interval_s = std::chrono::duration<double>(session.interval).count();
+  if (const Status published = claim.publish(record); !published) {
+    // A job nobody can find is no use to anybody.
+    [[maybe_unused]] const Status destroyed = pod->destroy();
+    return Failure(published);
+  }
+  if (!session.quiet) {
+    const std::string when = folder_needed
+                                 ? fmt::format("every {}", format_duration(session.interval))
+                                 : std::string("on request");
+    say(fmt::format("job {} started ({} {}), checkpoints in {} {}", to_string(job), options.ranks,
+                    options.ranks == 1 ? "rank" : "ranks", coordinator.dir().string(), when));
+  }
+  return hold_job(*pod, record, owner, control, coordinator, session);
+}
+
+}  // namespace
+
+void add_run(CLI::App& app, Invocation& invocation) {
+  auto options = std::make_shared<Options>();
+  CLI::App* sub =
+      app.add_subcommand("run",
+                         "Run a program, an MPI job or any other, so that it can be held:\n"
+                         "fermata run [OPTIONS] -- COMMAND [ARGUMENTS...]");
+  sub->add_option("-n,--ranks", options->ranks, "Number of MPI ranks")
+      ->check(CLI::Range(1, 100000))
+      ->type_name("N");
+  sub->add_option("--checkpoint-interval", options->interval,
+                  "Take a checkpoint every T: 30m, 2h, 5s, or as Slurm writes times (a bare number "
+                  "is minutes)")
+      ->type_name("T");
+  sub->add_option("--checkpoint-dir", options->dir,
+                  "Where checkpoints lie [$FERMATA_CHECKPOINT_DIR, the config file, "
+                  "./fermata-checkpoints]")
+      ->type_name("DIR");
+  sub->add_option("--user", options->user, "Run as this user (root only)")->type_name("NAME");
+  sub->add_flag("-q,--quiet", options->quiet, "Say nothing but failures");
+  sub->prefix_command();
+  sub->footer(
+      "The exit status is the job's: the highest of its ranks, 128+N when signal N ended it, 137 "
+      "when\n`fermata checkpoint --kill` did, 127 when the program cannot be found.");
+  sub->callback([sub, options, &invocation] {
+    invocation.action = [sub, options, &invocation] {
+      std::vector<std::string> command = sub->remaining();
+      const bool unknown_option = !command.empty() && command.front().starts_with("-");
+      if (!command.empty() && !invocation.after_dashes.empty()) command.emplace_back("--");
+      command.insert(command.end(), invocation.after_dashes.begin(), invocation.after_dashes.end());
+      if (command.empty()) {
+        return fail({Code::kUsage, "run: no command; `fermata run -n 4 -- program arguments`"});
+      }
+      if (unknown_option) {
+        return fail(
+            {Code::kUsage, fmt::format("run: no option {}; `fermata run --help` lists them, "
+                                       "a program comes after \"--\"",
+                                       command.front())});
+      }
+      const Result<int> status = run(invocation, *options, command);
+      return status ? *status : fail(status.error());
+    };
+  });
+}
+
+}  // namespace fermata::cli

@@ -1,0 +1,191 @@
+#include "coord/coordinator.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "common/file_util.h"
+#include "common/log.h"
+
+namespace fermata::coord {
+namespace {
+
+using storage::Ledger;
+using storage::LedgerSet;
+using storage::Manifest;
+using storage::SetState;
+
+double milliseconds_of(Duration duration) {
+  return std::chrono::duration<double, std::milli>(duration).count();
+}
+
+Manifest manifest_of_reports(const SetOrder& order, const JobDescription& job,
+                             std::span<Agent* const> agents, const SetOutcome& so_far) {
+  Manifest manifest;
+  manifest.crid = order.crid;
+  manifest.parent = order.parent;
+  manifest.job = job.job;
+  manifest.ranks = job.ranks;
+  manifest.command = job.command;
+  manifest.user = job.owner.name;
+  manifest.tool_version = FERMATA_VERSION;
+  manifest.result = order.end_job ? "killed" : "resumed";
+  for (size_t i = 0; i < so_far.reports.size(); ++i) {
+    const AgentReport& report = so_far.reports[i];
+    manifest.images.push_back({static_cast<uint32_t>(i), agents[i]->node(), report.image,
+                               report.image_bytes, report.memory_bytes, report.digest});
+    manifest.stand_still_ms =
+        std::max(manifest.stand_still_ms, milliseconds_of(report.stand_still));
+    if (manifest.time.empty()) manifest.time = report.time;
+  }
+  for (const Phase phase : kPhases) {
+    manifest.phases_ms.emplace_back(phase_name(phase),
+                                    milliseconds_of(so_far.phase_time[static_cast<size_t>(phase)]));
+  }
+  return manifest;
+}
+
+}  // namespace
+
+Status Coordinator::make_folder() const {
+  FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
+  FERMATA_TRY(make_directories(dir_, 0700));
+  FERMATA_ASSIGN_STATUS([[maybe_unused]] const Ledger ledger, Ledger::open_or_create(dir_));
+  return {};
+}
+
+Result<uint64_t> Coordinator::next_job(uint64_t minimum) const {
+  FERMATA_ASSIGN(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
+  Result<Ledger> ledger = Ledger::open(dir_);
+  if (!ledger) {
+    if (ledger.error().code() == Code::kNotFound) return minimum;
+    return Failure(std::move(ledger).error());
+  }
+  return ledger->allot_job(minimum);
+}
+
+Status Coordinator::settle_attempts(JobStep job) const {
+  FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
+  FERMATA_ASSIGN_STATUS(Ledger ledger, Ledger::open(dir_));
+  FERMATA_ASSIGN_STATUS(const std::vector<LedgerSet> sets, ledger.sets(job));
+  for (const LedgerSet& set : sets) {
+    if (set.state != SetState::kAttempt) continue;
+    const std::filesystem::path folder = storage::set_folder(dir_, set.job, set.crid);
+    // The manifest decides: an agent that died after it was durable had committed the set.
+    const Result<Manifest> manifest = storage::read_manifest(folder);
+    if (manifest) {
+      FERMATA_TRY(ledger.commit(*manifest));
+    } else if (manifest.error().code() == Code::kNotFound) {
+      FERMATA_TRY(storage::remove_part_files(folder));
+      FERMATA_TRY(ledger.abort(set.crid, "the agent died before the set was committed"));
+    }
+  }
+  return {};
+}
+
+TriedSet Coordinator::take_set(const JobDescription& job, std::span<Agent* const> agents,
+                               bool end_job) {
+  TriedSet tried;
+  SetOrder order;
+  order.job = job.job;
+  order.end_job = end_job;
+
+  // The CRID is durable before anything is made under it.
+  const auto begin = [&]() -> Status {
+    FERMATA_TRY(make_folder());
+    FERMATA_TRY(settle_attempts(job.job));
+    FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
+    FERMATA_ASSIGN_STATUS(Ledger ledger, Ledger::open(dir_));
+    FERMATA_ASSIGN_STATUS(order.crid,
+                          ledger.allot_crid(job.job, job.owner.name, display_command(job.command)));
+    tried.crid = order.crid;
+    FERMATA_ASSIGN_STATUS(order.folder, storage::make_set_folder(dir_, job.job, order.crid));
+    tried.folder = order.folder;
+    return {};
+  };
+  const auto write_manifest = [&](const SetOutcome& so_far) -> Status {
+    FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
+    tried.manifest = manifest_of_reports(order, job, agents, so_far);
+    return storage::write_manifest(order.folder, tried.manifest);
+  };
+
+  tried.outcome.status = begin();
+  if (tried.outcome.status) {
+    tried.outcome = coord::take_set(order, agents, deadlines_, Clock::steady(), write_manifest);
+  }
+  if (tried.crid.value == 0) return tried;
+
+  // What is recorded now follows the manifest; should it fail, the next settle_attempts() mends it.
+  const auto record = [&]() -> Status {
+    FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
+    FERMATA_ASSIGN_STATUS(Ledger ledger, Ledger::open(dir_));
+    if (tried.outcome.committed()) return ledger.commit(tried.manifest);
+    if (!tried.folder.empty()) FERMATA_TRY(storage::remove_part_files(tried.folder));
+    return ledger.abort(tried.crid, tried.outcome.status.message());
+  };
+  const Status recorded = record();
+  if (!recorded) {
+    log_warning(fmt::format("set {}: the ledger does not know yet what became of it: {}",
+                            to_string(tried.crid), recorded.message()));
+  }
+  return tried;
+}
+
+Result<Manifest> Coordinator::manifest_of(const LedgerSet& set) const {
+  Result<Manifest> manifest = storage::read_manifest(storage::set_folder(dir_, set.job, set.crid));
+  if (manifest || set.state == SetState::kCommitted) return manifest;
+  switch (set.state) {
+    case SetState::kAborted:
+      return failure(Code::kNotFound, fmt::format("set {} was never committed: {}",
+                                                  to_string(set.crid), set.reason));
+    case SetState::kDeleted:
+      return failure(Code::kNotFound, fmt::format("set {} was deleted", to_string(set.crid)));
+    default:
+      return failure(Code::kNotFound, fmt::format("set {} is not committed: its attempt runs, or "
+                                                  "its agent died",
+                                                  to_string(set.crid)));
+  }
+}
+
+Result<ChosenSet> Coordinator::choose(std::optional<JobStep> job, std::optional<Crid> crid) const {
+  FERMATA_ASSIGN(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
+  FERMATA_ASSIGN(Ledger ledger, Ledger::open(dir_));
+  LedgerSet set;
+  if (crid) {
+    FERMATA_ASSIGN(set, ledger.find(*crid));
+    if (job && set.job != *job) {
+      return failure(Code::kUsage,
+                     fmt::format("set {} is of job {}, not of job {}", to_string(*crid),
+                                 to_string(set.job), to_string(*job)));
+    }
+  } else {
+    FERMATA_ASSIGN(set, ledger.latest_committed(job));
+  }
+  Result<Manifest> manifest = manifest_of(set);
+  if (!manifest) return Failure(std::move(manifest).error());
+  return ChosenSet{*std::move(manifest), storage::set_folder(dir_, set.job, set.crid)};
+}
+
+std::string display_command(const std::vector<std::string>& words) {
+  std::string line;
+  for (const std::string& word : words) {
+    if (!line.empty()) line += ' ';
+    const bool plain =
+        !word.empty() && word.find_first_of(" \t\n\"'\\$`|&;<>()*?[]#~!{}") == std::string::npos;
+    if (plain) {
+      line += word;
+      continue;
+    }
+    line += '\'';
+    for (const char c : word) {
+      if (c == '\'')
+        line += "'\\''";
+      else
+        line += c;
+    }
+    line += '\'';
+  }
+  return line;
+}
+
+}  // namespace fermata::coord

@@ -1,0 +1,83 @@
+// Takes sets of a job and finds the one to restart from: allots CRIDs, runs the set protocol,
+// writes the manifest, keeps the ledger. Stateless but for the files of the checkpoint folder,
+// which it opens anew for each set and with the job owner's rights. One thread.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/credentials.h"
+#include "common/ids.h"
+#include "common/status.h"
+#include "coord/set_protocol.h"
+#include "storage/ledger.h"
+#include "storage/manifest.h"
+
+namespace fermata::coord {
+
+/// What the coordinator has to know of a job.
+struct JobDescription {
+  JobStep job;
+  uint32_t ranks = 1;
+  std::vector<std::string> command;
+  Credentials owner;
+};
+
+/// A set that was tried.
+struct TriedSet {
+  Crid crid;  ///< 0: not even a CRID could be allotted
+  std::filesystem::path folder;
+  SetOutcome outcome;
+  storage::Manifest manifest;  ///< of a committed set
+};
+
+/// A committed set and where its images lie.
+struct ChosenSet {
+  storage::Manifest manifest;
+  std::filesystem::path folder;
+};
+
+class Coordinator {
+ public:
+  /// `dir`: the checkpoint folder; need not exist. `owner`: whose rights are used on it.
+  Coordinator(std::filesystem::path dir, Credentials owner)
+      : dir_(std::move(dir)), owner_(std::move(owner)) {}
+
+  const std::filesystem::path& dir() const { return dir_; }
+  const Credentials& owner() const { return owner_; }
+  Deadlines& deadlines() { return deadlines_; }
+
+  /// Makes the folder and its ledger where they are missing. For an early, clear sentence.
+  Status make_folder() const;
+
+  /// A number for a new job, above all that this folder knows, where it has a ledger; else
+  /// `minimum`.
+  Result<uint64_t> next_job(uint64_t minimum) const;
+
+  /// Takes one set. The outcome says whether it is committed. What earlier attempts of the job left
+  /// is removed first: the caller must be the only one who works on the job.
+  TriedSet take_set(const JobDescription& job, std::span<Agent* const> agents, bool end_job);
+
+  /// The committed set `crid`, or the newest of `job`, or the newest of the folder. Never one that
+  /// is not committed.
+  Result<ChosenSet> choose(std::optional<JobStep> job, std::optional<Crid> crid) const;
+
+  /// Attempts of a job nobody works on: those with a manifest are committed, of the others the
+  /// files are removed. The caller must hold the job.
+  Status settle_attempts(JobStep job) const;
+
+ private:
+  Result<storage::Manifest> manifest_of(const storage::LedgerSet& set) const;
+
+  std::filesystem::path dir_;
+  Credentials owner_;
+  Deadlines deadlines_;
+};
+
+/// `words` as a shell would take them: for display.
+std::string display_command(const std::vector<std::string>& words);
+
+}  // namespace fermata::coord

@@ -1,0 +1,204 @@
+#include "node-agent/pod_agent.h"
+
+#include <fmt/format.h>
+#include <sys/utsname.h>
+
+#include <algorithm>
+
+#include "common/fault_point.h"
+#include "common/log.h"
+#include "node-agent/engine/capture.h"
+#include "node-agent/memory_room.h"
+#include "node-agent/pod_placement.h"
+#include "node-agent/thaw_guard.h"
+#include "numa/placement.h"
+#include "storage/image_writer.h"
+#include "storage/manifest.h"
+
+namespace fermata::node_agent {
+namespace {
+
+using SteadyClock = std::chrono::steady_clock;
+
+constexpr unsigned kThreads = 2;    // more gain little: disk and memory are shared with the job
+constexpr double kCopyShare = 0.4;  // of available memory that a copy may take
+constexpr double kEstimateMargin = 1.1;  // the job grows between the estimate and the cut
+
+uint64_t bytes_here(const std::vector<MemoryRegion>& regions) {
+  uint64_t sum = 0;
+  for (const MemoryRegion& region : regions) sum += region.bytes_here();
+  return sum;
+}
+
+}  // namespace
+
+/// What holds the pod, and what came of it. The guard outlives the freeze: it is declared first.
+struct PodAgent::Work {
+  ImageOrder order;
+  SteadyClock::time_point stopped_at;
+  std::optional<ThawGuard> guard;
+  std::unique_ptr<engine::FrozenPod> frozen;
+  storage::PodImage image;
+  std::optional<storage::ImageWriter> writer;
+};
+
+PodAgent::PodAgent(PodToHold pod) : pod_(std::move(pod)) {}
+
+PodAgent::~PodAgent() { roll_back(); }
+
+std::filesystem::path PodAgent::part_file() const {
+  return work_->order.folder / (storage::image_file_name(0) + ".part");
+}
+
+Status PodAgent::prepare(const ImageOrder& order) {
+  roll_back();
+  numbers_ = {};
+  work_ = std::make_unique<Work>();
+  work_->order = order;
+
+  const auto estimate =
+      static_cast<uint64_t>(static_cast<double>(resident_bytes(pod_.group)) * kEstimateMargin);
+  {
+    FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(pod_.owner));
+    FERMATA_TRY(storage::check_free_room(order.folder, estimate));
+  }
+  copy_limit_ = static_cast<uint64_t>(static_cast<double>(available_memory()) * kCopyShare);
+  if (order.end_job) copy_limit_ = 0;  // it stands still to its end: nothing is gained by a copy
+  if (estimate <= copy_limit_) {
+    const Status warm = arena_.warm(estimate);
+    if (!warm) {
+      log_info(
+          fmt::format("the job will stand still while its image is written: {}", warm.message()));
+      copy_limit_ = 0;
+    }
+  }
+
+  // What the machine looks like takes hwloc some time to say: not while the job stands still.
+  storage::ImageHeader& header = work_->image.header;
+  header.crid = order.crid;
+  header.parent = order.parent;
+  header.job = pod_.job;
+  header.tool_version = FERMATA_VERSION;
+  utsname host{};
+  uname(&host);
+  header.host = host.nodename;
+  header.kernel = host.release;
+  Result<std::string> topology = numa::topology_xml();
+  if (topology) {
+    work_->image.topology_xml = *std::move(topology);
+  } else {
+    log_warning(fmt::format("placement will not be kept: {}", topology.error().message()));
+  }
+  return {};
+}
+
+Status PodAgent::capture(std::chrono::milliseconds deadline) {
+  Work& work = *work_;
+  FERMATA_ASSIGN_STATUS(work.guard, ThawGuard::start(pod_.group));
+  work.stopped_at = SteadyClock::now();
+  FAULT_POINT("capture.freeze");
+  FERMATA_ASSIGN_STATUS(work.frozen, engine::FrozenPod::freeze(pod_.group, pod_.init,
+                                                               static_cast<int>(deadline.count())));
+  FAULT_POINT("capture.frozen");
+  work.image.header.time = storage::utc_now();
+  numbers_.time = work.image.header.time;
+  FERMATA_ASSIGN_STATUS(work.image.objects, work.frozen->capture());
+  FERMATA_ASSIGN_STATUS(work.image.placement, record_placement(*work.frozen, work.image.objects));
+  FAULT_POINT("capture.recorded");
+
+  numbers_.memory_bytes = bytes_here(work.frozen->memory());
+  if (numbers_.memory_bytes <= copy_limit_) {
+    FERMATA_ASSIGN_STATUS(work.image.memory, arena_.copy(work.frozen->memory(), kThreads));
+    FAULT_POINT("capture.copied");
+    FERMATA_TRY(let_run());
+    numbers_.copied = true;
+  } else {
+    work.image.memory = work.frozen->memory();
+  }
+  return {};
+}
+
+Status PodAgent::let_run() {
+  if (!work_ || !work_->frozen) return {};
+  const Status resumed = work_->frozen->resume();
+  work_->frozen.reset();
+  work_->guard.reset();
+  numbers_.stand_still = SteadyClock::now() - work_->stopped_at;
+  return resumed;
+}
+
+Status PodAgent::write_back() {
+  Work& work = *work_;
+  {
+    FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(pod_.owner));
+    FERMATA_ASSIGN_STATUS(work.writer, storage::ImageWriter::create(part_file(), work.image));
+    work.image.memory.clear();
+    FERMATA_TRY(work.writer->write_pages(kThreads));
+  }
+  arena_.release();
+  FAULT_POINT("write_back.pages");
+  if (!work.order.end_job) FERMATA_TRY(let_run());
+
+  FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(pod_.owner));
+  FERMATA_ASSIGN_STATUS(storage::WrittenImage written, work.writer->finish());
+  numbers_.image = storage::image_file_name(0);
+  numbers_.image_bytes = written.bytes;
+  numbers_.digest = std::move(written.digest);
+  return {};
+}
+
+Status PodAgent::commit() {
+  FAULT_POINT("commit.rename");
+  FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(pod_.owner));
+  return storage::publish(part_file(), work_->order.folder / numbers_.image);
+}
+
+void PodAgent::roll_back() {
+  if (!work_) return;
+  // First of all: the job runs on.
+  const Status resumed = let_run();
+  if (!resumed) log_error(fmt::format("job {}: {}", to_string(pod_.job), resumed.message()));
+  arena_.release();
+  {
+    // The writer's destructor removes its file, with the owner's rights. Without them it may fail:
+    // then the next attempt removes it.
+    const Result<FsCredentialScope> scope = FsCredentialScope::enter(pod_.owner);
+    work_->writer.reset();
+  }
+  work_.reset();
+}
+
+Status PodAgent::end_job() {
+  if (!work_ || !work_->frozen) return {Code::kInternal, "the pod does not stand still"};
+  const Status killed = work_->frozen->kill();
+  numbers_.stand_still = SteadyClock::now() - work_->stopped_at;
+  work_.reset();
+  return killed;
+}
+
+Result<AbleAnswer> PodAgent::able(std::chrono::milliseconds deadline) {
+  roll_back();
+  AbleAnswer answer;
+  FERMATA_ASSIGN(const ThawGuard guard, ThawGuard::start(pod_.group));
+  const SteadyClock::time_point stopped_at = SteadyClock::now();
+  FERMATA_ASSIGN(
+      const std::unique_ptr<engine::FrozenPod> frozen,
+      engine::FrozenPod::freeze(pod_.group, pod_.init, static_cast<int>(deadline.count())));
+  FERMATA_ASSIGN(const image::PodObjects objects, frozen->capture());
+  FERMATA_TRY_RESULT([&]() -> Status {
+    FERMATA_ASSIGN_STATUS([[maybe_unused]] const image::Placement placement,
+                          record_placement(*frozen, objects));
+    return {};
+  }());
+  answer.memory_bytes = bytes_here(frozen->memory());
+  answer.image_bytes = storage::expected_image_bytes(objects, frozen->memory());
+  answer.processes = frozen->processes().size();
+  for (const engine::FrozenProcess& process : frozen->processes()) {
+    answer.threads += process.threads.size();
+  }
+  FERMATA_TRY_RESULT(frozen->resume());
+  answer.stand_still = SteadyClock::now() - stopped_at;
+  return answer;
+}
+
+}  // namespace fermata::node_agent

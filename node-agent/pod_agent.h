@@ -1,0 +1,96 @@
+// Takes the images of one pod: what one node does in the phases of a set. Between two sets it costs
+// the job nothing. Called on one thread, always the same (the tracer). Whatever fails, the pod runs
+// on: roll_back(), or the end of the object, lets it go and removes what was written.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "common/credentials.h"
+#include "common/ids.h"
+#include "common/status.h"
+#include "node-agent/copy_arena.h"
+
+namespace fermata::node_agent {
+
+/// The pod an agent works on.
+struct PodToHold {
+  JobStep job;
+  pid_t init = -1;              ///< host PID of PID 1
+  std::filesystem::path group;  ///< cgroup v2 directory
+  Credentials owner;            ///< with whose rights images are written
+};
+
+/// The image to be made.
+struct ImageOrder {
+  Crid crid;
+  Crid parent;
+  std::filesystem::path folder;  ///< of the set; exists
+  bool end_job = false;          ///< the pod stands still until end_job() or roll_back()
+};
+
+struct ImageNumbers {
+  uint64_t memory_bytes = 0;
+  uint64_t image_bytes = 0;
+  std::chrono::nanoseconds stand_still{};
+  bool copied = false;  ///< memory was copied while the pod stood and written while it ran
+  std::string image;    ///< file name
+  std::string digest;
+  std::string time;  ///< of the cut
+};
+
+/// What `fermata able` tells.
+struct AbleAnswer {
+  uint64_t memory_bytes = 0;
+  uint64_t image_bytes = 0;
+  size_t processes = 0;
+  size_t threads = 0;
+  std::chrono::nanoseconds stand_still{};  ///< measured: without the copy of memory
+};
+
+class PodAgent {
+ public:
+  explicit PodAgent(PodToHold pod);
+  PodAgent(const PodAgent&) = delete;
+  PodAgent& operator=(const PodAgent&) = delete;
+  ~PodAgent();
+
+  /// Looks whether there is room on disk and makes room for a copy in memory. The job runs.
+  Status prepare(const ImageOrder& order);
+  /// Stops the pod, records it, and lets it run on, if its memory could be copied meanwhile.
+  Status capture(std::chrono::milliseconds deadline);
+  /// Writes the image under its ".part" name, durably. A pod that still stood runs when its memory
+  /// is written.
+  Status write_back();
+  /// Gives the image its name, durably.
+  Status commit();
+  /// Undoes all of the above, in any state. Idempotent.
+  void roll_back();
+  /// With ImageOrder::end_job: kills the pod that stands still.
+  Status end_job();
+
+  /// Numbers of the set in work, or the last one.
+  const ImageNumbers& numbers() const { return numbers_; }
+
+  /// The whole capture without writing. kCannotHold names what stands in the way.
+  Result<AbleAnswer> able(std::chrono::milliseconds deadline);
+
+ private:
+  struct Work;  // of one set
+
+  Status let_run();
+  std::filesystem::path part_file() const;
+
+  PodToHold pod_;
+  ImageNumbers numbers_;
+  CopyArena arena_;
+  uint64_t copy_limit_ = 0;
+  std::unique_ptr<Work> work_;
+};
+
+}  // namespace fermata::node_agent

@@ -1,0 +1,106 @@
+#include "node-agent/restore.h"
+
+#include <fmt/format.h>
+
+#include "common/fault_point.h"
+#include "node-agent/engine/rebuild.h"
+#include "node-agent/pod_placement.h"
+#include "numa/placement.h"
+#include "numa/plan.h"
+#include "storage/image_reader.h"
+
+namespace fermata::node_agent {
+namespace {
+
+/// Reads the image with the owner's rights and compares it with what it should be.
+Result<storage::PodImage> read_checked(const RestoreOrder& order) {
+  FERMATA_ASSIGN(const FsCredentialScope scope, FsCredentialScope::enter(order.owner));
+  FERMATA_ASSIGN(storage::PodImage image, storage::read_image(order.image, order.digest));
+  if (image.header.crid != order.crid || image.header.job != order.job) {
+    return failure(Code::kDamaged, fmt::format("{}: holds set {} of job {}, not set {} of job {}",
+                                               order.image.string(), to_string(image.header.crid),
+                                               to_string(image.header.job), to_string(order.crid),
+                                               to_string(order.job)));
+  }
+  return image;
+}
+
+Result<numa::Plan> plan_of(const storage::PodImage& image) {
+  if (image.topology_xml.empty()) return numa::Plan{};
+  FERMATA_ASSIGN(const std::string here, numa::topology_xml());
+  FERMATA_ASSIGN(const numa::Allowed allowed, numa::allowed_here());
+  return numa::plan_placement(image.topology_xml, image.placement, here, allowed);
+}
+
+timespec time_of(const image::Timespec& time) {
+  timespec out{};
+  out.tv_sec = time.sec();
+  out.tv_nsec = time.nsec();
+  return out;
+}
+
+/// Destroys a pod that did not come to run.
+class PodUndo {
+ public:
+  explicit PodUndo(pod::Pod& pod) : pod_(&pod) {}
+  PodUndo(const PodUndo&) = delete;
+  PodUndo& operator=(const PodUndo&) = delete;
+  ~PodUndo() {
+    if (pod_ != nullptr) [[maybe_unused]]
+      const Status destroyed = pod_->destroy();
+  }
+  void dismiss() { pod_ = nullptr; }
+
+ private:
+  pod::Pod* pod_;
+};
+
+}  // namespace
+
+Result<RestoredPod> restore(const RestoreOrder& order,
+                            const std::function<Status(const pod::Pod&)>& before_run) {
+  FERMATA_ASSIGN(const storage::PodImage image, read_checked(order));
+  const auto damaged = [&](Status status) { return Failure(status.within(order.image.string())); };
+  if (Status valid = engine::validate(image.objects, image.memory); !valid) return damaged(valid);
+  if (Status met = engine::check_requirements(image.objects.needs()); !met) return damaged(met);
+  Result<numa::Plan> plan = plan_of(image);
+  if (!plan) return damaged(std::move(plan).error());
+
+  const image::PodState& state = image.objects.pod();
+  FERMATA_ASSIGN(pod::Pod pod,
+                 pod::Pod::make_shell(order.job, state.host_name(), state.domain_name(),
+                                      {time_of(state.monotonic()), time_of(state.boottime())}));
+  PodUndo undo(pod);
+  FAULT_POINT("restore.shell");
+
+  std::vector<std::string> notes = plan->notes;
+  engine::RebuildRequest request;
+  request.objects = &image.objects;
+  request.memory = &image.memory;
+  request.init = pod.init_pid();
+  request.owner = order.owner;
+  request.stdio = order.stdio;
+  request.before_contents = [&](const engine::FrozenProcess& process, engine::Remote& remote) {
+    return apply_range_policies(plan->before_contents, process.vpid, remote, notes);
+  };
+  request.after_contents = [&](const engine::FrozenProcess& process, engine::Remote& remote) {
+    return apply_range_policies(plan->after_contents, process.vpid, remote, notes);
+  };
+  request.each_thread = [&](const engine::FrozenProcess& process,
+                            const engine::FrozenThread& thread, engine::Remote& remote) {
+    return apply_thread_policy(plan->after_contents, process.vpid, thread.vtid, remote, notes);
+  };
+  FERMATA_ASSIGN(const std::unique_ptr<engine::RebuiltPod> rebuilt, engine::rebuild(request));
+  apply_affinity(*plan, rebuilt->processes(), notes);
+  FERMATA_TRY_RESULT(before_run(pod));
+  FAULT_POINT("restore.run");
+  FERMATA_TRY_RESULT(rebuilt->run());
+  undo.dismiss();
+
+  const size_t processes = rebuilt->processes().size();
+  uint64_t bytes = 0;
+  for (const MemoryRegion& region : image.memory) bytes += region.bytes_here();
+  return RestoredPod{std::move(pod), bytes, processes, std::move(notes)};
+}
+
+}  // namespace fermata::node_agent

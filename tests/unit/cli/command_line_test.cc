@@ -1,0 +1,184 @@
+// What the command says to bad input: one sentence on stderr, and the exit status of its kind.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "tests/unit/cli/run_command.h"
+#include "tests/unit/node-agent/scratch_folder.h"
+
+namespace fermata::cli {
+namespace {
+
+using nlohmann::json;
+using testing::EndsWith;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+using testing::StartsWith;
+
+constexpr uid_t kNobody = 65534;
+
+class CommandLine : public testing::Test {
+ protected:
+  void SetUp() override { chmod(scratch_.path().c_str(), 0755); }
+
+  Said fermata(const std::vector<std::string>& arguments, uid_t uid = getuid(),
+               std::vector<std::string> environment = {}) const {
+    environment.push_back("FERMATA_RUN_DIR=" + at("run"));
+    return run_fermata(arguments, scratch_.path(), environment, uid);
+  }
+  std::string at(const std::string& name) const { return (scratch_.path() / name).string(); }
+
+  /// One line, "fermata: ...", nothing on stdout, this exit status.
+  void expect_refusal(const Said& said, int exit_status, const std::string& words) const {
+    EXPECT_EQ(said.exit_status, exit_status);
+    EXPECT_THAT(said.out, IsEmpty());
+    EXPECT_THAT(said.err, StartsWith("fermata: "));
+    EXPECT_THAT(said.err, EndsWith("\n"));
+    EXPECT_EQ(std::count(said.err.begin(), said.err.end(), '\n'), 1) << said.err;
+    EXPECT_THAT(said.err, HasSubstr(words));
+  }
+
+  ScratchFolder scratch_;
+};
+
+TEST_F(CommandLine, HelpAndVersionAreNoErrors) {
+  const Said help = fermata({"--help"});
+  EXPECT_EQ(help.exit_status, 0);
+  for (const char* command :
+       {"run", "checkpoint", "restart", "ls", "show", "inspect", "verify", "able", "exec"}) {
+    EXPECT_THAT(help.out, HasSubstr(command));
+    const Said of_command = fermata({command, "--help"});
+    EXPECT_EQ(of_command.exit_status, 0) << command;
+    EXPECT_THAT(of_command.out, HasSubstr(command));
+  }
+  const Said version = fermata({"--version"});
+  EXPECT_EQ(version.exit_status, 0);
+  EXPECT_THAT(version.out, StartsWith("fermata 0."));
+}
+
+TEST_F(CommandLine, WrongUsageIsRefused_WithExitStatus2) {
+  expect_refusal(fermata({}), 2, "subcommand");
+  expect_refusal(fermata({"dance"}), 2, "dance");
+  expect_refusal(fermata({"ls", "--wrong"}), 2, "--wrong");
+  expect_refusal(fermata({"checkpoint"}), 2, "JOB");
+  expect_refusal(fermata({"checkpoint", "twelve"}), 2, "twelve");
+  expect_refusal(fermata({"run"}), 2, "no command");
+  expect_refusal(fermata({"run", "-n", "0", "--", "true"}), 2, "--ranks");
+  expect_refusal(fermata({"run", "-n", "four", "--", "true"}), 2, "four");
+  expect_refusal(fermata({"run", "--wrong", "--", "true"}), 2, "--wrong");
+  expect_refusal(fermata({"verify", "-1"}), 2, "-1");
+  expect_refusal(fermata({"restart", "--crid", "0"}), 2, "crid");
+  expect_refusal(fermata({"restart", "1.x"}), getuid() == 0 ? 2 : 3, "");
+}
+
+TEST_F(CommandLine, OrdinaryUserIsToldWhichCapabilitiesAreMissing) {
+  const uid_t uid = getuid() == 0 ? kNobody : getuid();
+  expect_refusal(fermata({"run", "--", "true"}, uid), 3, "CAP_SYS_ADMIN");
+  expect_refusal(fermata({"restart", "1"}, uid), 3, "root");
+}
+
+TEST_F(CommandLine, OrdinaryUserMayReadLists) {
+  const uid_t uid = getuid() == 0 ? kNobody : getuid();
+  EXPECT_EQ(fermata({"ls"}, uid).exit_status, 0);
+}
+
+TEST_F(CommandLine, UnknownJobIsNotFound) {
+  expect_refusal(fermata({"checkpoint", "77"}), 4, "77.0");
+  expect_refusal(fermata({"able", "77.3"}), 4, "77.3");
+  expect_refusal(fermata({"exec", "77", "--", "true"}), 4, "77.0");
+}
+
+TEST_F(CommandLine, EmptyFolderHasNoSets) {
+  EXPECT_EQ(fermata({"show", "5"}).exit_status, 4);
+  EXPECT_EQ(fermata({"verify", "5"}).exit_status, 4);
+  const Said ls = fermata({"ls", "--json"});
+  EXPECT_EQ(ls.exit_status, 0) << ls.err;
+  const json listed = json::parse(ls.out, nullptr, false);
+  ASSERT_TRUE(listed.is_object()) << ls.out;
+  EXPECT_TRUE(listed["jobs"].empty());
+  EXPECT_TRUE(listed["sets"].empty());
+  EXPECT_EQ(listed["folder"], at("fermata-checkpoints"));
+  EXPECT_FALSE(std::filesystem::exists(at("fermata-checkpoints"))) << "reading must not make it";
+}
+
+TEST_F(CommandLine, FolderComesFromOption_ThenEnvironment_ThenConfig) {
+  std::ofstream(at("fermata.toml")) << "checkpoint_dir = \"/from/config\"\n";
+  const std::string config = "FERMATA_CONFIG=" + at("fermata.toml");
+  const std::string environment = "FERMATA_CHECKPOINT_DIR=/from/environment";
+  const auto folder = [](const Said& said) {
+    return json::parse(said.out, nullptr, false).value("folder", said.err);
+  };
+  EXPECT_EQ(folder(fermata({"ls", "--json"}, getuid(), {config})), "/from/config");
+  EXPECT_EQ(folder(fermata({"ls", "--json"}, getuid(), {config, environment})),
+            "/from/environment");
+  EXPECT_EQ(folder(fermata({"ls", "--json", "--checkpoint-dir", "here/"}, getuid(),
+                           {config, environment})),
+            at("here"));
+}
+
+TEST_F(CommandLine, DamagedConfigIsRefused_WithItsPlace) {
+  std::ofstream(at("fermata.toml")) << "checkpoint_dir = \n";
+  expect_refusal(fermata({"ls"}, getuid(), {"FERMATA_CONFIG=" + at("fermata.toml")}), 2,
+                 "fermata.toml");
+}
+
+TEST_F(CommandLine, DamagedLedgerIsRefused_AndRebuildIsNamed) {
+  std::filesystem::create_directory(at("sets"));
+  std::ofstream(at("sets/ledger.sqlite")) << std::string(8192, 'x');
+  expect_refusal(fermata({"ls", "--checkpoint-dir", "sets"}), 7, "--rebuild");
+  const Said rebuilt = fermata({"ls", "--rebuild", "--checkpoint-dir", "sets"});
+  EXPECT_EQ(rebuilt.exit_status, 0) << rebuilt.err;
+  EXPECT_EQ(fermata({"ls", "--checkpoint-dir", "sets"}).exit_status, 0);
+}
+
+TEST_F(CommandLine, InspectRefusesWhatIsNoImage) {
+  expect_refusal(fermata({"inspect", "absent.h5"}), 4, "absent.h5");
+  std::ofstream(at("junk.h5")) << "not an image";
+  expect_refusal(fermata({"inspect", "junk.h5"}), 7, "junk.h5");
+}
+
+/// What only root gets as far as.
+class CommandLineOfRoot : public CommandLine {};
+
+TEST_F(CommandLineOfRoot, ProgramThatIsNotThereGets127) {
+  if (getuid() != 0) {
+    expect_refusal(fermata({"run", "--", "no-such-program"}), 3, "CAP_");
+    return;
+  }
+  expect_refusal(fermata({"run", "--", "no-such-program"}), 127,
+                 "no-such-program: command not found");
+  EXPECT_FALSE(std::filesystem::exists(at("run/jobs/1.0"))) << "nothing may be left of it";
+}
+
+TEST_F(CommandLineOfRoot, UnusableFolderEndsTheRunBeforeTheJobStarts) {
+  if (getuid() != 0) {
+    expect_refusal(fermata({"run", "--", "true"}), 3, "CAP_");
+    return;
+  }
+  std::ofstream(at("file")) << "in the way";
+  const Said said = fermata({"run", "--checkpoint-interval", "5s", "--checkpoint-dir", "file", "--",
+                             "touch", at("started")});
+  expect_refusal(said, 6, "file");
+  EXPECT_FALSE(std::filesystem::exists(at("started")));
+}
+
+TEST_F(CommandLineOfRoot, ExitStatusAndStreamsAreTheJobs) {
+  if (getuid() != 0) {
+    expect_refusal(fermata({"run", "--", "true"}), 3, "CAP_");
+    return;
+  }
+  const Said said = fermata({"run", "--quiet", "--", "sh", "-c", "echo out; echo err >&2; exit 7"});
+  EXPECT_EQ(said.exit_status, 7);
+  EXPECT_EQ(said.out, "out\n");
+  EXPECT_EQ(said.err, "err\n");
+}
+
+}  // namespace
+}  // namespace fermata::cli
