@@ -11,7 +11,7 @@
 #include "node-agent/memory_room.h"
 #include "node-agent/pod_placement.h"
 #include "node-agent/thaw_guard.h"
-#include "numa/placement.h"
+#include "numa/topology.h"
 #include "storage/image_writer.h"
 #include "storage/manifest.h"
 
@@ -73,7 +73,8 @@ Status PodAgent::prepare(const ImageOrder& order) {
     }
   }
 
-  // What the machine looks like takes hwloc some time to say: not while the job stands still.
+  FERMATA_TRY(read_topology());
+  work_->image.topology_xml = topology_->xml;
   storage::ImageHeader& header = work_->image.header;
   header.crid = order.crid;
   header.parent = order.parent;
@@ -83,12 +84,13 @@ Status PodAgent::prepare(const ImageOrder& order) {
   uname(&host);
   header.host = host.nodename;
   header.kernel = host.release;
-  Result<std::string> topology = numa::topology_xml();
-  if (topology) {
-    work_->image.topology_xml = *std::move(topology);
-  } else {
-    log_warning(fmt::format("placement will not be kept: {}", topology.error().message()));
-  }
+  return {};
+}
+
+Status PodAgent::read_topology() {
+  if (topology_) return {};
+  FERMATA_ASSIGN_STATUS(numa::Topology topology, numa::current_topology());
+  topology_ = std::make_unique<numa::Topology>(std::move(topology));
   return {};
 }
 
@@ -103,7 +105,8 @@ Status PodAgent::capture(std::chrono::milliseconds deadline) {
   work.image.header.time = storage::utc_now();
   numbers_.time = work.image.header.time;
   FERMATA_ASSIGN_STATUS(work.image.objects, work.frozen->capture());
-  FERMATA_ASSIGN_STATUS(work.image.placement, record_placement(*work.frozen, work.image.objects));
+  FERMATA_ASSIGN_STATUS(work.image.placement,
+                        record_placement(*topology_, *work.frozen, work.image.objects));
   FAULT_POINT("capture.recorded");
 
   numbers_.memory_bytes = bytes_here(work.frozen->memory());
@@ -178,6 +181,7 @@ Status PodAgent::end_job() {
 
 Result<AbleAnswer> PodAgent::able(std::chrono::milliseconds deadline) {
   roll_back();
+  FERMATA_TRY_RESULT(read_topology());
   AbleAnswer answer;
   FERMATA_ASSIGN(const ThawGuard guard, ThawGuard::start(pod_.group));
   const SteadyClock::time_point stopped_at = SteadyClock::now();
@@ -187,7 +191,7 @@ Result<AbleAnswer> PodAgent::able(std::chrono::milliseconds deadline) {
   FERMATA_ASSIGN(const image::PodObjects objects, frozen->capture());
   FERMATA_TRY_RESULT([&]() -> Status {
     FERMATA_ASSIGN_STATUS([[maybe_unused]] const image::Placement placement,
-                          record_placement(*frozen, objects));
+                          record_placement(*topology_, *frozen, objects));
     return {};
   }());
   answer.memory_bytes = bytes_here(frozen->memory());

@@ -16,6 +16,10 @@
 #include "common/status.h"
 #include "node-agent/copy_arena.h"
 
+namespace fermata::numa {
+struct Topology;
+}
+
 namespace fermata::node_agent {
 
 /// The pod an agent works on.
@@ -83,6 +87,7 @@ class PodAgent {
  private:
   struct Work;  // of one set
 
+  Status read_topology();
   Status let_run();
   std::filesystem::path part_file() const;
 
@@ -90,6 +95,7 @@ class PodAgent {
   ImageNumbers numbers_;
   CopyArena arena_;
   uint64_t copy_limit_ = 0;
+  std::unique_ptr<numa::Topology> topology_;  ///< asked for once: it takes some 10 ms
   std::unique_ptr<Work> work_;
 };
 

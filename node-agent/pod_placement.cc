@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "numa/affinity.h"
 #include "numa/placement.h"
 
 namespace fermata::node_agent {
@@ -64,7 +65,7 @@ Status make_call(const numa::PlannedCall& planned, engine::Remote& remote,
 
 }  // namespace
 
-Result<image::Placement> record_placement(engine::FrozenPod& pod,
+Result<image::Placement> record_placement(const numa::Topology& topology, engine::FrozenPod& pod,
                                           const image::PodObjects& objects) {
   std::vector<numa::ProcessToPlace> processes;
   for (const engine::FrozenProcess& frozen : pod.processes()) {
@@ -88,13 +89,13 @@ Result<image::Placement> record_placement(engine::FrozenPod& pod,
     }
     processes.push_back(std::move(process));
   }
-  return numa::capture_placement(processes);
+  return numa::capture_placement(topology, processes);
 }
 
 Status apply_range_policies(const std::vector<numa::PlannedCall>& calls, int vpid,
                             engine::Remote& remote, std::vector<std::string>& notes) {
   for (const numa::PlannedCall& planned : calls) {
-    if (planned.vpid != vpid || planned.number == SYS_set_mempolicy) continue;
+    if (planned.vpid != vpid) continue;
     FERMATA_TRY(make_call(planned, remote, notes));
   }
   return {};
@@ -103,9 +104,7 @@ Status apply_range_policies(const std::vector<numa::PlannedCall>& calls, int vpi
 Status apply_thread_policy(const std::vector<numa::PlannedCall>& calls, int vpid, int vtid,
                            engine::Remote& remote, std::vector<std::string>& notes) {
   for (const numa::PlannedCall& planned : calls) {
-    if (planned.vpid != vpid || planned.vtid != vtid || planned.number != SYS_set_mempolicy) {
-      continue;
-    }
+    if (planned.vpid != vpid || planned.vtid != vtid) continue;
     FERMATA_TRY(make_call(planned, remote, notes));
   }
   return {};

@@ -9,6 +9,7 @@
 #include "common/status.h"
 #include "node-agent/engine/capture.h"
 #include "numa/plan.h"
+#include "numa/topology.h"
 #include "proto/objects.pb.h"
 #include "proto/placement.pb.h"
 
@@ -16,7 +17,8 @@ namespace fermata::node_agent {
 
 /// Records affinity, memory policies and pages of a stopped pod. `objects` is what its capture()
 /// gave.
-Result<image::Placement> record_placement(engine::FrozenPod& pod, const image::PodObjects& objects);
+Result<image::Placement> record_placement(const numa::Topology& topology, engine::FrozenPod& pod,
+                                          const image::PodObjects& objects);
 
 /// Makes the calls of a plan that concern the memory of process `vpid`, in its thread behind
 /// `remote`. A policy that the machine refuses is told in `notes`; it does not end the restart.

@@ -5,8 +5,8 @@
 #include "common/fault_point.h"
 #include "node-agent/engine/rebuild.h"
 #include "node-agent/pod_placement.h"
-#include "numa/placement.h"
 #include "numa/plan.h"
+#include "numa/topology.h"
 #include "storage/image_reader.h"
 
 namespace fermata::node_agent {
@@ -26,10 +26,9 @@ Result<storage::PodImage> read_checked(const RestoreOrder& order) {
 }
 
 Result<numa::Plan> plan_of(const storage::PodImage& image) {
-  if (image.topology_xml.empty()) return numa::Plan{};
-  FERMATA_ASSIGN(const std::string here, numa::topology_xml());
+  FERMATA_ASSIGN(const numa::Topology here, numa::current_topology());
   FERMATA_ASSIGN(const numa::Allowed allowed, numa::allowed_here());
-  return numa::plan_placement(image.topology_xml, image.placement, here, allowed);
+  return numa::plan_placement(image.placement, here, allowed);
 }
 
 timespec time_of(const image::Timespec& time) {
@@ -88,7 +87,7 @@ Result<RestoredPod> restore(const RestoreOrder& order,
   };
   request.each_thread = [&](const engine::FrozenProcess& process,
                             const engine::FrozenThread& thread, engine::Remote& remote) {
-    return apply_thread_policy(plan->after_contents, process.vpid, thread.vtid, remote, notes);
+    return apply_thread_policy(plan->thread_policies, process.vpid, thread.vtid, remote, notes);
   };
   FERMATA_ASSIGN(const std::unique_ptr<engine::RebuiltPod> rebuilt, engine::rebuild(request));
   apply_affinity(*plan, rebuilt->processes(), notes);
