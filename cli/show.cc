@@ -117,7 +117,7 @@ Result<int> show(const Invocation& invocation, const Options& options) {
     if (living && ledger.error().code() == Code::kNotFound) {
       return show_job(*job, living, {}, options.json);
     }
-    return Failure(std::move(ledger).error());
+    return Failure(ledger.error().within(options.what));
   }
   if (!options.crid) {
     FERMATA_ASSIGN(const std::vector<LedgerSet> sets, ledger->sets(*job));

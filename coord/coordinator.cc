@@ -47,10 +47,26 @@ Manifest manifest_of_reports(const SetOrder& order, const JobDescription& job,
 
 }  // namespace
 
-Status Coordinator::make_folder() const {
+Coordinator::Coordinator(std::filesystem::path dir, Credentials owner)
+    : dir_(std::move(dir)), owner_(std::move(owner)) {
+  const Result<FsCredentialScope> scope = FsCredentialScope::enter(owner_);
+  std::error_code ignored;
+  folder_expected_ = std::filesystem::exists(dir_, ignored);
+  ledger_expected_ = Ledger::open(dir_).has_value();
+}
+
+Status Coordinator::make_folder() {
   FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
-  FERMATA_TRY(make_directories(dir_, 0700));
-  FERMATA_ASSIGN_STATUS([[maybe_unused]] const Ledger ledger, Ledger::open_or_create(dir_));
+  std::error_code ignored;
+  if (folder_expected_ && !std::filesystem::is_directory(dir_, ignored)) {
+    return {Code::kStorage,
+            fmt::format("{}: the checkpoint folder is gone, or is no folder", dir_.string())};
+  }
+  if (!folder_expected_) FERMATA_TRY(make_directories(dir_, 0700));
+  folder_expected_ = true;
+  FERMATA_ASSIGN_STATUS([[maybe_unused]] const Ledger ledger,
+                        ledger_expected_ ? Ledger::open(dir_) : Ledger::open_or_create(dir_));
+  ledger_expected_ = true;
   return {};
 }
 
@@ -149,7 +165,11 @@ Result<Manifest> Coordinator::manifest_of(const LedgerSet& set) const {
 
 Result<ChosenSet> Coordinator::choose(std::optional<JobStep> job, std::optional<Crid> crid) const {
   FERMATA_ASSIGN(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
-  FERMATA_ASSIGN(Ledger ledger, Ledger::open(dir_));
+  Result<Ledger> opened = Ledger::open(dir_);
+  if (!opened) {
+    return Failure(crid ? opened.error().within("checkpoint " + to_string(*crid)) : opened.error());
+  }
+  Ledger& ledger = *opened;
   LedgerSet set;
   if (crid) {
     FERMATA_ASSIGN(set, ledger.find(*crid));

@@ -42,16 +42,17 @@ struct ChosenSet {
 
 class Coordinator {
  public:
-  /// `dir`: the checkpoint folder; need not exist. `owner`: whose rights are used on it.
-  Coordinator(std::filesystem::path dir, Credentials owner)
-      : dir_(std::move(dir)), owner_(std::move(owner)) {}
+  /// `dir`: the checkpoint folder; one that exists now is expected to be there for every set: what
+  /// vanishes under a job (a file system unmounted) is not made anew. `owner`: whose rights are
+  /// used on it.
+  Coordinator(std::filesystem::path dir, Credentials owner);
 
   const std::filesystem::path& dir() const { return dir_; }
   const Credentials& owner() const { return owner_; }
   Deadlines& deadlines() { return deadlines_; }
 
   /// Makes the folder and its ledger where they are missing. For an early, clear sentence.
-  Status make_folder() const;
+  Status make_folder();
 
   /// A number for a new job, above all that this folder knows, where it has a ledger; else
   /// `minimum`.
@@ -75,6 +76,8 @@ class Coordinator {
   std::filesystem::path dir_;
   Credentials owner_;
   Deadlines deadlines_;
+  bool folder_expected_ = false;
+  bool ledger_expected_ = false;
 };
 
 /// `words` as a shell would take them: for display.
