@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/unit/cli/run_command.h"
-#include "tests/unit/node-agent/scratch_folder.h"
+#include "tests/support/scratch_folder.h"
 
 namespace fermata::cli {
 namespace {
