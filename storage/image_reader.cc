@@ -99,7 +99,7 @@ class ImageFile {
  private:
   ImageFile() = default;
 
-  Status within(Status status) const { return status.within("image " + file_->path); }
+  Status within(const Status& status) const { return status.within("image " + file_->path); }
 
   DatasetReader reader() const {
     return [this](const std::string& name) { return read(name); };

@@ -173,7 +173,7 @@ Result<UniqueFd> open_group_procs(const fs::path& group) {
 }
 
 Status kill_group(const fs::path& group) {
-  const Status killed = write_text(group / "cgroup.kill", "1");
+  Status killed = write_text(group / "cgroup.kill", "1");
   if (killed) return killed;
   if (access(group.c_str(), F_OK) != 0) return Status::ok();
   // Before 5.14: whoever forks between two rounds is met by the next, as the caller waits for

@@ -2,6 +2,7 @@
 
 #include <pmix.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -49,8 +50,10 @@ void InfoList::add_value(const char* key, const pmix_value_t& value) {
 pmix_info_t* InfoList::release() {
   pmix_info_t* array = nullptr;
   if (!items_.empty()) {
-    PMIX_INFO_CREATE(array, items_.size());
-    memcpy(array, items_.data(), items_.size() * sizeof(pmix_info_t));
+    const size_t count = items_.size();
+    PMIX_INFO_CREATE(array, count);
+    if (array == nullptr) abort();  // out of memory
+    memcpy(array, items_.data(), count * sizeof(pmix_info_t));
   }
   items_.clear();
   return array;
