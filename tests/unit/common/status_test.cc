@@ -4,6 +4,8 @@
 
 #include <set>
 
+#include "common/file_util.h"
+
 namespace fermata {
 namespace {
 
@@ -50,6 +52,16 @@ TEST(Status, EveryCode_HasAnExitCodeAndANameOfItsOwn) {
   EXPECT_EQ(names.size(), static_cast<size_t>(kCount));
   EXPECT_EQ(exit_code_of(Code::kOk), 0);
   EXPECT_LT(*exits.rbegin(), 64);
+}
+
+TEST(Status, ManPage_ListsEveryExitCode) {
+  const std::string page = read_file(FERMATA_SOURCE_DIR "/docs/man/fermata.1").value();
+  for (int code = 0; code <= static_cast<int>(Code::kConflict); ++code) {
+    const auto value = static_cast<Code>(code);
+    const std::string row =
+        "\n" + std::to_string(exit_code_of(value)) + "|" + std::string(code_name(value)) + "|";
+    EXPECT_NE(page.find(row), std::string::npos) << row;
+  }
 }
 
 }  // namespace
