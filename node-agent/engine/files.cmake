@@ -4,10 +4,16 @@ set(engine_file_sources
   eventfd.cc
   file_kinds.cc
   file_support.cc
+  inet_address.cc
   pidfd.cc
   pipe.cc
   refused.cc
   regular_file.cc
   signalfd.cc
+  socket_diag.cc
+  socket_options.cc
+  socket_support.cc
   stdio.cc
+  tcp_repair.cc
+  tcp_socket.cc
   timerfd.cc)

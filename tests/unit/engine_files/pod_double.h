@@ -1,0 +1,65 @@
+// A pod of one test: a program forked from it, stopped and looked at as the engine does, killed,
+// and its open files built again in bare processes. No namespaces: PIDs in the "pod" are small
+// numbers given here.
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/status.h"
+#include "common/unique_fd.h"
+#include "node-agent/engine/file_kind.h"
+#include "node-agent/engine/injection.h"
+#include "node-agent/engine/rebuild_remote.h"
+
+namespace fermata::engine {
+
+class PodDouble {
+ public:
+  /// Forks a process that closes every descriptor but 0-2, runs `program` and waits. What it forks
+  /// (and waits in pause()) is part of the pod.
+  explicit PodDouble(const std::function<void()>& program);
+  ~PodDouble();
+  PodDouble(const PodDouble&) = delete;
+  PodDouble& operator=(const PodDouble&) = delete;
+
+  /// Stops all processes and captures their files from descriptor 3 on.
+  Status capture();
+  /// Lets them run on.
+  void resume();
+  void kill();
+  /// Kills what is left, then builds the captured files.
+  Status rebuild();
+  /// capture, kill and rebuild.
+  Status cut_and_rebuild();
+
+  /// Our descriptor of what process `vpid` has at `fd` (of the rebuilt pod once there is one).
+  UniqueFd fd(int vpid, int fd);
+  image::PodObjects& objects() { return objects_; }
+  const std::vector<pid_t>& pids() const { return pids_; }
+
+ private:
+  friend class CaptureDouble;
+  friend class RebuildDouble;
+  struct Stopped {
+    std::shared_ptr<InjectionSite> site;
+    std::unique_ptr<CaptureRemote> remote;
+  };
+
+  Status stop();
+  Status capture_files();
+
+  std::vector<pid_t> pids_;  // index + 1 is the PID in the pod
+  std::vector<Stopped> stopped_;
+  image::PodObjects objects_;
+  std::map<uint32_t, std::string> shared_;  // contents of shared objects, by id
+  std::map<uint32_t, UniqueFd> object_fds_;
+  std::vector<std::unique_ptr<RebuildRemote>> rebuilt_;
+};
+
+}  // namespace fermata::engine
