@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -61,21 +60,6 @@ Status check_writable(const PodImage& image, const std::vector<SkeletonDataset>&
   return Status::ok();
 }
 
-// Takes the room now: a full disk is then told while nothing is written and nobody waits.
-Status reserve_pages(int fd, const std::vector<IndexEntry>& entries, std::string_view path) {
-  for (const IndexEntry& entry : entries) {
-    if (entry.guard != Guard::kBlocks || entry.length == 0) continue;
-    if (::fallocate(fd, 0, static_cast<off_t>(entry.offset), static_cast<off_t>(entry.length)) ==
-        0) {
-      continue;
-    }
-    if (errno == EOPNOTSUPP || errno == ENOSYS) return Status::ok();  // not every file system can
-    return errno_status(Code::kStorage, errno,
-                        fmt::format("cannot reserve {} bytes for {}", entry.length, path));
-  }
-  return Status::ok();
-}
-
 }  // namespace
 
 struct ImageWriter::State {
@@ -112,17 +96,15 @@ Result<ImageWriter> ImageWriter::create(const std::filesystem::path& part, const
                                                   "than an image holds",
                                                   image.memory.size()));
   }
-  // Opened here first: errno says more than HDF5 does, and HDF5 leaves the mode of a file that
-  // exists.
   state->fd = UniqueFd(::open(part.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!state->fd.valid()) {
-    return failure(Code::kStorage, errno_status(errno, "cannot make " + part.native()).message(),
-                   errno);
+    return Failure(errno_status(Code::kStorage, errno, "cannot make " + part.native()));
   }
-  FERMATA_ASSIGN(const std::vector<IndexEntry> entries,
-                 write_skeleton(part, image.header, state->index.index_size, datasets));
-  FERMATA_TRY_RESULT(reserve_pages(state->fd.get(), entries, part.native()));
-  for (const IndexEntry& entry : entries) state->index.entries.emplace(entry.name, entry);
+  FERMATA_ASSIGN(const Skeleton skeleton,
+                 make_skeleton(image.header, state->index.index_size, datasets));
+  FERMATA_TRY_RESULT(copy_skeleton(skeleton, state->fd.get(), part.native()));
+  state->index.file_size = skeleton.size;
+  for (const IndexEntry& entry : skeleton.entries) state->index.entries.emplace(entry.name, entry);
   // EINVAL where the file system has no O_DIRECT (open(2)).
   state->direct = UniqueFd(::open(part.c_str(), O_WRONLY | O_DIRECT | O_CLOEXEC));
   state->regions = image.memory;
@@ -159,17 +141,14 @@ Result<WrittenImage> ImageWriter::finish() {
     entry.checksum = checksum64(bytes);
   }
 
-  struct stat status {};
-  if (::fstat(fd, &status) != 0) return errno_failure(errno, path);
   Index& index = state.index;
   index.major = kFormatMajor;
   index.minor = kFormatMinor;
-  index.file_size = static_cast<uint64_t>(status.st_size);
   FERMATA_ASSIGN(index.structure, structure_digest(fd, index, path));
   const std::vector<std::byte> bytes = encode_index(index);
   FERMATA_TRY_RESULT(write_exactly(fd, 0, bytes, path));
   if (::fsync(fd) != 0) {
-    return failure(Code::kStorage, errno_status(errno, "cannot sync " + path).message(), errno);
+    return Failure(errno_status(Code::kStorage, errno, "cannot sync " + path));
   }
   WrittenImage written;
   written.bytes = index.file_size;

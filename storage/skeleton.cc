@@ -1,10 +1,18 @@
 #include "storage/skeleton.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <hdf5.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <mutex>
 #include <utility>
+
+#include "common/size_parse.h"
+#include "storage/memory_vfd.h"
 
 namespace fermata::storage {
 namespace {
@@ -65,27 +73,26 @@ std::string innermost_error() {
 
 class SkeletonFile {
  public:
-  SkeletonFile(const std::filesystem::path& path, H5Id file)
-      : path_(path), file_(std::move(file)) {}
+  explicit SkeletonFile(H5Id file) : file_(std::move(file)) {}
 
-  static Result<SkeletonFile> create(const std::filesystem::path& path, uint64_t index_size) {
+  static Result<SkeletonFile> create(const std::string& path, uint64_t index_size) {
     const H5Id access = access_list(kPageSize);
     const H5Id creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
     H5Pset_userblock(creation.get(), index_size);
     H5Id file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), H5Fclose);
-    if (!file.valid()) return failed(path, "make the HDF5 file");
-    return SkeletonFile(path, std::move(file));
+    if (!file.valid()) return failed("make the HDF5 file");
+    return SkeletonFile(std::move(file));
   }
 
-  static Result<SkeletonFile> reopen(const std::filesystem::path& path, hsize_t alignment) {
+  static Result<SkeletonFile> reopen(const std::string& path, hsize_t alignment) {
     const H5Id access = access_list(alignment);
     H5Id file(H5Fopen(path.c_str(), H5F_ACC_RDWR, access.get()), H5Fclose);
-    if (!file.valid()) return failed(path, "open the HDF5 file again");
-    return SkeletonFile(path, std::move(file));
+    if (!file.valid()) return failed("open the HDF5 file again");
+    return SkeletonFile(std::move(file));
   }
 
   Status close() {
-    if (!file_.close_now()) return failed(path_, "close the HDF5 file").value();
+    if (!file_.close_now()) return failed("close the HDF5 file").value();
     return Status::ok();
   }
 
@@ -115,23 +122,23 @@ class SkeletonFile {
     const H5Id id(H5Dcreate2(file_.get(), dataset.name.c_str(), type.get(), space.get(),
                              links.get(), creation.get(), H5P_DEFAULT),
                   H5Dclose);
-    if (!id.valid()) return failed(path_, "make dataset " + dataset.name);
+    if (!id.valid()) return failed("make dataset " + dataset.name);
 
     IndexEntry entry{dataset.name, 0, dataset.length, 0, dataset.guard};
     if (dataset.length > 0) {
       const haddr_t offset = H5Dget_offset(id.get());
       if (offset == HADDR_UNDEF || H5Dget_storage_size(id.get()) != dataset.length) {
-        return failed(path_, "allocate dataset " + dataset.name);
+        return failed("allocate dataset " + dataset.name);
       }
       entry.offset = offset;
     }
     if (dataset.guard == Guard::kBlocks && entry.offset % kPageSize != 0) {
-      return failure(Code::kInternal, fmt::format("{}: HDF5 put {} at {}, not at a page",
-                                                  path_.native(), dataset.name, entry.offset));
+      return failure(Code::kInternal,
+                     fmt::format("HDF5 put {} at {}, not at a page", dataset.name, entry.offset));
     }
     if (!dataset.content.empty() &&
         H5Dwrite(id.get(), type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, dataset.content.data()) < 0) {
-      return failed(path_, "write dataset " + dataset.name);
+      return failed("write dataset " + dataset.name);
     }
     entry.checksum = checksum64(dataset.content);
     return entry;
@@ -142,14 +149,12 @@ class SkeletonFile {
     H5Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
     H5Pset_alignment(access.get(), alignment, alignment);
     H5Pset_libver_bounds(access.get(), H5F_LIBVER_V18, H5F_LIBVER_V110);
-    // Locks of network file systems may fail; nobody else knows the file before it is renamed.
-    H5Pset_file_locking(access.get(), false, true);
+    H5Pset_driver(access.get(), descriptor_driver(), nullptr);
     return access;
   }
 
-  static Failure failed(const std::filesystem::path& path, const std::string& what) {
-    return failure(Code::kStorage,
-                   fmt::format("{}: cannot {}: {}", path.native(), what, innermost_error()));
+  static Failure failed(const std::string& what) {
+    return failure(Code::kInternal, fmt::format("HDF5 cannot {}: {}", what, innermost_error()));
   }
 
   static H5Id type_of(const SkeletonDataset& dataset) {
@@ -189,7 +194,7 @@ class SkeletonFile {
     const H5Id id(H5Acreate2(file_.get(), name, type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT),
                   H5Aclose);
     if (!id.valid() || H5Awrite(id.get(), type.get(), value) < 0) {
-      return failed(path_, fmt::format("write attribute {}", name)).value();
+      return failed(fmt::format("write attribute {}", name)).value();
     }
     return Status::ok();
   }
@@ -205,45 +210,71 @@ class SkeletonFile {
     return add_attribute(name, type, text.c_str());
   }
 
-  std::filesystem::path path_;
   H5Id file_;
 };
 
 }  // namespace
 
-Result<std::vector<IndexEntry>> write_skeleton(const std::filesystem::path& path,
-                                               const ImageHeader& header, uint64_t index_size,
-                                               const std::vector<SkeletonDataset>& datasets) {
+Result<Skeleton> make_skeleton(const ImageHeader& header, uint64_t index_size,
+                               const std::vector<SkeletonDataset>& datasets) {
+  Skeleton skeleton;
+  skeleton.memory = UniqueFd(::memfd_create("fermata-skeleton", MFD_CLOEXEC));
+  if (!skeleton.memory.valid()) return errno_failure(errno, "memfd_create");
+  const std::string path = descriptor_name(skeleton.memory.get());
+  skeleton.entries.resize(datasets.size());
+
   static std::mutex library;
   const std::lock_guard lock(library);
   const QuietErrors quiet;
-
   // HDF5 has one alignment for each opening of a file: first all that is small, then the large
   // pages.
   const auto is_large = [](const SkeletonDataset& dataset) {
     return dataset.guard == Guard::kBlocks && dataset.length >= kStripe;
   };
-  std::vector<IndexEntry> entries(datasets.size());
-  bool any_large = false;
   FERMATA_ASSIGN(SkeletonFile small, SkeletonFile::create(path, index_size));
   FERMATA_TRY_RESULT(small.add_attributes(header));
   for (size_t i = 0; i < datasets.size(); ++i) {
-    if (is_large(datasets[i])) {
-      any_large = true;
-      continue;
-    }
-    FERMATA_ASSIGN(entries[i], small.add_dataset(datasets[i]));
+    if (is_large(datasets[i])) continue;
+    FERMATA_ASSIGN(skeleton.entries[i], small.add_dataset(datasets[i]));
   }
   FERMATA_TRY_RESULT(small.close());
-  if (!any_large) return entries;
-
-  FERMATA_ASSIGN(SkeletonFile large, SkeletonFile::reopen(path, kStripe));
-  for (size_t i = 0; i < datasets.size(); ++i) {
-    if (!is_large(datasets[i])) continue;
-    FERMATA_ASSIGN(entries[i], large.add_dataset(datasets[i]));
+  if (std::any_of(datasets.begin(), datasets.end(), is_large)) {
+    FERMATA_ASSIGN(SkeletonFile large, SkeletonFile::reopen(path, kStripe));
+    for (size_t i = 0; i < datasets.size(); ++i) {
+      if (!is_large(datasets[i])) continue;
+      FERMATA_ASSIGN(skeleton.entries[i], large.add_dataset(datasets[i]));
+    }
+    FERMATA_TRY_RESULT(large.close());
   }
-  FERMATA_TRY_RESULT(large.close());
-  return entries;
+  struct stat status {};
+  if (::fstat(skeleton.memory.get(), &status) != 0) return errno_failure(errno, "fstat of a memfd");
+  skeleton.size = static_cast<uint64_t>(status.st_size);
+  return skeleton;
+}
+
+Status copy_skeleton(const Skeleton& skeleton, int fd, const std::string& path) {
+  const auto size = static_cast<off_t>(skeleton.size);
+  if (::ftruncate(fd, size) != 0) {
+    return errno_status(Code::kStorage, errno, fmt::format("cannot make {}", path));
+  }
+  // The room for all, now: a full disk is told before any byte is moved. Not every file system can.
+  if (::fallocate(fd, 0, 0, size) != 0 && errno != EOPNOTSUPP && errno != ENOSYS) {
+    return errno_status(Code::kStorage, errno,
+                        fmt::format("cannot take {} for {}", format_size(skeleton.size), path));
+  }
+  std::vector<std::byte> buffer(kStripe);
+  const int memory = skeleton.memory.get();
+  for (off_t at = 0; (at = ::lseek(memory, at, SEEK_DATA)) >= 0;) {  // ENXIO: no more data
+    const off_t end = ::lseek(memory, at, SEEK_HOLE);
+    while (at < end) {
+      const auto piece =
+          std::span(buffer).first(std::min<size_t>(buffer.size(), static_cast<size_t>(end - at)));
+      FERMATA_TRY(read_exactly(memory, static_cast<uint64_t>(at), piece, "the skeleton"));
+      FERMATA_TRY(write_exactly(fd, static_cast<uint64_t>(at), piece, path));
+      at += static_cast<off_t>(piece.size());
+    }
+  }
+  return Status::ok();
 }
 
 }  // namespace fermata::storage

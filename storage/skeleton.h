@@ -5,11 +5,11 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <string>
 #include <vector>
 
 #include "common/status.h"
+#include "common/unique_fd.h"
 #include "storage/format.h"
 #include "storage/image.h"
 
@@ -27,11 +27,20 @@ struct SkeletonDataset {
   std::vector<std::byte> content;
 };
 
-/// Writes `path` (it exists and is empty) and closes it. Returns one entry for each dataset, in
-/// order, with its offset, and its checksum where the content was given. kStorage with HDF5's own
-/// words.
-Result<std::vector<IndexEntry>> write_skeleton(const std::filesystem::path& path,
-                                               const ImageHeader& header, uint64_t index_size,
-                                               const std::vector<SkeletonDataset>& datasets);
+/// A skeleton in memory: a sparse memfd as long as the image, with everything that HDF5 wrote.
+struct Skeleton {
+  UniqueFd memory;
+  uint64_t size = 0;
+  /// One for each dataset, in order, with its offset, and its checksum where the content was given.
+  std::vector<IndexEntry> entries;
+};
+
+/// Made in memory because HDF5 1.10 does not survive a full disk: it crashes when a file that it
+/// could not write is closed. kInternal with HDF5's own words.
+Result<Skeleton> make_skeleton(const ImageHeader& header, uint64_t index_size,
+                               const std::vector<SkeletonDataset>& datasets);
+
+/// Copies it to an empty file and takes the room of the whole image, pages included. kStorage.
+Status copy_skeleton(const Skeleton& skeleton, int fd, const std::string& path);
 
 }  // namespace fermata::storage
