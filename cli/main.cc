@@ -55,6 +55,7 @@ int run_main(int argc, char** argv) {
   add_restart(app, invocation);
   add_ls(app, invocation);
   add_show(app, invocation);
+  add_inspect(app, invocation);
   add_verify(app, invocation);
   add_able(app, invocation);
   add_exec(app, invocation);

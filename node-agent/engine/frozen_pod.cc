@@ -111,10 +111,11 @@ Status HeldPod::kill() {
       return errno_status(errno, fmt::format("ending {}", process->describe()));
     }
   }
-  // A tracee that ended stays until its tracer has waited for it. PID 1's own end is for its
+  // A tracee that ended stays until its tracer has waited for it, and PID 1 with all its threads
+  // until every other process of its namespace is gone: it comes last. Its own end is for its
   // parent.
-  for (const HeldProcess& process : held_) {
-    for (auto thread = process.threads.rbegin(); thread != process.threads.rend(); ++thread) {
+  for (auto process = held_.rbegin(); process != held_.rend(); ++process) {
+    for (auto thread = process->threads.rbegin(); thread != process->threads.rend(); ++thread) {
       if (thread->tid != init_) ::waitpid(thread->tid, nullptr, __WALL);
     }
   }
