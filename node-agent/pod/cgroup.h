@@ -22,7 +22,8 @@ Result<std::filesystem::path> group_of_process(pid_t pid);
 /// cgroup.procs of a group, open for writing: "0" written to it moves the writer in.
 Result<UniqueFd> open_group_procs(const std::filesystem::path& group);
 
-/// SIGKILLs what is in the group (cgroup.kill since Linux 5.14, else one by one), frozen or not.
+/// SIGKILLs what is in the group, frozen or not (cgroup.kill: Linux 5.14). Fine when the group is
+/// gone.
 Status kill_group(const std::filesystem::path& group);
 
 /// Waits until the group is empty and removes it, and its parent when that is empty too. kTimeout

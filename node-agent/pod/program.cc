@@ -63,7 +63,8 @@ Result<std::string> find_program(const std::string& command,
     more = colon != std::string_view::npos;
     if (more) rest.remove_prefix(colon + 1);
     if (folder.empty()) folder = ".";
-    const std::string candidate = folder + "/" + command;
+    std::string candidate = std::move(folder);
+    candidate.append("/").append(command);
     const int err = why_not_executable(absolute(candidate, working_directory), seen);
     if (err == 0) return candidate;
     if (seen) denied = err;

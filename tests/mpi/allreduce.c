@@ -47,13 +47,14 @@ static uint64_t spread(const struct program* me, const struct buffers* b, long i
   for (int i = 0; i < kWords; ++i)
     expect(me, iteration, "broadcast", given(iteration, root, i), b->mine[i]);
   const int block = kWords / me->ranks;
-  for (int i = 0; i < block * me->ranks; ++i) b->mine[i] = given(iteration, me->rank, i);
+  const int words = block * me->ranks;
+  for (int i = 0; i < words; ++i) b->mine[i] = given(iteration, me->rank, i);
   MPI_Alltoall(b->mine, block, MPI_UINT64_T, b->all, block, MPI_UINT64_T, MPI_COMM_WORLD);
-  for (int i = 0; i < block * me->ranks; ++i) {
+  for (int i = 0; i < words; ++i) {
     expect(me, iteration, "all-to-all", given(iteration, i / block, me->rank * block + i % block),
            b->all[i]);
   }
-  return checksum(b->all, block * me->ranks);
+  return checksum(b->all, words);
 }
 
 int main(int argc, char** argv) {

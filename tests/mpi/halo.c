@@ -6,6 +6,8 @@
 #include "mpi_common.h"
 
 enum { kSide = 96, kCheckEvery = 8 };
+// Words of one message: a checksum and a side of a tile.
+static const long kLine = kSide + 1;
 static const uint64_t kWeights[5] = {3, 5, 7, 11, 13};  // self, north, south, west, east
 
 struct grid {
@@ -20,6 +22,9 @@ struct grid {
 static long place(const struct grid* grid, int row, int column) {
   return (long)row * (grid->columns + 2) + column;
 }
+
+/// A residue of its own for each place of the whole grid.
+static uint64_t start_of(long row, long column) { return mix((uint64_t)row, (uint64_t)column); }
 
 static struct grid make_grid(const struct program* me) {
   struct grid grid = {0};
@@ -40,12 +45,12 @@ static struct grid make_grid(const struct program* me) {
   const size_t bytes = (size_t)(grid.rows + 2) * (size_t)(grid.columns + 2) * sizeof(uint64_t);
   grid.cells = allocate(me, bytes);
   grid.next = allocate(me, bytes);
-  grid.send = allocate(me, 4 * (kSide + 1) * sizeof(uint64_t));
-  grid.receive = allocate(me, 4 * (kSide + 1) * sizeof(uint64_t));
+  grid.send = allocate(me, 4 * (size_t)kLine * sizeof(uint64_t));
+  grid.receive = allocate(me, 4 * (size_t)kLine * sizeof(uint64_t));
   for (int row = 1; row <= grid.rows; ++row) {
     for (int column = 1; column <= grid.columns; ++column) {
       grid.cells[place(&grid, row, column)] =
-          mix((uint64_t)(grid.first_row + row), (uint64_t)(grid.first_column + column));
+          start_of(grid.first_row + row, grid.first_column + column);
     }
   }
   return grid;
@@ -74,11 +79,11 @@ static void exchange(const struct program* me, struct grid* grid, long iteration
   MPI_Request requests[8];
   for (int side = 0; side < 4; ++side) {
     // What I get on one side was sent towards the opposite one: tags are of the sender's side.
-    MPI_Irecv(grid->receive + side * (kSide + 1), halos[side].count + 1, MPI_UINT64_T, peers[side],
+    MPI_Irecv(grid->receive + side * kLine, halos[side].count + 1, MPI_UINT64_T, peers[side],
               side ^ 1, grid->comm, &requests[side]);
   }
   for (int side = 0; side < 4; ++side) {
-    uint64_t* out = grid->send + side * (kSide + 1);
+    uint64_t* out = grid->send + side * kLine;
     for (int i = 0; i < edges[side].count; ++i) out[i + 1] = *cell_of(grid, edges[side], i);
     out[0] = checksum(out + 1, edges[side].count);
     MPI_Isend(out, edges[side].count + 1, MPI_UINT64_T, peers[side], side, grid->comm,
@@ -86,7 +91,7 @@ static void exchange(const struct program* me, struct grid* grid, long iteration
   }
   MPI_Waitall(8, requests, MPI_STATUSES_IGNORE);
   for (int side = 0; side < 4; ++side) {
-    const uint64_t* in = grid->receive + side * (kSide + 1);
+    const uint64_t* in = grid->receive + side * kLine;
     expect(me, iteration, "checksum of a halo", checksum(in + 1, halos[side].count), in[0]);
     for (int i = 0; i < halos[side].count; ++i) *cell_of(grid, halos[side], i) = in[i + 1];
   }
@@ -114,8 +119,7 @@ static uint64_t sum_of_cells(const struct grid* grid, int by_place) {
   for (int row = 1; row <= grid->rows; ++row) {
     for (int column = 1; column <= grid->columns; ++column) {
       uint64_t cell = grid->cells[place(grid, row, column)];
-      if (by_place)
-        cell = mix(cell, (uint64_t)((grid->first_row + row) * kSide + grid->first_column + column));
+      if (by_place) cell = mix(cell, start_of(grid->first_row + row, grid->first_column + column));
       sum = add_mod(sum, cell);
     }
   }

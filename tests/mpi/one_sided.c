@@ -33,7 +33,7 @@ static void between_fences(const struct program* me, struct state* s, long itera
   const int left = (me->rank + me->ranks - 1) % me->ranks;
   uint64_t add[kSums];
   for (int i = 0; i < kWords; ++i) s->put[i] = put_word(iteration, me->rank, i);
-  for (int i = 0; i < kSums; ++i) add[i] = (uint64_t)(me->rank + i);
+  for (int i = 0; i < kSums; ++i) add[i] = (uint64_t)me->rank + (uint64_t)i;
   MPI_Win_fence(0, s->win);
   MPI_Put(s->put, kWords, MPI_UINT64_T, right, at(offsetof(struct window, block)), kWords,
           MPI_UINT64_T, s->win);

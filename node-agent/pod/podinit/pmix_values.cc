@@ -2,7 +2,6 @@
 
 #include <pmix.h>
 
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -34,8 +33,9 @@ void InfoList::add_array(const char* key, InfoList&& values) {
   PMIX_LOAD_KEY(item.key, key);
   item.value.type = PMIX_DATA_ARRAY;
   PMIX_DATA_ARRAY_CREATE(item.value.data.darray, 0, PMIX_INFO);
-  item.value.data.darray->size = values.size();
+  const size_t count = values.items_.size();
   item.value.data.darray->array = values.release();
+  item.value.data.darray->size = item.value.data.darray->array == nullptr ? 0 : count;
   items_.push_back(item);
 }
 
@@ -48,13 +48,12 @@ void InfoList::add_value(const char* key, const pmix_value_t& value) {
 }
 
 pmix_info_t* InfoList::release() {
+  if (items_.empty()) return nullptr;
   pmix_info_t* array = nullptr;
-  if (!items_.empty()) {
-    const size_t count = items_.size();
-    PMIX_INFO_CREATE(array, count);
-    if (array == nullptr) abort();  // out of memory
-    memcpy(array, items_.data(), count * sizeof(pmix_info_t));
-  }
+  const size_t count = items_.size();
+  PMIX_INFO_CREATE(array, count);
+  if (array == nullptr) return nullptr;
+  for (size_t i = 0; i < items_.size(); ++i) array[i] = items_[i];
   items_.clear();
   return array;
 }
