@@ -18,6 +18,7 @@ std::vector<std::unique_ptr<FileKind>> make_file_kinds() {
   kinds.push_back(make_signalfd_kind());
   kinds.push_back(make_epoll_kind());
   kinds.push_back(make_pidfd_kind());
+  kinds.push_back(make_unix_socket_kind());
   kinds.push_back(make_tcp_socket_kind());
   kinds.push_back(make_refused_kind());
   return kinds;

@@ -16,4 +16,6 @@ set(engine_file_sources
   stdio.cc
   tcp_repair.cc
   tcp_socket.cc
-  timerfd.cc)
+  timerfd.cc
+  unix_name.cc
+  unix_socket.cc)
