@@ -23,10 +23,13 @@ bool share_memory(pid_t a, pid_t b) { return ::syscall(SYS_kcmp, a, b, KCMP_VM, 
 
 Status HeldPod::hold_all(const std::vector<pid_t>& pids, int deadline_ms) {
   for (const pid_t pid : pids) {
-    Result<HeldProcess> process = hold(pid, deadline_ms);
-    if (!process && process.error().code() == Code::kGone) continue;
-    if (!process) return process.error();
-    held_.push_back(*std::move(process));
+    HeldProcess& process = held_.emplace_back();
+    const Status status = hold(pid, deadline_ms, process);
+    if (status.code() == Code::kGone) {
+      held_.pop_back();
+      continue;
+    }
+    FERMATA_TRY(status);
   }
   // PID 1 first, then in the order of PIDs in the pod.
   std::sort(held_.begin(), held_.end(),
@@ -93,6 +96,10 @@ std::string HeldPod::transient_state() const {
 }
 
 void HeldPod::release_all() {
+  // A vfork's parent stops only when its child runs on: those that have not stopped come last.
+  for (HeldProcess& process : held_) {
+    if (process.all_stopped()) release(process);
+  }
   for (HeldProcess& process : held_) release(process);
   held_.clear();
   listed_.clear();
@@ -111,9 +118,8 @@ Status HeldPod::kill() {
       return errno_status(errno, fmt::format("ending {}", process->describe()));
     }
   }
-  // A tracee that ended stays until its tracer has waited for it, and PID 1 with all its threads
-  // until every other process of its namespace is gone: it comes last. Its own end is for its
-  // parent.
+  // A tracee that ended stays until its tracer has waited for it, and PID 1 stays until all others
+  // are gone. Its own end is for its parent.
   for (auto process = held_.rbegin(); process != held_.rend(); ++process) {
     for (auto thread = process->threads.rbegin(); thread != process->threads.rend(); ++thread) {
       if (thread->tid != init_) ::waitpid(thread->tid, nullptr, __WALL);
@@ -141,7 +147,7 @@ Result<std::unique_ptr<FrozenPod>> FrozenPod::freeze(const std::filesystem::path
                                                      int deadline_ms) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(deadline_ms);
   // An attempt waits this long for one thread: a vfork keeps its parent from stopping for as long.
-  constexpr int kThreadStopMs = 200;
+  constexpr int kThreadStopMs = 500;
   std::string reason;
   while (true) {
     auto pod = std::make_unique<HeldPod>(init);
@@ -151,10 +157,12 @@ Result<std::unique_ptr<FrozenPod>> FrozenPod::freeze(const std::filesystem::path
       if (std::find(pids.begin(), pids.end(), init) == pids.end()) {
         return failure(Code::kGone, "the pod has ended");
       }
-      const Status held = pod->hold_all(pids, kThreadStopMs);
+      const bool vfork = std::any_of(pids.begin(), pids.end(), waits_in_vfork);
+      const Status held = vfork ? Status(Code::kTimeout, "a process waits in vfork for its child")
+                                : pod->hold_all(pids, kThreadStopMs);
+      FERMATA_TRY_RESULT(freezer.thaw());
       if (!held && held.code() != Code::kTimeout) return Failure(held);
       reason = held ? std::string() : held.message();
-      FERMATA_TRY_RESULT(freezer.thaw());
     }
     if (reason.empty()) reason = pod->transient_state();
     if (reason.empty()) return std::unique_ptr<FrozenPod>(std::move(pod));

@@ -1,6 +1,7 @@
 #include "node-agent/engine/held.h"
 
 #include <fmt/format.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -8,6 +9,10 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstdio>
+
+#include "common/file_util.h"
+#include "common/log.h"
 
 namespace fermata::engine {
 namespace {
@@ -69,6 +74,7 @@ Status stop_all_threads(HeldProcess& process, int deadline_ms) {
       const Result<Stop> stop =
           wait_stop(process.threads[i].tid, std::chrono::milliseconds(deadline_ms));
       if (!stop) return stop.error();
+      process.threads[i].in_stop = true;
       if (stop->event == PTRACE_EVENT_STOP && stop->signal != SIGTRAP) process.stopped = true;
     }
   }
@@ -77,41 +83,48 @@ Status stop_all_threads(HeldProcess& process, int deadline_ms) {
 
 }  // namespace
 
+bool HeldProcess::all_stopped() const {
+  return std::all_of(threads.begin(), threads.end(),
+                     [](const HeldThread& thread) { return thread.in_stop; });
+}
+
 std::string HeldProcess::describe() const { return fmt::format("process {} ({})", vpid, name); }
 
-Result<HeldProcess> hold(pid_t pid, int deadline_ms) {
-  HeldProcess process;
+Status hold(pid_t pid, int deadline_ms, HeldProcess& process) {
   process.pid = pid;
-  Status status = stop_all_threads(process, deadline_ms);
-  if (status && process.threads.empty()) {
-    status = Status(Code::kGone, fmt::format("process {} has ended", pid));
+  FERMATA_TRY(stop_all_threads(process, deadline_ms));
+  if (process.threads.empty()) return {Code::kGone, fmt::format("process {} has ended", pid)};
+  const auto leader = std::find_if(process.threads.begin(), process.threads.end(),
+                                   [&](const HeldThread& thread) { return thread.tid == pid; });
+  if (leader == process.threads.end()) {
+    return {Code::kCannotHold,
+            fmt::format("process {}: its main thread has ended while others run on", pid)};
   }
-  if (status) {
-    const auto leader = std::find_if(process.threads.begin(), process.threads.end(),
-                                     [&](const HeldThread& thread) { return thread.tid == pid; });
-    if (leader == process.threads.end()) {
-      status =
-          Status(Code::kCannotHold,
-                 fmt::format("process {}: its main thread has ended while others run on", pid));
-    } else {
-      std::rotate(process.threads.begin(), leader, leader + 1);
-    }
-  }
-  for (HeldThread& thread : process.threads) {
-    if (!status) break;
-    status = read_thread(process, thread);
-  }
-  if (!status) {
-    release(process);
-    return Failure(std::move(status));
-  }
+  std::rotate(process.threads.begin(), leader, leader + 1);
+  for (HeldThread& thread : process.threads) FERMATA_TRY(read_thread(process, thread));
   process.vpid = process.leader().status.vpid;
   process.name = process.leader().status.name;
   // A process without room for calls can still be let go; capture refuses it by name.
   if (Result<std::shared_ptr<InjectionSite>> site = InjectionSite::find(pid)) {
     process.site = *std::move(site);
   }
-  return process;
+  return Status::ok();
+}
+
+bool waits_in_vfork(pid_t pid) {
+  const Result<std::vector<pid_t>> tids = threads_of(pid);
+  if (!tids) return false;
+  for (const pid_t tid : *tids) {
+    // "NR ARG0 ..." of the call the thread is in, or "running" (proc(5)).
+    const Result<std::string> text = read_file(fmt::format("/proc/{}/task/{}/syscall", pid, tid));
+    long number = -1;
+    unsigned long first = 0;
+    if (!text || std::sscanf(text->c_str(), "%ld %lx", &number, &first) != 2) continue;
+    if (number == SYS_vfork || (number == SYS_clone && (first & CLONE_VFORK) != 0)) return true;
+    // The flags of clone3 are in memory, but only a vfork keeps a thread inside it for long.
+    if (number == SYS_clone3) return true;
+  }
+  return false;
 }
 
 Result<CaptureRemote*> remote_of(HeldProcess& process, HeldThread& thread) {
@@ -126,6 +139,24 @@ Result<CaptureRemote*> remote_of(HeldProcess& process, HeldThread& thread) {
   }
   return thread.remote.get();
 }
+
+namespace {
+
+// Only a stopped thread can be let go. One that we asked to stop and that has not yet (a vfork's
+// parent, an uninterruptible call) must not be left to stop for ever later on.
+void let_go(HeldThread& thread) {
+  if (!thread.in_stop) {
+    const Result<Stop> stop = wait_stop(thread.tid, std::chrono::seconds(30));
+    if (!stop && stop.error().code() == Code::kTimeout) {
+      log_error(fmt::format("thread {} stays attached to this process: {}", thread.tid,
+                            stop.error().message()));
+      return;
+    }
+  }
+  static_cast<void>(detach(thread.tid));
+}
+
+}  // namespace
 
 void release(HeldProcess& process) {
   if (process.site && process.site->scratch() != 0) {
@@ -143,7 +174,7 @@ void release(HeldProcess& process) {
         static_cast<void>(set_registers(thread.tid, thread.registers));
       }
     }
-    static_cast<void>(detach(thread.tid));
+    let_go(thread);
   }
   process.threads.clear();
 }

@@ -16,6 +16,7 @@ namespace fermata::engine {
 /// One thread in ptrace-stop. Its destructor does not let it go: HeldProcess::release() does.
 struct HeldThread {
   pid_t tid = 0;
+  bool in_stop = false;  ///< its stop was seen
   ProcStatus status;
   /// The registers at the stop. A call that a mere stop ends with EINTR stands as -ERESTARTNOHAND
   /// here: the kernel then makes it again, or ends it with EINTR if a handler is to run, as it does
@@ -37,14 +38,21 @@ struct HeldProcess {
   std::vector<HeldThread> threads;  ///< the leader first
   std::shared_ptr<InjectionSite> site;
 
+  /// Whether every thread attached has stopped.
+  bool all_stopped() const;
   /// "process 12 (lmp)".
   std::string describe() const;
   HeldThread& leader() { return threads.front(); }
   const HeldThread& leader() const { return threads.front(); }
 };
 
-/// Attaches to and stops every thread of a process; on failure those attached are let go.
-Result<HeldProcess> hold(pid_t pid, int deadline_ms);
+/// Attaches to and stops every thread of a process. Also on failure `process` has those attached,
+/// for release(). kTimeout: a thread did not stop within `deadline_ms`.
+Status hold(pid_t pid, int deadline_ms, HeldProcess& process);
+
+/// Whether a thread of the process waits for its vfork(2) child to exec: it cannot be stopped
+/// before that.
+bool waits_in_vfork(pid_t pid);
 
 /// A remote for calls in the thread, made at the first request.
 Result<CaptureRemote*> remote_of(HeldProcess& process, HeldThread& thread);

@@ -278,13 +278,20 @@ class Rebuild : public RebuildContext, public RebuiltPod {
     return Status::ok();
   }
 
-  /// PID 1's end takes every process of its namespace with it.
+  /// PID 1's end takes every process of its namespace with it, and it stays until all of them were
+  /// waited for by us, their tracer: children before parents, PID 1's threads last. Its own end is
+  /// for its parent.
   void kill_all() {
     ::kill(request_.init, SIGKILL);
-    for (const auto& [vtid, remote] : threads_) ::waitpid(remote->tid(), nullptr, __WALL);
     if (!tree_) return;
-    for (const int vpid : tree_->order()) {
-      if (vpid != 1) ::waitpid(tree_->remote(vpid).tid(), nullptr, __WALL);
+    const std::vector<int>& order = tree_->order();
+    for (auto vpid = order.rbegin(); vpid != order.rend(); ++vpid) {
+      if (!tree_->has(*vpid)) continue;
+      const RebuildRemote& leader = tree_->remote(*vpid);
+      for (const auto& [vtid, remote] : threads_) {
+        if (remote->pid() == leader.pid()) ::waitpid(remote->tid(), nullptr, __WALL);
+      }
+      if (*vpid != 1) ::waitpid(leader.tid(), nullptr, __WALL);
     }
   }
 
