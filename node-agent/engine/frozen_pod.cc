@@ -118,13 +118,15 @@ Status HeldPod::kill() {
       return errno_status(errno, fmt::format("ending {}", process->describe()));
     }
   }
-  // A tracee that ended stays until its tracer has waited for it, and PID 1 stays until all others
-  // are gone. Its own end is for its parent.
-  for (auto process = held_.rbegin(); process != held_.rend(); ++process) {
-    for (auto thread = process->threads.rbegin(); thread != process->threads.rend(); ++thread) {
-      if (thread->tid != init_) ::waitpid(thread->tid, nullptr, __WALL);
+  // A tracee that ended stays until its tracer has waited for it. PID 1's own end is for its
+  // parent.
+  std::vector<pid_t> tids;
+  for (const HeldProcess& process : held_) {
+    for (const HeldThread& thread : process.threads) {
+      if (thread.tid != init_) tids.push_back(thread.tid);
     }
   }
+  reap_tracees(std::move(tids));
   memory_.clear();
   held_.clear();
   listed_.clear();

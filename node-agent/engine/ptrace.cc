@@ -139,4 +139,17 @@ Status detach(pid_t tid) {
   return Status::ok();
 }
 
+void reap_tracees(std::vector<pid_t> tids) {
+  constexpr int kMostRounds = 20'000;  // ten seconds of sleep
+  for (int round = 0; !tids.empty() && round < kMostRounds; ++round) {
+    std::erase_if(tids, [](pid_t tid) {
+      int status = 0;
+      const pid_t got = ::waitpid(tid, &status, __WALL | WNOHANG);
+      return (got == tid && !WIFSTOPPED(status)) || (got < 0 && errno == ECHILD);
+    });
+    const timespec pause{0, 500'000};
+    if (!tids.empty()) ::nanosleep(&pause, nullptr);
+  }
+}
+
 }  // namespace fermata::engine

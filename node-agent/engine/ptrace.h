@@ -47,4 +47,8 @@ Status resume_thread(pid_t tid, int request);
 /// Lets the thread go (PTRACE_DETACH). A thread that ended meanwhile is no error.
 Status detach(pid_t tid);
 
+/// Waits until every one of these killed tracees is gone. In whatever order they end: the last
+/// thread of a PID 1 stays until all others of its namespace were waited for (pid_namespaces(7)).
+void reap_tracees(std::vector<pid_t> tids);
+
 }  // namespace fermata::engine

@@ -278,21 +278,17 @@ class Rebuild : public RebuildContext, public RebuiltPod {
     return Status::ok();
   }
 
-  /// PID 1's end takes every process of its namespace with it, and it stays until all of them were
-  /// waited for by us, their tracer: children before parents, PID 1's threads last. Its own end is
-  /// for its parent.
+  /// PID 1's end takes every process of its namespace with it. Its own end is for its parent to
+  /// see.
   void kill_all() {
     ::kill(request_.init, SIGKILL);
     if (!tree_) return;
-    const std::vector<int>& order = tree_->order();
-    for (auto vpid = order.rbegin(); vpid != order.rend(); ++vpid) {
-      if (!tree_->has(*vpid)) continue;
-      const RebuildRemote& leader = tree_->remote(*vpid);
-      for (const auto& [vtid, remote] : threads_) {
-        if (remote->pid() == leader.pid()) ::waitpid(remote->tid(), nullptr, __WALL);
-      }
-      if (*vpid != 1) ::waitpid(leader.tid(), nullptr, __WALL);
+    std::vector<pid_t> tids;
+    for (const auto& [vtid, remote] : threads_) tids.push_back(remote->tid());
+    for (const int vpid : tree_->order()) {
+      if (vpid != 1 && tree_->has(vpid)) tids.push_back(tree_->remote(vpid).tid());
     }
+    reap_tracees(std::move(tids));
   }
 
   const RebuildRequest request_;
