@@ -120,6 +120,33 @@ TEST(Placement, FindsThePresentPages) {
   EXPECT_EQ(*runs, (std::vector<NodeRun>{{child.start(), kLength / 2, 0}}));
 }
 
+// Half of the pages on node 0, half on the last node: one and the same where there is but one.
+TEST(Placement, TellsTheNodesOfPagesApart) {
+  const auto topology = current_topology();
+  ASSERT_TRUE(topology) << topology.error().message();
+  const int last = static_cast<int>(topology->numa_nodes) - 1;
+  void* range =
+      ::mmap(nullptr, kLength, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const auto start = reinterpret_cast<uint64_t>(range);
+  for (const auto& [offset, node] : {std::pair(size_t{0}, 0), std::pair(kLength / 2, last)}) {
+    const unsigned long mask = 1UL << node;
+    ASSERT_EQ(::syscall(SYS_mbind, start + offset, kLength / 2, MPOL_BIND, &mask, 65, 0), 0);
+    std::memset(static_cast<char*>(range) + offset, 1, kLength / 2);
+  }
+  // One policy again, and so one map.
+  ASSERT_EQ(::syscall(SYS_mbind, start, kLength, MPOL_DEFAULT, nullptr, 0, 0), 0);
+  const ProcessToPlace self{7, ::getpid(), {}, {{start, start + kLength}}};
+  const auto placement = capture_placement(*topology, {self});
+  ::munmap(range, kLength);
+  ASSERT_TRUE(placement) << placement.error().message();
+  ASSERT_EQ(placement->processes_size(), 1);
+  const image::RangePlacement& placed = placement->processes(0).ranges(0);
+  ASSERT_EQ(placed.runs_size(), last == 0 ? 1 : 2);
+  EXPECT_EQ(placed.runs(0).node(), 0);
+  EXPECT_EQ(placed.runs(0).length(), last == 0 ? kLength : kLength / 2);
+  EXPECT_EQ(placed.runs(placed.runs_size() - 1).node(), last);
+}
+
 TEST(Placement, NamesTheThread_ThatIsGone) {
   pid_t pid = 0;
   {
