@@ -265,15 +265,17 @@ class Rebuild : public RebuildContext, public RebuiltPod {
       FERMATA_TRY(rebuild_thread_as_user(*all_threads_.at(thread.vtid()), thread));
     }
     FERMATA_ASSIGN_STATUS(const uint64_t gadget, find_vdso_syscall(leader, record));
+    std::map<int, std::optional<long>> sleeps;
     for (const image::Thread& thread : record.threads()) {
-      FERMATA_TRY(rebuild_sleep(*all_threads_.at(thread.vtid()), thread));
+      FERMATA_ASSIGN_STATUS(sleeps[thread.vtid()],
+                            rebuild_sleep(*all_threads_.at(thread.vtid()), thread));
     }
     FERMATA_TRY(rebuild_trap_action(leader, record, gadget));
     FERMATA_ASSIGN_STATUS([[maybe_unused]] const long unmapped,
                           leader.call_at(gadget, "unmapping the bootstrap area", SYS_munmap,
                                          {bootstrap_, RebuildRemote::kBootstrapSize}));
     for (const image::Thread& thread : record.threads()) {
-      FERMATA_TRY(load_registers(*all_threads_.at(thread.vtid()), thread));
+      FERMATA_TRY(load_registers(*all_threads_.at(thread.vtid()), thread, sleeps[thread.vtid()]));
     }
     return Status::ok();
   }

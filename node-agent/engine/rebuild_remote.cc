@@ -237,27 +237,28 @@ GeneralRegisters RebuildRemote::call_registers(uint64_t gadget, long number,
   return registers;
 }
 
-Status RebuildRemote::start_and_interrupt(long number, std::array<uint64_t, 6> args) {
+Result<long> RebuildRemote::start_and_interrupt(long number, std::array<uint64_t, 6> args) {
   const std::span<const std::byte> code(
       fermata_rebuild_code, static_cast<size_t>(fermata_rebuild_code_end - fermata_rebuild_code));
   const std::array<std::byte, 2> want{std::byte{0x0f}, std::byte{0x05}};
   const auto at = std::search(code.begin(), code.end(), want.begin(), want.end());
   const uint64_t gadget = bootstrap_ + static_cast<uint64_t>(at - code.begin());
-  FERMATA_TRY(set_registers(tid_, call_registers(gadget, number, args)));
-  FERMATA_TRY(resume_thread(tid_, PTRACE_SYSCALL));
-  FERMATA_ASSIGN_STATUS(const Stop entry, wait_stop(tid_));
+  FERMATA_TRY_RESULT(set_registers(tid_, call_registers(gadget, number, args)));
+  FERMATA_TRY_RESULT(resume_thread(tid_, PTRACE_SYSCALL));
+  FERMATA_ASSIGN(const Stop entry, wait_stop(tid_));
   if (!entry.syscall) {
-    return {Code::kInternal, fmt::format("thread {} did not enter its sleep", tid_)};
+    return failure(Code::kInternal, fmt::format("thread {} did not enter its sleep", tid_));
   }
-  FERMATA_TRY(resume_thread(tid_, PTRACE_SYSCALL));
+  FERMATA_TRY_RESULT(resume_thread(tid_, PTRACE_SYSCALL));
   const timespec while_it_falls_asleep{0, 200'000};
   ::nanosleep(&while_it_falls_asleep, nullptr);
-  FERMATA_TRY(interrupt(tid_));
-  FERMATA_ASSIGN_STATUS(const Stop exit, wait_stop(tid_));
+  FERMATA_TRY_RESULT(interrupt(tid_));
+  FERMATA_ASSIGN(const Stop exit, wait_stop(tid_));
   if (!exit.syscall) {
-    return {Code::kInternal, fmt::format("thread {} did not come out of its sleep", tid_)};
+    return failure(Code::kInternal, fmt::format("thread {} did not come out of its sleep", tid_));
   }
-  return Status::ok();
+  FERMATA_ASSIGN(const GeneralRegisters after, get_registers(tid_));
+  return static_cast<long>(after.rax);
 }
 
 Result<long> RebuildRemote::call_at(uint64_t gadget, std::string_view what, long number,

@@ -37,7 +37,9 @@ class RebuildRemote : public Remote {
 
   /// Enters a blocking call and interrupts it at once: the kernel then holds its restart block.
   /// Afterwards only call_at() and stop_for_registers() may follow.
-  Status start_and_interrupt(long number, std::array<uint64_t, 6> args);
+  /// Returns what the call returned: -ERESTART_RESTARTBLOCK, or its result when it was over by
+  /// then.
+  Result<long> start_and_interrupt(long number, std::array<uint64_t, 6> args);
 
   /// Stops the thread where registers may be loaded and the kernel's own restart of system calls
   /// works: in its signal path, before any instruction of the program.

@@ -282,24 +282,29 @@ bool sleeps_again(const image::Thread& thread) {
 
 }  // namespace
 
-Status rebuild_sleep(RebuildRemote& remote, const image::Thread& thread) {
-  if (!sleeps_again(thread)) return Status::ok();
+Result<std::optional<long>> rebuild_sleep(RebuildRemote& remote, const image::Thread& thread) {
+  if (!sleeps_again(thread)) return std::nullopt;
   const GeneralRegisters saved = general_of(thread);
-  std::array<int64_t, 2> left{thread.remaining().sec(), thread.remaining().nsec()};
-  // Long enough that it is still asleep when the interrupt comes.
-  if (left[0] == 0 && left[1] < 2'000'000) left[1] = 2'000'000;
+  const std::array<int64_t, 2> left{thread.remaining().sec(), thread.remaining().nsec()};
   const uint64_t args = remote.argument_address();
-  FERMATA_TRY(remote.put(args, left));
+  FERMATA_TRY_RESULT(remote.put(args, left));
   std::array<uint64_t, 6> call_args{saved.rdi, saved.rsi, saved.rdx, saved.r10, 0, 0};
   call_args[saved.orig_rax == SYS_nanosleep ? 0 : 2] = args;
-  return remote.start_and_interrupt(static_cast<long>(saved.orig_rax), call_args);
+  FERMATA_ASSIGN(const long result,
+                 remote.start_and_interrupt(static_cast<long>(saved.orig_rax), call_args));
+  return result;
 }
 
-Status load_registers(RebuildRemote& remote, const image::Thread& thread) {
+Status load_registers(RebuildRemote& remote, const image::Thread& thread,
+                      std::optional<long> sleep) {
   FERMATA_TRY(remote.stop_for_registers());
   GeneralRegisters registers = general_of(thread);
-  // Without a restart block of ours the call is made anew from its arguments.
-  if (static_cast<long>(registers.rax) == kErestartBlock && !sleeps_again(thread)) {
+  if (sleep && *sleep != kErestartBlock) {
+    // A short sleep was over before it could be interrupted: the call has returned.
+    registers.rax = static_cast<uint64_t>(*sleep);
+    registers.orig_rax = ~0ULL;
+  } else if (!sleep && static_cast<long>(registers.rax) == kErestartBlock) {
+    // Without a restart block of ours the call is made anew from its arguments.
     registers.rax = kErestartNoHand;
   }
   const std::string& bytes = thread.registers().xstate();
