@@ -147,6 +147,7 @@ Status PodAgent::write_back() {
   numbers_.image = storage::image_file_name(0);
   numbers_.image_bytes = written.bytes;
   numbers_.digest = std::move(written.digest);
+  if (work.frozen) numbers_.stand_still = SteadyClock::now() - work.stopped_at;  // and goes on
   return {};
 }
 
