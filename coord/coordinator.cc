@@ -19,6 +19,12 @@ double milliseconds_of(Duration duration) {
   return std::chrono::duration<double, std::milli>(duration).count();
 }
 
+/// A sentence about the checkpoint folder names it.
+Status naming(const Status& status, const std::filesystem::path& dir) {
+  const bool named = status.message().find(dir.string()) != std::string::npos;
+  return named ? status : status.within(dir.string());
+}
+
 Manifest manifest_of_reports(const SetOrder& order, const JobDescription& job,
                              std::span<Agent* const> agents, const SetOutcome& so_far) {
   Manifest manifest;
@@ -125,7 +131,7 @@ TriedSet Coordinator::take_set(const JobDescription& job, std::span<Agent* const
     return storage::write_manifest(order.folder, tried.manifest);
   };
 
-  tried.outcome.status = begin();
+  tried.outcome.status = naming(begin(), dir_);
   if (tried.outcome.status) {
     tried.outcome = coord::take_set(order, agents, deadlines_, Clock::steady(), write_manifest);
   }
