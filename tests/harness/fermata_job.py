@@ -21,7 +21,7 @@ JOBS = "/run/fermata/jobs"
 
 # common/status.cc
 EXIT_PERMISSION, EXIT_NOT_FOUND, EXIT_CANNOT_HOLD, EXIT_STORAGE = 3, 4, 5, 6
-EXIT_DAMAGED, EXIT_UNSUPPORTED = 7, 8
+EXIT_DAMAGED, EXIT_UNSUPPORTED, EXIT_TIMEOUT = 7, 8, 10
 
 
 class Failure(Exception):

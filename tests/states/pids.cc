@@ -40,7 +40,7 @@ int main() {
   int status = 0;
   CHECK(waitpid(child, &status, 0) == child && WIFSIGNALED(status), "the child is another");
   const pid_t next = state::child([] {});
-  CHECK(next != pid && next != tid, "a new child has the PID of somebody alive");
+  CHECK(next != pid && next != parent, "a new child has the PID of somebody alive");
   state::reap(next);
   state::pass();
 }
