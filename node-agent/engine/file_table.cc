@@ -187,7 +187,7 @@ Status FileTableRecorder::record(const HeldProcess& process, image::Process& out
 
 Status FileTableRecorder::finish(std::vector<std::string>& obstacles) {
   for (const std::unique_ptr<FileKind>& kind : kinds_) {
-    const Status status = kind->finish_capture(context_, objects_);
+    Status status = kind->finish_capture(context_, objects_);
     if (status.code() == Code::kCannotHold) {
       obstacles.push_back(status.message());
     } else if (!status) {

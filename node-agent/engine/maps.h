@@ -21,7 +21,7 @@ struct Map {
   uint64_t device = 0;  ///< dev_t
   uint64_t inode = 0;
   std::string name;                ///< path, "[heap]", "[anon:NAME]", or empty
-  int protection_key = 0;         ///< pkeys(7); 0 from read_maps()
+  int protection_key = 0;          ///< pkeys(7); 0 from read_maps()
   std::vector<std::string> flags;  ///< two-letter flags; empty from read_maps()
 
   bool has_flag(std::string_view flag) const;

@@ -9,8 +9,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "tests/unit/cli/run_command.h"
 #include "tests/support/scratch_folder.h"
+#include "tests/unit/cli/run_command.h"
 
 namespace fermata::cli {
 namespace {
