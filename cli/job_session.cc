@@ -93,7 +93,7 @@ class Session {
       if ((waits[2].revents & POLLIN) != 0) forward_signals();
       if ((waits[0].revents & POLLIN) != 0) break;
       if ((waits[1].revents & POLLIN) != 0) answer();
-      if (schedule_.due()) {
+      if (schedule_.due() && !job_has_ended()) {
         checkpoint(false);
         schedule_.advance();
       }

@@ -30,6 +30,22 @@ uint64_t bytes_here(const std::vector<MemoryRegion>& regions) {
   return sum;
 }
 
+/// Where the time of the stand-still goes, for the log.
+class StopWatch {
+ public:
+  void note(std::string_view what) {
+    const SteadyClock::time_point now = SteadyClock::now();
+    const std::chrono::duration<double, std::milli> took = now - last_;
+    text_ += fmt::format(" {} {:.1f} ms", what, took.count());
+    last_ = now;
+  }
+  const std::string& text() const { return text_; }
+
+ private:
+  SteadyClock::time_point last_ = SteadyClock::now();
+  std::string text_;
+};
+
 }  // namespace
 
 /// What holds the pod, and what came of it. The guard outlives the freeze: it is declared first.
@@ -96,28 +112,35 @@ Status PodAgent::read_topology() {
 
 Status PodAgent::capture(std::chrono::milliseconds deadline) {
   Work& work = *work_;
+  StopWatch watch;
   FERMATA_ASSIGN_STATUS(work.guard, ThawGuard::start(pod_.group));
   work.stopped_at = SteadyClock::now();
   FAULT_POINT("capture.freeze");
   FERMATA_ASSIGN_STATUS(work.frozen, engine::FrozenPod::freeze(pod_.group, pod_.init,
                                                                static_cast<int>(deadline.count())));
   FAULT_POINT("capture.frozen");
+  watch.note("freeze");
   work.image.header.time = storage::utc_now();
   numbers_.time = work.image.header.time;
   FERMATA_ASSIGN_STATUS(work.image.objects, work.frozen->capture());
+  watch.note("record");
   FERMATA_ASSIGN_STATUS(work.image.placement,
                         record_placement(*topology_, *work.frozen, work.image.objects));
   FAULT_POINT("capture.recorded");
+  watch.note("placement");
 
   numbers_.memory_bytes = bytes_here(work.frozen->memory());
   if (numbers_.memory_bytes <= copy_limit_) {
     FERMATA_ASSIGN_STATUS(work.image.memory, arena_.copy(work.frozen->memory(), kThreads));
     FAULT_POINT("capture.copied");
+    watch.note("copy");
     FERMATA_TRY(let_run());
+    watch.note("let run");
     numbers_.copied = true;
   } else {
     work.image.memory = work.frozen->memory();
   }
+  log_debug(fmt::format("job {} stood still:{}", to_string(pod_.job), watch.text()));
   return {};
 }
 
