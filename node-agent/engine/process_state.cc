@@ -17,7 +17,7 @@
 namespace fermata::engine {
 namespace {
 
-constexpr int kLimits = 16;  // RLIM_NLIMITS
+constexpr size_t kLimits = 16;  // RLIM_NLIMITS
 
 Status capture_layout(const HeldProcess& process, image::MmLayout& out) {
   FERMATA_ASSIGN_STATUS(const ProcStat stat, ProcStat::read(process.pid));
@@ -104,18 +104,50 @@ Status rebuild_layout(RebuildRemote& remote, const image::MmLayout& mm) {
   return Status::ok();
 }
 
-// A limit of an image can only lower what the pod has: the image is not trusted to raise anything.
-void rebuild_limits(pid_t pid, const image::Process& process) {
-  for (const image::ResourceLimit& limit : process.limits()) {
-    const auto resource = static_cast<__rlimit_resource>(limit.resource());
-    rlimit64 now{};
-    if (::prlimit64(pid, resource, nullptr, &now) != 0) continue;
-    const rlimit64 want{std::min(limit.soft(), now.rlim_max), std::min(limit.hard(), now.rlim_max)};
-    if (::prlimit64(pid, resource, &want, nullptr) != 0) {
-      log_warning(fmt::format("process {}: limit {} stays as it is: {}", process.vpid(),
-                              limit.resource(), std::strerror(errno)));
+// The process asks and sets its own limits: for another user's, prlimit(2) wants CAP_SYS_RESOURCE,
+// which an agent in a container lacks.
+Result<std::array<rlimit64, kLimits>> own_limits(Remote& remote) {
+  const uint64_t args = remote.argument_address();
+  std::array<RemoteCall, kLimits> calls{};
+  for (size_t i = 0; i < calls.size(); ++i) {
+    calls[i] = {SYS_prlimit64, {0, i, 0, args + i * sizeof(rlimit64)}, 0};
+  }
+  FERMATA_TRY_RESULT(remote.run(calls));
+  for (const RemoteCall& one : calls) {
+    if (one.result < 0) {
+      return errno_failure(static_cast<int>(-one.result),
+                           fmt::format("reading limit {}", one.args[1]));
     }
   }
+  std::array<rlimit64, kLimits> limits{};
+  FERMATA_TRY_RESULT(remote.get(args, limits));
+  return limits;
+}
+
+// A limit of an image can only lower what the pod has: the image is not trusted to raise anything.
+Status rebuild_limits(RebuildRemote& remote, const image::Process& process) {
+  FERMATA_ASSIGN_STATUS(const auto now, own_limits(remote));
+  std::array<rlimit64, kLimits> want = now;
+  for (const image::ResourceLimit& limit : process.limits()) {
+    const auto resource = static_cast<size_t>(limit.resource());
+    if (resource >= want.size()) continue;
+    want[resource] = {std::min(limit.soft(), now[resource].rlim_max),
+                      std::min(limit.hard(), now[resource].rlim_max)};
+  }
+  const uint64_t args = remote.argument_address();
+  FERMATA_TRY(remote.put(args, want));
+  std::array<RemoteCall, kLimits> calls{};
+  for (size_t i = 0; i < calls.size(); ++i) {
+    calls[i] = {SYS_prlimit64, {0, i, args + i * sizeof(rlimit64), 0}, 0};
+  }
+  FERMATA_TRY(remote.run(calls));
+  for (const RemoteCall& one : calls) {
+    if (one.result < 0) {
+      log_warning(fmt::format("process {}: limit {} stays as it is: {}", process.vpid(),
+                              one.args[1], std::strerror(static_cast<int>(-one.result))));
+    }
+  }
+  return Status::ok();
 }
 
 void write_proc(pid_t pid, const char* file, const std::string& value) {
@@ -138,16 +170,13 @@ Status capture_process_state(const HeldProcess& process, CaptureRemote& remote,
   }
   out.set_cwd(std::move(cwd));
   out.set_umask(process.leader().status.umask);
-  for (int resource = 0; resource < kLimits; ++resource) {
-    rlimit64 limit{};
-    if (::prlimit64(process.pid, static_cast<__rlimit_resource>(resource), nullptr, &limit) != 0) {
-      return errno_status(errno,
-                          fmt::format("reading limit {} of {}", resource, process.describe()));
-    }
+  const Result<std::array<rlimit64, kLimits>> limits = own_limits(remote);
+  if (!limits) return limits.error().within(process.describe());
+  for (size_t i = 0; i < limits->size(); ++i) {
     image::ResourceLimit& record = *out.add_limits();
-    record.set_resource(resource);
-    record.set_soft(limit.rlim_cur);
-    record.set_hard(limit.rlim_max);
+    record.set_resource(static_cast<int>(i));
+    record.set_soft((*limits)[i].rlim_cur);
+    record.set_hard((*limits)[i].rlim_max);
   }
   if (const Result<std::string> text =
           read_file(fmt::format("/proc/{}/oom_score_adj", process.pid))) {
@@ -170,7 +199,7 @@ Status rebuild_process_state(RebuildRemote& remote, const image::Process& proces
   if (process.child_subreaper()) calls.push_back({SYS_prctl, {PR_SET_CHILD_SUBREAPER, 1}, 0});
   if (process.mm().thp_disabled()) calls.push_back({SYS_prctl, {PR_SET_THP_DISABLE, 1}, 0});
   FERMATA_TRY(remote.run(calls));
-  rebuild_limits(remote.pid(), process);
+  FERMATA_TRY(rebuild_limits(remote, process));
   write_proc(remote.pid(), "oom_score_adj", fmt::format("{}", process.oom_score_adj()));
   write_proc(remote.pid(), "coredump_filter", fmt::format("{:#x}", process.coredump_filter()));
   return Status::ok();

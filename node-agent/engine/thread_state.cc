@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include <array>
@@ -113,6 +114,26 @@ Status capture_remaining(CaptureRemote& remote, const GeneralRegisters& register
   return Status::ok();
 }
 
+// A sleep, poll or timed futex wait that was interrupted before goes on as restart_syscall(2), and
+// the kernel does not tell of which call. The code does: the number was loaded just before the
+// syscall instruction (mov $N,%eax), as in every C library. -1: it was not.
+long restarted_call(CaptureRemote& remote, uint64_t rip) {
+  constexpr size_t kBack = 24;
+  constexpr uint8_t kMovEax = 0xb8;
+  std::array<uint8_t, kBack> code{};
+  if (!remote.get(rip - kBack, code)) return -1;
+  for (size_t at = kBack - 2 - 5 + 1;
+       at-- > 0;) {  // the nearest first; 2 bytes of syscall, 5 of mov
+    if (code[at] != kMovEax) continue;
+    uint32_t number = 0;
+    std::memcpy(&number, &code[at + 1], sizeof number);
+    for (const long known : {SYS_nanosleep, SYS_clock_nanosleep, SYS_poll, SYS_futex}) {
+      if (number == static_cast<uint32_t>(known)) return known;
+    }
+  }
+  return -1;
+}
+
 void capture_capabilities(const ProcStatus& status, image::Thread& out) {
   image::Capabilities& capabilities = *out.mutable_capabilities();
   capabilities.set_inheritable(status.cap_inheritable);
@@ -170,6 +191,10 @@ Status capture_thread(HeldProcess& process, HeldThread& thread, image::Thread& o
   out.set_robust_list_size(robust_size);
 
   GeneralRegisters registers = thread.registers;
+  if (static_cast<long>(registers.orig_rax) == SYS_restart_syscall) {
+    const long number = restarted_call(*remote, registers.rip);
+    if (number >= 0) registers.orig_rax = static_cast<uint64_t>(number);
+  }
   FERMATA_TRY(capture_rseq(*remote, registers, out));
   FERMATA_TRY(capture_remaining(*remote, registers, out));
   FERMATA_TRY(capture_scheduler(thread.tid, out));
@@ -244,6 +269,10 @@ Status rebuild_thread_as_user(RebuildRemote& remote, const image::Thread& thread
   FERMATA_TRY(remote.put(args, record));
   constexpr uint64_t kIoprioWhoProcess = 1;
   std::vector<RemoteCall> calls{{SYS_sched_setattr, {0, args, 0}, 0}};
+  if (scheduler.policy() == SCHED_IDLE) {  // sched_setattr(2) heeds the nice value of others only
+    calls.push_back(
+        {SYS_setpriority, {PRIO_PROCESS, 0, static_cast<uint64_t>(scheduler.nice())}, 0});
+  }
   if (scheduler.io_priority() != 0) {
     calls.push_back({SYS_ioprio_set,
                      {kIoprioWhoProcess, 0, static_cast<uint64_t>(scheduler.io_priority())},

@@ -154,7 +154,10 @@ Status capture_timers(const HeldProcess& process, CaptureRemote& remote,
   for (size_t i = 0; i < calls.size(); ++i) {
     const itimerval& value = values[i];
     const int64_t interval = value.it_interval.tv_sec * kMicro + value.it_interval.tv_usec;
-    const int64_t left = value.it_value.tv_sec * kMicro + value.it_value.tv_usec;
+    int64_t left = value.it_value.tv_sec * kMicro + value.it_value.tv_usec;
+    // ITIMER_REAL starts its next period when its signal is delivered (setitimer(2)): one that is
+    // due, with SIGALRM pending, says that nothing is left.
+    if (left == 0 && interval > 0) left = 1;
     if (left == 0) continue;
     image::IntervalTimer& timer = *out.add_interval_timers();
     timer.set_which(kIntervalTimers[i]);
