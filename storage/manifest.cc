@@ -110,12 +110,12 @@ class Fields {
     out = value->get<std::string>();
   }
   const Json& array(const char* key) {
-    static const Json kEmpty = Json::array();
+    static const Json empty = Json::array();
     const Json* value = find(key);
-    if (value == nullptr) return kEmpty;
+    if (value == nullptr) return empty;
     if (!value->is_array()) {
       note(key);
-      return kEmpty;
+      return empty;
     }
     return *value;
   }

@@ -110,9 +110,9 @@ H5FD_class_t make_class() {
 }  // namespace
 
 hid_t descriptor_driver() {
-  static const H5FD_class_t kClass = make_class();
-  static const hid_t kDriver = H5FDregister(&kClass);
-  return kDriver;
+  static const H5FD_class_t description = make_class();
+  static const hid_t driver = H5FDregister(&description);
+  return driver;
 }
 
 std::string descriptor_name(int fd) { return std::to_string(fd); }

@@ -8,6 +8,8 @@
 namespace fermata::numa {
 namespace {
 
+constexpr uint64_t kPage = 0x1000;
+
 TEST(NumberList, IsWrittenAndReadAlike) {
   for (const char* text : {"", "0", "0-3", "0-3,8", "1,3,5-6,8191"}) {
     const auto numbers = parse_list(text);
@@ -71,18 +73,17 @@ TEST(RunBuilder, MergesPagesOfOneNode) {
 }
 
 TEST(RunBuilder, TakesTheMajority_BeyondTheLimit) {
-  RunBuilder runs(0, 0x1000 * 1000, 10);  // steps of 100 pages
+  RunBuilder runs(0, kPage * 1000, 10);  // steps of 100 pages
   for (uint64_t page = 0; page < 1000; ++page) {
-    runs.add(page * 0x1000, page % 100 < 60 ? static_cast<int>(page / 500) : 2);
+    runs.add(page * kPage, page % 100 < 60 ? static_cast<int>(page / 500) : 2);
   }
   EXPECT_EQ(runs.take(),
-            (std::vector<NodeRun>{{0, 0x1000 * 500, 0}, {0x1000 * 500, 0x1000 * 500, 1}}));
+            (std::vector<NodeRun>{{0, kPage * 500, 0}, {kPage * 500, kPage * 500, 1}}));
 }
 
 TEST(RunBuilder, StaysBelowTheLimit_WhenNodesAlternate) {
-  RunBuilder runs(0, 0x1000ULL * 100000, 64);
-  for (uint64_t page = 0; page < 100000; ++page)
-    runs.add(page * 0x1000, static_cast<int>(page % 2));
+  RunBuilder runs(0, kPage * 100000, 64);
+  for (uint64_t page = 0; page < 100000; ++page) runs.add(page * kPage, static_cast<int>(page % 2));
   EXPECT_LE(runs.take().size(), 64U);
 }
 

@@ -19,7 +19,7 @@
 namespace fermata::numa {
 namespace {
 
-constexpr size_t kLength = 64 * 4096;
+constexpr size_t kLength = size_t{64} * 4096;
 
 // A child that waits, bound to one CPU, with a bound range whose first half is touched.
 class Child {
