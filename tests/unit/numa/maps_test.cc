@@ -67,8 +67,8 @@ TEST(NumaMaps, TakesNamesForNoNodes) {
 
 TEST(RunBuilder, MergesPagesOfOneNode) {
   RunBuilder runs(0x10000, 0x20000, 100);
-  for (const uint64_t page : {0x11000, 0x12000, 0x15000}) runs.add(page, 0);
-  for (const uint64_t page : {0x16000, 0x1f000}) runs.add(page, 1);
+  for (const uint64_t page : {0x11000U, 0x12000U, 0x15000U}) runs.add(page, 0);
+  for (const uint64_t page : {0x16000U, 0x1f000U}) runs.add(page, 1);
   EXPECT_EQ(runs.take(), (std::vector<NodeRun>{{0x11000, 0x5000, 0}, {0x16000, 0xa000, 1}}));
 }
 

@@ -120,7 +120,8 @@ int write_on_small_disk(const std::filesystem::path& folder, size_t bytes) {
 
 TEST(Image, SaysThatTheDiskIsFull_WhereverItBecomesSo) {
   const ScratchFolder folder;
-  for (const size_t kib : {4, 8, 12, 16, 24, 32, 64, 256, 1024, 2048, 3072, 4096, 4400}) {
+  for (const size_t kib :
+       {4U, 8U, 12U, 16U, 24U, 32U, 64U, 256U, 1024U, 2048U, 3072U, 4096U, 4400U}) {
     EXPECT_EQ(write_on_small_disk(folder.path(), kib << 10), 0) << kib << " KiB";
   }
   EXPECT_EQ(write_on_small_disk(folder.path(), 64 << 20), 101);  // there it fits
