@@ -1,0 +1,199 @@
+// The coordinator on a real checkpoint folder, with agents that only write small files.
+#include "coord/coordinator.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "tests/support/scratch_folder.h"
+
+namespace fermata::coord {
+namespace {
+
+namespace fs = std::filesystem;
+using storage::SetState;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+/// Writes its image as a real agent does: a .part file, renamed at the commit.
+class FileAgent final : public Agent {
+ public:
+  std::optional<Phase> fails_in;
+  bool ended = false;
+
+  std::string node() const override { return "n0"; }
+  void begin(Phase phase, const SetOrder& order, Time) override {
+    phase_ = phase;
+    if (phase == Phase::kPrepare) std::ofstream(order.folder / "pod-0.h5.part") << "image";
+    if (phase == Phase::kCommit) {
+      fs::rename(order.folder / "pod-0.h5.part", order.folder / "pod-0.h5");
+    }
+  }
+  Result<AgentReport> await(Time) override {
+    if (fails_in == phase_) return failure(Code::kCannotHold, "process 9 holds a lease");
+    AgentReport report;
+    report.memory_bytes = 3;
+    report.image_bytes = 5;
+    report.image = "pod-0.h5";
+    report.digest = std::string(32, 'a');
+    report.time = "2026-11-20T21:00:00Z";
+    report.stand_still = std::chrono::milliseconds(4);
+    return report;
+  }
+  void roll_back(const SetOrder&) override {}
+  Status end_job(const SetOrder&) override {
+    ended = true;
+    return Status::ok();
+  }
+
+ private:
+  Phase phase_ = Phase::kPrepare;
+};
+
+class CoordinatorTest : public testing::Test {
+ protected:
+  CoordinatorTest() : owner_(*credentials_of_caller()) {
+    job_.job = JobStep{12, 0};
+    job_.ranks = 4;
+    job_.command = {"lmp", "-in", "in put"};
+    job_.owner = owner_;
+  }
+
+  Coordinator coordinator() const { return Coordinator(dir(), owner_); }
+  fs::path dir() const { return scratch_.path() / "sets"; }
+  TriedSet take(Coordinator& coordinator, bool end_job = false) {
+    const std::array<Agent*, 1> agents{&agent_};
+    return coordinator.take_set(job_, agents, end_job);
+  }
+  std::vector<storage::LedgerSet> sets() const { return *storage::Ledger::open(dir())->sets(); }
+
+  ScratchFolder scratch_;
+  Credentials owner_;
+  JobDescription job_;
+  FileAgent agent_;
+};
+
+TEST_F(CoordinatorTest, CommittedSetHasManifestAndLedgerEntry) {
+  Coordinator coordinator = this->coordinator();
+  const TriedSet tried = take(coordinator);
+  ASSERT_TRUE(tried.outcome.committed()) << tried.outcome.status.message();
+  EXPECT_EQ(tried.folder, dir() / "12.0" / to_string(tried.crid));
+  EXPECT_TRUE(fs::exists(tried.folder / "pod-0.h5"));
+
+  const Result<storage::Manifest> manifest = storage::read_manifest(tried.folder);
+  ASSERT_TRUE(manifest) << manifest.error().message();
+  EXPECT_EQ(manifest->ranks, 4U);
+  EXPECT_EQ(manifest->command, job_.command);
+  EXPECT_EQ(manifest->result, "resumed");
+  EXPECT_EQ(manifest->stand_still_ms, 4);
+  EXPECT_EQ(manifest->time, "2026-11-20T21:00:00Z");
+  EXPECT_EQ(manifest->phases_ms.size(), kPhases.size());
+  ASSERT_EQ(sets().size(), 1U);
+  EXPECT_EQ(sets()[0].state, SetState::kCommitted);
+  EXPECT_FALSE(agent_.ended);
+}
+
+TEST_F(CoordinatorTest, SetThatEndsTheJobSaysSo) {
+  Coordinator coordinator = this->coordinator();
+  EXPECT_EQ(take(coordinator, true).manifest.result, "killed");
+  EXPECT_TRUE(agent_.ended);
+}
+
+TEST_F(CoordinatorTest, FailedSetLeavesNoFiles_ButItsReason) {
+  Coordinator coordinator = this->coordinator();
+  agent_.fails_in = Phase::kCommit;  // the image has its final name already
+  const TriedSet tried = take(coordinator, true);
+  EXPECT_FALSE(tried.outcome.committed());
+  EXPECT_FALSE(agent_.ended);
+  EXPECT_FALSE(fs::exists(tried.folder));
+  ASSERT_EQ(sets().size(), 1U);
+  EXPECT_EQ(sets()[0].state, SetState::kAborted);
+  EXPECT_THAT(sets()[0].reason, HasSubstr("commit on n0: process 9 holds a lease"));
+}
+
+TEST_F(CoordinatorTest, CridsAreNeverReused) {
+  Coordinator coordinator = this->coordinator();
+  agent_.fails_in = Phase::kCapture;
+  const Crid first = take(coordinator).crid;
+  agent_.fails_in.reset();
+  const Crid second = take(coordinator).crid;
+  EXPECT_LT(first, second);
+}
+
+TEST_F(CoordinatorTest, NewestCommittedSetIsChosen) {
+  Coordinator coordinator = this->coordinator();
+  const Crid first = take(coordinator).crid;
+  const Crid second = take(coordinator).crid;
+  agent_.fails_in = Phase::kWriteBack;
+  const Crid failed = take(coordinator).crid;
+
+  EXPECT_EQ(coordinator.choose(job_.job, std::nullopt)->manifest.crid, second);
+  EXPECT_EQ(coordinator.choose(std::nullopt, std::nullopt)->manifest.crid, second);
+  EXPECT_EQ(coordinator.choose(std::nullopt, first)->manifest.crid, first);
+  const Result<ChosenSet> never = coordinator.choose(std::nullopt, failed);
+  ASSERT_FALSE(never);
+  EXPECT_EQ(never.error().code(), Code::kNotFound);
+  EXPECT_THAT(never.error().message(), HasSubstr("never committed"));
+  EXPECT_EQ(coordinator.choose(JobStep{13, 0}, first).error().code(), Code::kUsage);
+  EXPECT_EQ(coordinator.choose(JobStep{13, 0}, std::nullopt).error().code(), Code::kNotFound);
+  const Result<ChosenSet> unknown = coordinator.choose(std::nullopt, Crid{4711});
+  EXPECT_EQ(unknown.error().code(), Code::kNotFound);
+  EXPECT_THAT(unknown.error().message(), HasSubstr("4711"));
+}
+
+TEST_F(CoordinatorTest, AttemptOfADeadAgentIsRemoved_OrCommittedIfItsManifestStands) {
+  Coordinator coordinator = this->coordinator();
+  ASSERT_TRUE(coordinator.make_folder());
+  storage::Ledger ledger = *storage::Ledger::open(dir());
+  const Crid dead = *ledger.allot_crid(job_.job, "ada", "lmp");
+  const fs::path dead_folder = *storage::make_set_folder(dir(), job_.job, dead);
+  std::ofstream(dead_folder / "pod-0.h5.part") << "half";
+  const TriedSet whole = take(coordinator);  // settles the dead one first
+  EXPECT_FALSE(fs::exists(dead_folder));
+  EXPECT_EQ(ledger.find(dead)->state, SetState::kAborted);
+
+  // Died after the manifest was durable and before the ledger knew.
+  const Crid late = *ledger.allot_crid(job_.job, "ada", "lmp");
+  const fs::path late_folder = *storage::make_set_folder(dir(), job_.job, late);
+  storage::Manifest manifest = whole.manifest;
+  manifest.crid = late;
+  ASSERT_TRUE(storage::write_manifest(late_folder, manifest));
+  ASSERT_TRUE(coordinator.settle_attempts(job_.job));
+  EXPECT_EQ(ledger.find(late)->state, SetState::kCommitted);
+  EXPECT_EQ(coordinator.choose(job_.job, std::nullopt)->manifest.crid, late);
+}
+
+TEST_F(CoordinatorTest, FolderThatVanishedIsNotMadeAnew) {
+  {
+    Coordinator first = coordinator();
+    ASSERT_TRUE(take(first).outcome.committed());
+  }
+  Coordinator coordinator = this->coordinator();
+  fs::remove_all(dir());
+  const TriedSet gone = take(coordinator);
+  EXPECT_EQ(gone.outcome.status.code(), Code::kStorage);
+  EXPECT_THAT(gone.outcome.status.message(), HasSubstr(dir().string()));
+  EXPECT_FALSE(fs::exists(dir()));
+
+  // The mount point of what was unmounted: its CRIDs must not be given again by a new ledger.
+  fs::create_directory(dir());
+  EXPECT_FALSE(take(coordinator).outcome.committed());
+  EXPECT_TRUE(fs::is_empty(dir()));
+}
+
+TEST_F(CoordinatorTest, JobNumbersFollowTheFolder) {
+  EXPECT_EQ(*coordinator().next_job(5), 5U) << "no folder: the machine's counter alone";
+  ASSERT_TRUE(coordinator().make_folder());
+  EXPECT_EQ(*coordinator().next_job(5), 5U);
+  EXPECT_EQ(*coordinator().next_job(2), 6U);
+}
+
+TEST(DisplayCommand, QuotesAsAShellWould) {
+  EXPECT_EQ(display_command({"lmp", "-in", "in put", "it's", ""}),
+            R"(lmp -in 'in put' 'it'\''s' '')");
+}
+
+}  // namespace
+}  // namespace fermata::coord
