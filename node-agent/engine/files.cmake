@@ -1,5 +1,6 @@
 # Every kind of open file, and what belongs to open files.
 set(engine_file_sources
+  aio.cc
   epoll.cc
   eventfd.cc
   file_kinds.cc

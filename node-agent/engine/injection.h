@@ -53,6 +53,9 @@ class CaptureRemote : public Remote {
 
   Status run(std::span<RemoteCall> calls) override;
   uint64_t argument_address() const override { return site_->scratch_ + kArguments; }
+  uint64_t call_argument_address(size_t index, size_t number) const override {
+    return site_->scratch_ + kTable + index * 64 + 8 + number * 8;
+  }
   pid_t tid() const { return tid_; }
 
   /// Maps the scratch area if it is not there; run() and argument_address() need it.

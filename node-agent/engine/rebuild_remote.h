@@ -25,6 +25,9 @@ class RebuildRemote : public Remote {
 
   Status run(std::span<RemoteCall> calls) override;
   uint64_t argument_address() const override { return bootstrap_ + kArguments; }
+  uint64_t call_argument_address(size_t index, size_t number) const override {
+    return bootstrap_ + kTable + index * 64 + 8 + number * 8;
+  }
 
   /// clone3(2) with set_tid: makes process or thread `vtid`, attached and stopped before its first
   /// instruction. Returns its host TID.

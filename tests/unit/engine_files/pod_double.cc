@@ -272,6 +272,12 @@ Status PodDouble::cut_and_rebuild() {
   return rebuild();
 }
 
+Remote& PodDouble::stopped_process(int vpid) {
+  return *stopped_.at(static_cast<size_t>(vpid - 1)).remote;
+}
+
+Remote& PodDouble::rebuilt_process(int vpid) { return *rebuilt_.at(static_cast<size_t>(vpid - 1)); }
+
 UniqueFd PodDouble::fd(int vpid, int fd) {
   const UniqueFd pidfd(
       static_cast<int>(::syscall(SYS_pidfd_open, pids_.at(static_cast<size_t>(vpid - 1)), 0)));

@@ -30,7 +30,10 @@ class PodDouble {
 
   /// Stops all processes and captures their files from descriptor 3 on.
   Status capture();
-  /// Lets them run on.
+  /// Stops them without capturing anything; resume() lets them run on.
+  Status stop();
+  Remote& stopped_process(int vpid);
+  Remote& rebuilt_process(int vpid);
   void resume();
   void kill();
   /// Kills what is left, then builds the captured files.
@@ -51,7 +54,6 @@ class PodDouble {
     std::unique_ptr<CaptureRemote> remote;
   };
 
-  Status stop();
   Status capture_files();
 
   std::vector<pid_t> pids_;  // index + 1 is the PID in the pod
