@@ -90,7 +90,10 @@ class MapRecorder {
     const std::string link =
         fmt::format("/proc/{}/map_files/{:x}-{:x}", process_.pid, map.start, map.end);
     FERMATA_ASSIGN_STATUS(const std::string name, read_link(link));
-    if (name.starts_with("/[aio]")) return cannot(map, "is of an AIO context");
+    if (name.starts_with("/[aio]")) {
+      out.set_backing(image::Vma::AIO_RING);  // its content: image::AioContext
+      return Status::ok();
+    }
     if (name.starts_with("/SYSV")) {
       return cannot(map,
                     "is System V shared memory, which cannot be rebuilt yet: use POSIX shared "

@@ -334,14 +334,18 @@ Status rebuild_aio(Remote& process, const image::AioContext& context) {
       events >= context.slots()) {
     return {Code::kDamaged, what + " has a ring that cannot be"};
   }
+  // Its place is held, so that nothing else is mapped there meanwhile.
+  FERMATA_ASSIGN_STATUS(
+      [[maybe_unused]] const long held,
+      process.call(what, SYS_mmap,
+                   {context.address(), length, PROT_NONE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, ~0ULL, 0}));
   FERMATA_ASSIGN_STATUS(const Workshop shop, Workshop::open(process, context.slots()));
   FERMATA_ASSIGN_STATUS(const uint64_t fresh, set_up(process, length));
-  if (fresh != context.address()) {
-    FERMATA_ASSIGN_STATUS(
-        [[maybe_unused]] const long moved,
-        process.call(what, SYS_mremap,
-                     {fresh, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, context.address()}));
-  }
+  FERMATA_ASSIGN_STATUS(
+      [[maybe_unused]] const long moved,
+      process.call(what, SYS_mremap,
+                   {fresh, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, context.address()}));
   const uint32_t tail = (context.head() + events) % context.slots();
   FERMATA_TRY(advance_tail(process, context.address(), shop.pointers(), 0, tail).within(what));
   FERMATA_ASSIGN_STATUS(Ring ring, Ring::read(process, context.address(), length));

@@ -11,9 +11,11 @@
 
 #include "common/file_util.h"
 #include "node-agent/engine/address_space.h"
+#include "node-agent/engine/aio.h"
 #include "node-agent/engine/file_table.h"
 #include "node-agent/engine/frozen_pod.h"
 #include "node-agent/engine/identity.h"
+#include "node-agent/engine/maps.h"
 #include "node-agent/engine/process_state.h"
 #include "node-agent/engine/requirements.h"
 #include "node-agent/engine/shm_tree.h"
@@ -47,6 +49,8 @@ class Capture : public CaptureContext {
     }
     FERMATA_ASSIGN_STATUS(*objects_.mutable_needs(), requirements_of_this_machine());
     FERMATA_TRY(capture_pod());
+    // Before anything is looked at: completions write to memory, and count in eventfds.
+    for (HeldProcess& process : held_) FERMATA_TRY(note(drain_aio(process)));
     for (HeldProcess& process : held_) {
       const Status status = process.zombie ? capture_zombie(process) : capture_process(process);
       FERMATA_TRY(note(status));
@@ -153,6 +157,18 @@ class Capture : public CaptureContext {
     return Status::ok();
   }
 
+  Status drain_aio(HeldProcess& process) {
+    if (process.zombie || !process.site) return Status::ok();
+    FERMATA_ASSIGN_STATUS(const std::vector<Map> maps, read_maps(process.pid));
+    std::vector<AioRing> rings;
+    for (const Map& map : maps) {
+      if (map.name.starts_with("/[aio]")) rings.push_back({map.start, map.length()});
+    }
+    if (rings.empty()) return Status::ok();
+    FERMATA_ASSIGN_STATUS(CaptureRemote * leader, remote_of(process, process.leader()));
+    return drain_and_capture_aio(*leader, rings, drained_[process.vpid]).within(process.describe());
+  }
+
   Status relations(const HeldProcess& process, image::Process& out) {
     const ProcStatus& status = process.leader().status;
     out.set_vpid(process.vpid);
@@ -180,6 +196,9 @@ class Capture : public CaptureContext {
   Status capture_process(HeldProcess& process) {
     image::Process& out = *objects_.add_processes();
     FERMATA_TRY(relations(process, out));
+    if (const auto drained = drained_.find(process.vpid); drained != drained_.end()) {
+      *out.mutable_aio_contexts() = drained->second.aio_contexts();
+    }
     FERMATA_TRY(check_identity(process, held_.front()));
     if (!process.site) {
       return {Code::kCannotHold,
@@ -205,6 +224,7 @@ class Capture : public CaptureContext {
   SharedObjectRecorder recorder_;
   std::map<pid_t, int> vpids_;
   std::map<pid_t, int> vtids_;
+  std::map<int, image::Process> drained_;  // by vpid: AIO contexts
   std::vector<std::string> obstacles_;
   FileTableRecorder files_;
 };

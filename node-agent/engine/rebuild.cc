@@ -12,6 +12,7 @@
 #include <map>
 
 #include "node-agent/engine/address_space.h"
+#include "node-agent/engine/aio.h"
 #include "node-agent/engine/file_kind.h"
 #include "node-agent/engine/file_locks.h"
 #include "node-agent/engine/file_table.h"
@@ -67,6 +68,7 @@ class Rebuild : public RebuildContext, public RebuiltPod {
     FERMATA_TRY(tree_->end_zombies());
     for (const int vpid : tree_->order()) FERMATA_TRY(within(vpid, address_space(vpid)));
     FERMATA_TRY(files());
+    for (const int vpid : tree_->order()) FERMATA_TRY(within(vpid, aio_contexts(vpid)));
     for (const int vpid : tree_->order()) FERMATA_TRY(within(vpid, process_state(vpid)));
     for (const int vpid : tree_->order()) FERMATA_TRY(within(vpid, threads(vpid)));
     for (const int vpid : tree_->order()) FERMATA_TRY(within(vpid, last_steps(vpid)));
@@ -190,6 +192,13 @@ class Rebuild : public RebuildContext, public RebuiltPod {
       for (const image::FileLock& lock : process(vpid).posix_locks()) {
         FERMATA_TRY(posix_lock(vpid, lock));
       }
+    }
+    return Status::ok();
+  }
+
+  Status aio_contexts(int vpid) {
+    for (const image::AioContext& context : process(vpid).aio_contexts()) {
+      FERMATA_TRY(rebuild_aio(tree_->remote(vpid), context));
     }
     return Status::ok();
   }
