@@ -20,6 +20,8 @@ std::vector<std::unique_ptr<FileKind>> make_file_kinds() {
   kinds.push_back(make_pidfd_kind());
   kinds.push_back(make_unix_socket_kind());
   kinds.push_back(make_tcp_socket_kind());
+  kinds.push_back(make_udp_socket_kind());
+  kinds.push_back(make_netlink_socket_kind());
   kinds.push_back(make_refused_kind());
   return kinds;
 }

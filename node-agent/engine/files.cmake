@@ -6,6 +6,7 @@ set(engine_file_sources
   file_kinds.cc
   file_support.cc
   inet_address.cc
+  netlink_socket.cc
   pidfd.cc
   pipe.cc
   refused.cc
@@ -18,5 +19,6 @@ set(engine_file_sources
   tcp_repair.cc
   tcp_socket.cc
   timerfd.cc
+  udp_socket.cc
   unix_name.cc
   unix_socket.cc)

@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -125,7 +126,7 @@ Result<std::string> peek_stream(const FileProbe& probe, int fd) {
 
 Result<std::vector<QueuedMessage>> peek_messages(const FileProbe& probe, int fd) {
   std::vector<QueuedMessage> messages;
-  pollfd ready{fd, POLLIN, 0};
+  pollfd ready{fd, POLLIN | POLLRDHUP, 0};
   if (::poll(&ready, 1, 0) < 0) return errno_failure(errno, probe.describe());
   if ((ready.revents & POLLIN) == 0) return messages;
   if ((ready.revents & POLLERR) != 0) {
@@ -133,24 +134,36 @@ Result<std::vector<QueuedMessage>> peek_messages(const FileProbe& probe, int fd)
                           "an error and messages wait to be read, and looking at the messages "
                           "would take the error away; try again in a moment"));
   }
-  const PeekOffset offset(fd);
+  const bool ended =
+      (ready.revents & POLLRDHUP) != 0 && socket_option(fd, SOL_SOCKET, SO_TYPE) == SOCK_SEQPACKET;
   // The longest message a socket holds is bounded by its sender's buffer; grown when one is longer.
   std::string buffer(1 << 18, '\0');
+  // An empty message that was looked at once is not found by its offset again (skb->peeked), so the
+  // first of the queue is looked at without one. At the end of a connection an empty message is
+  // none.
+  bool first_is_empty = false;
+  if (!ended) {
+    FERMATA_ASSIGN(const Look first, look(probe, fd, MSG_TRUNC, buffer));
+    first_is_empty = first.size == 0;
+    if (first_is_empty) messages.push_back(first.message);
+  }
+  const PeekOffset offset(fd);
   constexpr size_t kMost = 1 << 20;
   while (messages.size() < kMost) {
     FERMATA_ASSIGN(Look seen, look(probe, fd, MSG_TRUNC, buffer));
-    if (seen.size < 0) return messages;
+    if (seen.size < 0 || (seen.size == 0 && ended)) return messages;
     if ((seen.flags & MSG_TRUNC) != 0) {
       const int again = 0;
       ::setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &again, sizeof again);
       buffer.resize(static_cast<size_t>(seen.size) + buffer.size());
-      messages.clear();
+      // Empty ones would not be found again; the one at the head is known.
+      if (std::any_of(messages.begin() + (first_is_empty ? 1 : 0), messages.end(),
+                      [](const QueuedMessage& one) { return one.data.empty(); })) {
+        return Failure(
+            refuse(probe, "empty and very long messages wait to be read; try again in a moment"));
+      }
+      messages.resize(first_is_empty ? 1 : 0);
       continue;
-    }
-    if (seen.size == 0) {
-      // A message of no bytes moves the offset by nothing, so what follows it cannot be reached; at
-      // the end of a connection it is no message at all.
-      return Failure(refuse(probe, "an empty message waits to be read; try again in a moment"));
     }
     messages.push_back(std::move(seen.message));
   }

@@ -197,10 +197,12 @@ class UnixSocketKind : public FileKind {
       if (!bytes.empty()) socket.add_messages()->set_data(std::move(bytes));
       return Status::ok();
     }
-    FERMATA_ASSIGN_STATUS(const size_t unread, unread_bytes(fd));
-    // Of a seqpacket socket SIOCINQ tells all; at the end of the connection recv would give an
-    // empty message.
-    if (socket.type() == SOCK_SEQPACKET && unread == 0) return Status::ok();
+    if (socket.type() == SOCK_SEQPACKET) {
+      // Nothing but the end of the connection, or an error, to be read: a look would take the error
+      // away.
+      FERMATA_ASSIGN_STATUS(const size_t unread, unread_bytes(fd));
+      if (unread == 0 && (socket.shutdown() & kNoReceive) != 0) return Status::ok();
+    }
     FERMATA_ASSIGN_STATUS(std::vector<QueuedMessage> messages, peek_messages(probe, fd));
     for (QueuedMessage& message : messages) {
       image::SocketMessage& out = *socket.add_messages();
@@ -571,14 +573,15 @@ class UnixSocketKind : public FileKind {
       part->cmsg_len = CMSG_LEN(sizeof credentials);
       std::memcpy(CMSG_DATA(part), &credentials, sizeof credentials);
     }
-    for (size_t at = 0; at < data.size();) {
+    size_t at = 0;
+    do {  // once for an empty datagram
       iovec vector{data.data() + at, data.size() - at};
       header.msg_iov = &vector;
       header.msg_iovlen = 1;
       const ssize_t n = ::sendmsg(from, &header, MSG_DONTWAIT | MSG_NOSIGNAL);
-      if (n <= 0) return errno_status(n == 0 ? EIO : errno, "filling a UNIX socket's queue");
+      if (n < 0) return errno_status(errno, "filling a UNIX socket's queue");
       at += static_cast<size_t>(n);
-    }
+    } while (at < data.size());
     return Status::ok();
   }
 

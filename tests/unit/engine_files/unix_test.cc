@@ -113,6 +113,7 @@ TEST_F(UnixSockets, MessagesKeepTheirBoundaries) {
     PodDouble pod([type] {
       int ends[2];
       if (::socketpair(AF_UNIX, type, 0, ends) != 0) std::abort();
+      put(ends[0], "");
       put(ends[0], "one");
       put(ends[0], std::string(5000, '2'));
       put(ends[0], "three");
@@ -122,6 +123,7 @@ TEST_F(UnixSockets, MessagesKeepTheirBoundaries) {
     ASSERT_OK(pod.capture());  // the first look has left everything in place
     ASSERT_OK(pod.rebuild());
     const UniqueFd reader = pod.fd(1, 4);
+    EXPECT_EQ(take(reader), "");
     EXPECT_EQ(take(reader), "one");
     EXPECT_EQ(take(reader), std::string(5000, '2'));
     EXPECT_EQ(take(reader), "three");
