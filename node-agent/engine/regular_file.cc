@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <map>
 
 #include "node-agent/engine/file_kinds.h"
 #include "node-agent/engine/file_support.h"
@@ -100,6 +101,13 @@ class RegularFileKind : public FileKind {
 
   bool owns(const image::File& file) const override { return file.has_regular(); }
 
+  Status start_rebuild(const image::PodObjects& objects, RebuildContext&) override {
+    for (const image::SharedObject& object : objects.shared_objects()) {
+      if (object.seals() != 0) seals_[object.id()] = object.seals();
+    }
+    return Status::ok();
+  }
+
   Result<UniqueFd> create(const image::File& file, RebuildContext& context) override {
     const image::RegularFile& regular = file.regular();
     FERMATA_ASSIGN(UniqueFd fd, regular.object_id() != 0 ? open_object(file, context)
@@ -114,6 +122,20 @@ class RegularFileKind : public FileKind {
                                               file.position(), regular.path()));
     }
     return fd;
+  }
+
+  // Seals come last: they forbid what filling and mapping the object needs. Without a descriptor
+  // nobody sees them.
+  Status connect(const image::File& file, RebuildContext& context) override {
+    const auto seals = seals_.find(file.regular().object_id());
+    if (seals == seals_.end()) return Status::ok();
+    FERMATA_ASSIGN_STATUS(const int object, context.object_fd(seals->first));
+    if (::fcntl(object, F_ADD_SEALS, seals->second) != 0) {
+      return errno_status(
+          errno, fmt::format("{}: sealing a memfd ({:#x})", holder_of(file), seals->second));
+    }
+    seals_.erase(seals);
+    return Status::ok();
   }
 
  private:
@@ -225,6 +247,8 @@ class RegularFileKind : public FileKind {
     }
     return Status::ok();
   }
+
+  std::map<uint32_t, uint32_t> seals_;  // of a rebuild: by object id, not applied yet
 };
 
 }  // namespace
