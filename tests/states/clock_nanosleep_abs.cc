@@ -2,7 +2,7 @@
 #include "tests/states/state.h"
 
 int main() {
-  state::timed_wait(SYS_clock_nanosleep, [] {
+  state::timed_wait(SYS_clock_nanosleep, state::Rest::kAlwaysTold, [] {
     timespec time{};
     clock_gettime(CLOCK_MONOTONIC, &time);
     time.tv_sec += state::kTimeoutMs / 1000;

@@ -12,7 +12,7 @@ int main() {
   wanted.events = EPOLLIN;
   wanted.data.u64 = 0x1122334455667788;
   state::must(epoll_ctl(set, EPOLL_CTL_ADD, ends[0], &wanted), "epoll_ctl");
-  state::timed_wait(SYS_epoll_wait, [set] {
+  state::timed_wait(SYS_epoll_wait, state::Rest::kNeverTells, [set] {
     epoll_event got{};
     const int count = epoll_wait(set, &got, 1, state::kTimeoutMs);
     CHECK(count == 0, "epoll_wait returned %d before its timeout", count);

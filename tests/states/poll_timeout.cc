@@ -6,7 +6,7 @@
 int main() {
   int ends[2];
   state::must(pipe(ends), "pipe");
-  state::timed_wait(SYS_poll, [&ends] {
+  state::timed_wait(SYS_poll, state::Rest::kTellsWhenHeld, [&ends] {
     pollfd entry{ends[0], POLLIN, 0};
     CHECK(poll(&entry, 1, state::kTimeoutMs) == 0, "poll returned before its timeout");
   });

@@ -13,7 +13,7 @@ int main() {
   sigemptyset(&blocked);
   sigaddset(&blocked, SIGUSR1);
   sigprocmask(SIG_BLOCK, &blocked, nullptr);
-  state::timed_wait(SYS_ppoll, [&ends] {
+  state::timed_wait(SYS_ppoll, state::Rest::kAlwaysTold, [&ends] {
     sigset_t during;
     sigemptyset(&during);
     sigaddset(&during, SIGUSR2);

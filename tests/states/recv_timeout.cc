@@ -9,7 +9,7 @@ int main() {
   state::must(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), "socketpair");
   const timeval time{state::kTimeoutMs / 1000, 0};
   state::must(setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time), "SO_RCVTIMEO");
-  state::timed_wait(SYS_recvfrom, [&pair] {
+  state::timed_wait(SYS_recvfrom, state::Rest::kNeverTells, [&pair] {
     char byte = 0;
     const ssize_t got = recv(pair[0], &byte, 1, 0);
     CHECK(got == -1 && errno == EAGAIN, "recv returned %zd, errno %d", got, errno);

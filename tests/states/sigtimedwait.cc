@@ -8,7 +8,7 @@ int main() {
   sigemptyset(&wanted);
   sigaddset(&wanted, SIGUSR1);
   sigprocmask(SIG_BLOCK, &wanted, nullptr);
-  state::timed_wait(SYS_rt_sigtimedwait, [&wanted] {
+  state::timed_wait(SYS_rt_sigtimedwait, state::Rest::kNeverTells, [&wanted] {
     const timespec time{state::kTimeoutMs / 1000, 0};
     errno = 0;
     const int signal = sigtimedwait(&wanted, nullptr, &time);
