@@ -86,8 +86,8 @@ class Session {
                                 pollfd{signals_.get(), POLLIN, 0}};
     while (true) {
       if (poll(waits.data(), waits.size(), schedule_.timeout()) < 0 && errno != EINTR) {
-        say(fmt::format("waiting for job {}: {}", to_string(record_.job), std::strerror(errno)));
-        break;
+        // The job is not to blame: it runs on without us.
+        return fail(errno_status(errno, fmt::format("waiting for job {}", to_string(record_.job))));
       }
       // Signals go first: they must not wait for a set. The end of the job goes before a set of it.
       if ((waits[2].revents & POLLIN) != 0) forward_signals();

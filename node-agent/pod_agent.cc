@@ -146,7 +146,7 @@ Status PodAgent::capture(std::chrono::milliseconds deadline) {
 
 Status PodAgent::let_run() {
   if (!work_ || !work_->frozen) return {};
-  const Status resumed = work_->frozen->resume();
+  Status resumed = work_->frozen->resume();
   work_->frozen.reset();
   work_->guard.reset();
   numbers_.stand_still = SteadyClock::now() - work_->stopped_at;
@@ -197,7 +197,7 @@ void PodAgent::roll_back() {
 
 Status PodAgent::end_job() {
   if (!work_ || !work_->frozen) return {Code::kInternal, "the pod does not stand still"};
-  const Status killed = work_->frozen->kill();
+  Status killed = work_->frozen->kill();
   numbers_.stand_still = SteadyClock::now() - work_->stopped_at;
   work_.reset();
   return killed;
