@@ -10,6 +10,7 @@
 #include "cli/command.h"
 #include "cli/job_session.h"
 #include "common/log.h"
+#include "common/progress.h"
 #include "common/size_parse.h"
 #include "common/time_parse.h"
 #include "node-agent/restore.h"
@@ -113,8 +114,14 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
   order.image = set.folder / image.file;
   order.digest = image.digest;
   order.owner = owner;
+  std::optional<Progress> progress;
+  if (!session.quiet) {
+    progress.emplace("reading " + image.file, image.memory_bytes, STDERR_FILENO);
+    order.on_read = [&progress](uint64_t bytes) { progress->advance(bytes); };
+  }
   const auto start = std::chrono::steady_clock::now();
   FERMATA_ASSIGN(node_agent::RestoredPod restored, node_agent::restore(order, publish));
+  progress.reset();
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
 
   for (const std::string& note : restored.notes) log_warning(note);

@@ -12,6 +12,22 @@
 namespace fermata::node_agent {
 namespace {
 
+/// Passes reads on and tells how much was read.
+class ToldSource final : public MemorySource {
+ public:
+  ToldSource(std::shared_ptr<const MemorySource> source, std::function<void(uint64_t)> on_read)
+      : source_(std::move(source)), on_read_(std::move(on_read)) {}
+  Status read(uint64_t address, std::span<std::byte> out) const override {
+    Status status = source_->read(address, out);
+    if (status) on_read_(out.size());
+    return status;
+  }
+
+ private:
+  std::shared_ptr<const MemorySource> source_;
+  std::function<void(uint64_t)> on_read_;
+};
+
 /// Reads the image with the owner's rights and compares it with what it should be.
 Result<storage::PodImage> read_checked(const RestoreOrder& order) {
   FERMATA_ASSIGN(const FsCredentialScope scope, FsCredentialScope::enter(order.owner));
@@ -21,6 +37,13 @@ Result<storage::PodImage> read_checked(const RestoreOrder& order) {
                                                order.image.string(), to_string(image.header.crid),
                                                to_string(image.header.job), to_string(order.crid),
                                                to_string(order.job)));
+  }
+  if (order.on_read) {
+    for (MemoryRegion& region : image.memory) {
+      if (region.source) {
+        region.source = std::make_shared<ToldSource>(std::move(region.source), order.on_read);
+      }
+    }
   }
   return image;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -22,6 +23,8 @@ struct RestoreOrder {
   std::string digest;           ///< of the manifest
   Credentials owner;            ///< reads the image; what the processes become
   std::array<int, 3> stdio{0, 1, 2};
+  /// Told the bytes of memory that were read just now, from any thread. May be null.
+  std::function<void(uint64_t bytes)> on_read;
 };
 
 struct RestoredPod {
