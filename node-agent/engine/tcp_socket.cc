@@ -153,7 +153,7 @@ class TcpSocketKind : public FileKind {
     // moves.
     constexpr int kAttempts = 40;
     for (int attempt = 1;; ++attempt) {
-      const Status read = read_queues(records);
+      Status read = read_queues(records);
       if (read.code() != Code::kBusy) return read;
       if (attempt == kAttempts) {
         return {Code::kCannotHold, read.message() + "; try again in a moment"};
@@ -258,7 +258,7 @@ class TcpSocketKind : public FileKind {
     std::vector<std::string> refused;
     for (const uint32_t id : alone) {
       TcpSocket& tcp = *records.at(id);
-      const Status status = place_alone(live_.at(id), all, tcp);
+      Status status = place_alone(live_.at(id), all, tcp);
       if (!status && status.code() != Code::kCannotHold) return status;
       if (!status) refused.push_back(status.message());
       if (tcp.state() == TcpSocket::WAITING) ++waiting[tcp.waits_at()];

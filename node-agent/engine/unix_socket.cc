@@ -124,7 +124,7 @@ class UnixSocketKind : public FileKind {
     }
     for (image::File& file : *objects.mutable_files()) {
       if (!file.has_unix_socket()) continue;
-      const Status status = place(file, waits_at, names);
+      Status status = place(file, waits_at, names);
       if (!status && status.code() != Code::kCannotHold) return status;
       if (!status) refused.push_back(status.message());
     }
