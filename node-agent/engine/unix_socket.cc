@@ -394,8 +394,7 @@ class UnixSocketKind : public FileKind {
     if (socket.name().empty()) return Status::ok();
     FERMATA_ASSIGN_STATUS(Remote * process, context.remote(file.creator()));
     FERMATA_ASSIGN_STATUS(const int fd, process->give_fd(made_.at(file.id()).get(), -1, true));
-    const Status status =
-        bind_name(*process, fd, name_of(socket), socket.mode(), !socket.unlinked());
+    Status status = bind_name(*process, fd, name_of(socket), socket.mode(), !socket.unlinked());
     (void)process->call("close", SYS_close, {static_cast<uint64_t>(fd)});
     return status;
   }

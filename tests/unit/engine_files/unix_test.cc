@@ -87,7 +87,7 @@ std::string name_of(const UniqueFd& fd, bool peer) {
   }
   std::string text(name.sun_path, size - offsetof(sockaddr_un, sun_path));
   if (!text.empty() && text[0] == '\0') text[0] = '@';
-  return text.c_str();
+  return text.substr(0, text.find(char{0}, 1));
 }
 
 TEST_F(UnixSockets, StreamPair_KeepsBothQueues) {
