@@ -7,7 +7,9 @@
 #include <time.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
+#include <cstdlib>
 
 #include "common/file_util.h"
 #include "node-agent/engine/address_space.h"
@@ -120,8 +122,28 @@ class Capture : public CaptureContext {
                           init->call("uname", SYS_uname, {init->argument_address()}));
     utsname names{};
     FERMATA_TRY(init->get(init->argument_address(), names));
+    FERMATA_TRY(capture_last_pid(*init, pod));
     pod.set_host_name(names.nodename);
     pod.set_domain_name(names.domainname);
+    return Status::ok();
+  }
+
+  /// The file shows the reader's own PID namespace (pid_namespaces(7)): PID 1 has to read it.
+  static Status capture_last_pid(Remote& init, image::PodState& pod) {
+    const uint64_t args = init.argument_address();
+    constexpr size_t kTextAt = 256;
+    FERMATA_ASSIGN_STATUS(const uint64_t path, init.put_string("/proc/sys/kernel/ns_last_pid"));
+    const Result<long> fd =
+        init.call("opening ns_last_pid", SYS_openat,
+                  {static_cast<uint64_t>(AT_FDCWD), path, O_RDONLY | O_CLOEXEC});
+    if (!fd) return Status::ok();  // a kernel without CONFIG_CHECKPOINT_RESTORE counts anew
+    std::array<char, 16> text{};
+    std::array<RemoteCall, 2> calls{
+        RemoteCall{SYS_read, {static_cast<uint64_t>(*fd), args + kTextAt, text.size() - 1}, 0},
+        RemoteCall{SYS_close, {static_cast<uint64_t>(*fd)}, 0}};
+    FERMATA_TRY(init.run(calls));
+    FERMATA_TRY(init.get(args + kTextAt, text));
+    if (calls[0].result > 0) pod.set_last_pid(std::atoi(text.data()));
     return Status::ok();
   }
 

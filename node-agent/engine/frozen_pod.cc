@@ -17,6 +17,30 @@
 namespace fermata::engine {
 namespace {
 
+using Deadline = std::chrono::steady_clock::time_point;
+
+/// Waits, with the pod running, until no process is held in vfork by its child: such a one can be
+/// frozen but not stopped. One that is still there at the deadline, or for two seconds, is refused
+/// by name.
+Status wait_for_vforks(const std::filesystem::path& group, Deadline deadline) {
+  const auto patience =
+      std::min(deadline, std::chrono::steady_clock::now() + std::chrono::seconds(2));
+  while (true) {
+    FERMATA_ASSIGN_STATUS(const std::vector<pid_t> pids, group_processes(group));
+    const auto waiting = std::find_if(pids.begin(), pids.end(), waits_in_vfork);
+    if (waiting == pids.end()) return Status::ok();
+    if (std::chrono::steady_clock::now() > patience) {
+      FERMATA_ASSIGN_STATUS(const ProcStatus status, read_status(*waiting, *waiting));
+      return {Code::kCannotHold,
+              fmt::format("process {} ({}) waits in vfork for its child, which neither executes a "
+                          "program nor ends: try again when it has",
+                          status.vpid, status.name)};
+    }
+    const timespec pause{0, 1'000'000};
+    ::nanosleep(&pause, nullptr);
+  }
+}
+
 bool share_memory(pid_t a, pid_t b) { return ::syscall(SYS_kcmp, a, b, KCMP_VM, 0, 0) == 0; }
 
 }  // namespace
@@ -152,6 +176,7 @@ Result<std::unique_ptr<FrozenPod>> FrozenPod::freeze(const std::filesystem::path
   constexpr int kThreadStopMs = 500;
   std::string reason;
   while (true) {
+    FERMATA_TRY_RESULT(wait_for_vforks(group, deadline));
     auto pod = std::make_unique<HeldPod>(init);
     {
       FERMATA_ASSIGN(CgroupFreezer freezer, CgroupFreezer::freeze(group, deadline_ms));
@@ -160,7 +185,7 @@ Result<std::unique_ptr<FrozenPod>> FrozenPod::freeze(const std::filesystem::path
         return failure(Code::kGone, "the pod has ended");
       }
       const bool vfork = std::any_of(pids.begin(), pids.end(), waits_in_vfork);
-      const Status held = vfork ? Status(Code::kTimeout, "a process waits in vfork for its child")
+      const Status held = vfork ? Status(Code::kTimeout, "a process is in vfork")
                                 : pod->hold_all(pids, kThreadStopMs);
       FERMATA_TRY_RESULT(freezer.thaw());
       if (!held && held.code() != Code::kTimeout) return Failure(held);

@@ -52,6 +52,11 @@ Status read_thread(HeldProcess& process, HeldThread& thread) {
   return Status::ok();
 }
 
+bool has_ended(pid_t pid) {
+  const Result<ProcStat> stat = ProcStat::read(pid);
+  return !stat || stat->state() == 'Z' || stat->state() == 'X';
+}
+
 Status stop_all_threads(HeldProcess& process, int deadline_ms) {
   // Threads may be born until all are stopped: look again until none is new.
   bool found_new = true;
@@ -65,6 +70,13 @@ Status stop_all_threads(HeldProcess& process, int deadline_ms) {
       if (known) continue;
       const Status seized = seize(tid, PTRACE_O_TRACESYSGOOD);
       if (seized.code() == Code::kGone) continue;
+      if (!seized && tid == process.pid && has_ended(process.pid)) {
+        FERMATA_ASSIGN_STATUS(const ProcStatus status, read_status(tid, tid));
+        return {Code::kCannotHold,
+                fmt::format("process {} ({}): its main thread has ended while others run on, which "
+                            "cannot be rebuilt",
+                            status.vpid, status.name)};
+      }
       FERMATA_TRY(seized);
       process.threads.emplace_back().tid = tid;
       FERMATA_TRY(interrupt(tid));

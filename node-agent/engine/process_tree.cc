@@ -176,6 +176,17 @@ Status ProcessTreeBuilder::end_helper(int vpid) {
   return {Code::kInternal, fmt::format("helper process {} was not reaped", vpid)};
 }
 
+Status ProcessTreeBuilder::stop_the_stopped() {
+  for (const image::Process& one : objects_.processes()) {
+    if (!one.stopped() || one.zombie()) continue;
+    FERMATA_TRY(remote(one.vpid()).enter_group_stop());
+    RemoteCall reported{
+        SYS_wait4, {static_cast<uint64_t>(one.vpid()), 0, WNOHANG | WUNTRACED | __WALL, 0}, 0};
+    FERMATA_TRY(remote(one.parent()).run(std::span(&reported, 1)));
+  }
+  return Status::ok();
+}
+
 Status ProcessTreeBuilder::end_zombies() {
   for (const image::Process& one : objects_.processes()) {
     if (!one.zombie()) continue;

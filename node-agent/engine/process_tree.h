@@ -29,6 +29,10 @@ class ProcessTreeBuilder {
   /// Lets the zombies end as they did.
   Status end_zombies();
 
+  /// Puts those that were in a group stop there again, and takes the news of it off their parents'
+  /// hands.
+  Status stop_the_stopped();
+
   /// PID 1 first, children after parents; zombies not included.
   const std::vector<int>& order() const { return order_; }
   RebuildRemote& remote(int vpid) { return *remotes_.at(vpid); }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 
 #include "node-agent/engine/address_space.h"
@@ -27,6 +28,7 @@
 namespace fermata::engine {
 namespace {
 
+constexpr const char* kLastPid = "/proc/sys/kernel/ns_last_pid";
 constexpr uint64_t kFirstBootstrap = 0x10000000;
 constexpr uint64_t kThreadFlags =
     CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
@@ -66,9 +68,12 @@ class Rebuild : public RebuildContext, public RebuiltPod {
     FERMATA_TRY(tree_->build());
     FERMATA_TRY(tree_->finish_groups());
     FERMATA_TRY(tree_->end_zombies());
+    FERMATA_TRY(tree_->stop_the_stopped());
+    FERMATA_TRY(set_last_pid());
     for (const int vpid : tree_->order()) FERMATA_TRY(within(vpid, address_space(vpid)));
     FERMATA_TRY(files());
     for (const int vpid : tree_->order()) FERMATA_TRY(within(vpid, aio_contexts(vpid)));
+    FERMATA_TRY(store_.seal(objects_));
     for (const int vpid : tree_->order()) FERMATA_TRY(within(vpid, process_state(vpid)));
     for (const int vpid : tree_->order()) FERMATA_TRY(within(vpid, threads(vpid)));
     for (const int vpid : tree_->order()) FERMATA_TRY(within(vpid, last_steps(vpid)));
@@ -79,10 +84,6 @@ class Rebuild : public RebuildContext, public RebuiltPod {
   const std::vector<FrozenProcess>& processes() const override { return listed_; }
 
   Status run() override {
-    for (const image::Process& process : objects_.processes()) {
-      // It stops again before its first instruction, and its parent is told once more.
-      if (process.stopped()) ::kill(tree_->remote(process.vpid()).pid(), SIGSTOP);
-    }
     running_ = true;
     Status first;
     for (const auto& [vtid, remote] : all_threads_) {
@@ -143,6 +144,26 @@ class Rebuild : public RebuildContext, public RebuiltPod {
     FERMATA_TRY(take_file_identity(first, request_.owner));
     FERMATA_TRY(rebuild_shm_tree(request_.init, request_.owner, objects_, memory_));
     return store_.rebuild(first, objects_, memory_);
+  }
+
+  /// PIDs go on being counted from where they were, so that none just given is given again.
+  Status set_last_pid() {
+    if (objects_.pod().last_pid() <= 0) return Status::ok();
+    RebuildRemote& init = tree_->remote(1);
+    FERMATA_ASSIGN_STATUS(const uint64_t path, init.put_string(kLastPid));
+    const std::string number = fmt::format("{}", objects_.pod().last_pid());
+    FERMATA_ASSIGN_STATUS(const uint64_t text, init.put_string(number, 256));
+    FERMATA_ASSIGN_STATUS(const long fd,
+                          init.call(fmt::format("opening {}", kLastPid), SYS_openat,
+                                    {static_cast<uint64_t>(AT_FDCWD), path, O_WRONLY | O_CLOEXEC}));
+    std::array<RemoteCall, 2> calls{
+        RemoteCall{SYS_write, {static_cast<uint64_t>(fd), text, number.size()}, 0},
+        RemoteCall{SYS_close, {static_cast<uint64_t>(fd)}, 0}};
+    FERMATA_TRY(init.run(calls));
+    if (calls[0].result < 0) {
+      return errno_status(static_cast<int>(-calls[0].result), fmt::format("writing {}", kLastPid));
+    }
+    return Status::ok();
   }
 
   FrozenProcess listed(int vpid) {

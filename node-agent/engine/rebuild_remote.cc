@@ -284,6 +284,19 @@ Result<long> RebuildRemote::call_at(uint64_t gadget, std::string_view what, long
   return result;
 }
 
+Status RebuildRemote::enter_group_stop() {
+  if (::kill(pid_, SIGSTOP) != 0) return errno_status(errno, fmt::format("stopping {}", pid_));
+  // First the signal's delivery is shown to us, then, with the signal let through, the group stop.
+  FERMATA_TRY(resume_thread(tid_, PTRACE_CONT));
+  for (int stops = 0; stops < 8; ++stops) {
+    FERMATA_ASSIGN_STATUS(const Stop stop, wait_stop(tid_));
+    if (stop.event == PTRACE_EVENT_STOP && stop.signal == SIGSTOP) return Status::ok();
+    const long signal = stop.event == 0 && stop.signal == SIGSTOP ? SIGSTOP : 0;
+    if (::ptrace(PTRACE_CONT, tid_, nullptr, signal) != 0) break;
+  }
+  return {Code::kInternal, fmt::format("process {} did not enter its stop", pid_)};
+}
+
 Status RebuildRemote::die_of(int signo) {
   // A call ends in the trap of our code; in that stop a signal can be put in the trap's place
   // (ptrace(2)).

@@ -48,6 +48,9 @@ class RebuildRemote : public Remote {
   /// works: in its signal path, before any instruction of the program.
   Status stop_for_registers();
 
+  /// Stops the process as SIGSTOP does. Calls can still be made in it; it stands when it is
+  /// detached.
+  Status enter_group_stop();
   /// Ends the process by a signal, as its wait status will say.
   Status die_of(int signo);
 

@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <sys/time.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstring>
