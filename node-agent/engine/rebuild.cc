@@ -73,7 +73,6 @@ class Rebuild : public RebuildContext, public RebuiltPod {
     for (const int vpid : tree_->order()) FERMATA_TRY(within(vpid, address_space(vpid)));
     FERMATA_TRY(files());
     for (const int vpid : tree_->order()) FERMATA_TRY(within(vpid, aio_contexts(vpid)));
-    FERMATA_TRY(store_.seal(objects_));
     for (const int vpid : tree_->order()) FERMATA_TRY(within(vpid, process_state(vpid)));
     for (const int vpid : tree_->order()) FERMATA_TRY(within(vpid, threads(vpid)));
     for (const int vpid : tree_->order()) FERMATA_TRY(within(vpid, last_steps(vpid)));

@@ -146,17 +146,6 @@ Status SharedObjectStore::rebuild(RebuildRemote& init, const image::PodObjects& 
   return Status::ok();
 }
 
-Status SharedObjectStore::seal(const image::PodObjects& objects) {
-  for (const image::SharedObject& object : objects.shared_objects()) {
-    if (object.seals() == 0) continue;
-    FERMATA_ASSIGN_STATUS(const int file, fd(object.id()));
-    if (::fcntl(file, F_ADD_SEALS, object.seals()) != 0) {
-      return errno_status(errno, fmt::format("sealing memfd {} again", object.name()));
-    }
-  }
-  return Status::ok();
-}
-
 Result<int> SharedObjectStore::fd(uint32_t id) const {
   const auto found = files_.find(id);
   if (found == files_.end()) {

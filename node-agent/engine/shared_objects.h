@@ -44,9 +44,6 @@ class SharedObjectStore {
   Status rebuild(RebuildRemote& init, const image::PodObjects& objects,
                  const std::vector<MemoryRegion>& memory);
 
-  /// Seals the memfds that were sealed: last, since a seal can forbid what rebuilding does.
-  Status seal(const image::PodObjects& objects);
-
   Result<int> fd(uint32_t id) const;
 
  private:
