@@ -61,7 +61,13 @@ Status check_identity(const HeldProcess& process, const HeldProcess& init) {
   const ProcStatus& pod = init.leader().status;
   for (const HeldThread& thread : process.threads) {
     const ProcStatus& own = thread.status;
-    if (own.uids != pod.uids || own.gids != pod.gids || own.groups != pod.groups) {
+    if (own.groups != pod.groups) {
+      return {Code::kCannotHold,
+              fmt::format("{} is in other supplementary groups than the job's user: a change of "
+                          "groups inside a job cannot be rebuilt",
+                          process.describe())};
+    }
+    if (own.uids != pod.uids || own.gids != pod.gids) {
       return {Code::kCannotHold,
               fmt::format("{} runs as user {} group {}, the job as user {} group {}: a change of "
                           "user inside a job cannot be rebuilt",

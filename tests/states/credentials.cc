@@ -1,6 +1,5 @@
 // User, groups and capabilities as the program sees them, no_new_privs, and a child that has
 // dropped what it had.
-#include <grp.h>
 #include <linux/capability.h>
 #include <sys/prctl.h>
 
@@ -28,9 +27,6 @@ void check(const std::string& before, const char* which) {
 }  // namespace
 
 int main() {
-  // The pod's owner says which groups a restarted job has, so be in those of the owner from the
-  // start.
-  if (geteuid() == 0) state::must(initgroups("root", 0), "initgroups");
   int ends[2];
   state::must(pipe(ends), "pipe");
   const pid_t pid = state::child([&ends] {
