@@ -49,8 +49,9 @@ class Remote {
   virtual uint64_t argument_address() const = 0;
   static constexpr size_t argument_size() { return 32768; }
 
-  /// Where call `index` of a batch (of fewer than a hundred) has its argument `number` in the process
-  /// while the batch runs: an earlier call may write it there. 0: such batches cannot be made.
+  /// Where call `index` of a batch (of fewer than a hundred) has its argument `number` in the
+  /// process while the batch runs: an earlier call may write it there. 0: such batches cannot be
+  /// made.
   virtual uint64_t call_argument_address(size_t /*index*/, size_t /*number*/) const { return 0; }
 
   /// Host PID of the process (not of the thread).
