@@ -82,11 +82,13 @@ class PodUndo {
 Result<RestoredPod> restore(const RestoreOrder& order,
                             const std::function<Status(const pod::Pod&)>& before_run) {
   FERMATA_ASSIGN(const storage::PodImage image, read_checked(order));
-  const auto damaged = [&](Status status) { return Failure(status.within(order.image.string())); };
+  const auto damaged = [&](const Status& status) {
+    return Failure(status.within(order.image.string()));
+  };
   if (Status valid = engine::validate(image.objects, image.memory); !valid) return damaged(valid);
   if (Status met = engine::check_requirements(image.objects.needs()); !met) return damaged(met);
   Result<numa::Plan> plan = plan_of(image);
-  if (!plan) return damaged(std::move(plan).error());
+  if (!plan) return damaged(plan.error());
 
   const image::PodState& state = image.objects.pod();
   FERMATA_ASSIGN(pod::Pod pod,

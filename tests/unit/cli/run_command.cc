@@ -20,7 +20,7 @@ namespace {
   dup2(open("/dev/null", O_RDONLY | O_CLOEXEC), STDIN_FILENO);
   dup2(out, STDOUT_FILENO);
   dup2(err, STDERR_FILENO);
-  for (std::string entry : environment) putenv(strdup(entry.c_str()));
+  for (const std::string& entry : environment) putenv(strdup(entry.c_str()));
   std::vector<char*> argv{strdup("fermata")};
   for (const std::string& argument : arguments) argv.push_back(strdup(argument.c_str()));
   argv.push_back(nullptr);
