@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
+#include <utility>
 
 #include "node-agent/engine/cgroup_freezer.h"
 
@@ -50,6 +51,7 @@ Status HeldPod::hold_all(const std::vector<pid_t>& pids, int deadline_ms) {
     HeldProcess& process = held_.emplace_back();
     const Status status = hold(pid, deadline_ms, process);
     if (status.code() == Code::kGone) {
+      release(process, dead_);
       held_.pop_back();
       continue;
     }
@@ -122,11 +124,13 @@ std::string HeldPod::transient_state() const {
 void HeldPod::release_all() {
   // A vfork's parent stops only when its child runs on: those that have not stopped come last.
   for (HeldProcess& process : held_) {
-    if (process.all_stopped()) release(process);
+    if (process.all_stopped()) release(process, dead_);
   }
-  for (HeldProcess& process : held_) release(process);
+  for (HeldProcess& process : held_) release(process, dead_);
   held_.clear();
   listed_.clear();
+  std::erase(dead_, init_);  // its end is for its parent
+  reap_tracees(std::exchange(dead_, {}));
 }
 
 Status HeldPod::resume() {

@@ -34,6 +34,7 @@ class HeldPod : public FrozenPod {
   std::vector<HeldProcess> held_;
   std::vector<FrozenProcess> listed_;
   std::vector<MemoryRegion> memory_;
+  std::vector<pid_t> dead_;  ///< tracees killed by others, still to be waited for
 };
 
 }  // namespace fermata::engine

@@ -156,7 +156,7 @@ namespace {
 
 // Only a stopped thread can be let go. One that we asked to stop and that has not yet (a vfork's
 // parent, an uninterruptible call) must not be left to stop for ever later on.
-void let_go(HeldThread& thread) {
+void let_go(HeldThread& thread, std::vector<pid_t>& dead) {
   if (!thread.in_stop) {
     const Result<Stop> stop = wait_stop(thread.tid, std::chrono::seconds(30));
     if (!stop && stop.error().code() == Code::kTimeout) {
@@ -165,12 +165,13 @@ void let_go(HeldThread& thread) {
       return;
     }
   }
-  static_cast<void>(detach(thread.tid));
+  // ESRCH: it is no stopped tracee any more, so it was killed.
+  if (::ptrace(PTRACE_DETACH, thread.tid, nullptr, nullptr) != 0) dead.push_back(thread.tid);
 }
 
 }  // namespace
 
-void release(HeldProcess& process) {
+void release(HeldProcess& process, std::vector<pid_t>& dead) {
   if (process.site && process.site->scratch() != 0) {
     for (HeldThread& thread : process.threads) {
       if (thread.remote && thread.remote->remove_scratch()) break;
@@ -186,7 +187,7 @@ void release(HeldProcess& process) {
         static_cast<void>(set_registers(thread.tid, thread.registers));
       }
     }
-    let_go(thread);
+    let_go(thread, dead);
   }
   process.threads.clear();
 }

@@ -59,6 +59,8 @@ Result<CaptureRemote*> remote_of(HeldProcess& process, HeldThread& thread);
 
 /// Puts every thread's registers back as they were, removes the scratch mapping, detaches. Threads
 /// that ended meanwhile are passed over.
-void release(HeldProcess& process);
+/// Threads that were killed meanwhile are added to `dead`: reap_tracees() has to wait for them,
+/// else their namespace never ends.
+void release(HeldProcess& process, std::vector<pid_t>& dead);
 
 }  // namespace fermata::engine

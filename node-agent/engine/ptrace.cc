@@ -7,6 +7,10 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include <cstdio>
+
+#include "common/file_util.h"
+
 namespace fermata::engine {
 namespace {
 
@@ -90,6 +94,21 @@ Status interrupt(pid_t tid) {
   return Status::ok();
 }
 
+/// Whether a thread is on its way out of the kernel. The last thread of a killed PID 1 stays there
+/// until every other process of its namespace was waited for, by us where we trace it: to wait for
+/// it first is for ever.
+bool is_exiting(pid_t tid) {
+  constexpr unsigned long kExiting = 0x4;  // PF_EXITING, field "flags" of stat (proc(5))
+  const Result<std::string> stat = read_file(fmt::format("/proc/{}/stat", tid));
+  if (!stat) return true;
+  const size_t end_of_name = stat->rfind(')');
+  unsigned long flags = 0;
+  return end_of_name != std::string::npos &&
+         std::sscanf(stat->c_str() + end_of_name + 1, " %*c %*d %*d %*d %*d %*d %lu", &flags) ==
+             1 &&
+         (flags & kExiting) != 0;
+}
+
 Result<Stop> wait_stop(pid_t tid, std::chrono::milliseconds timeout) {
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   int polls = 0;
@@ -118,6 +137,9 @@ Result<Stop> wait_stop(pid_t tid, std::chrono::milliseconds timeout) {
                        fmt::format("thread {} did not stop within {} ms (is it in an "
                                    "uninterruptible system call?)",
                                    tid, timeout.count()));
+      }
+      if (polls % 100 == 0 && is_exiting(tid)) {
+        return failure(Code::kGone, fmt::format("thread {} is ending", tid));
       }
       const timespec pause{0, polls < 2000 ? 10'000 : 500'000};
       ::nanosleep(&pause, nullptr);
