@@ -287,12 +287,11 @@ Status rebuild_thread_as_user(RebuildRemote& remote, const image::Thread& thread
           std::strerror(static_cast<int>(-one.result))));
     }
   }
-  if (thread.parent_death_signal() != 0) {
-    FERMATA_ASSIGN_STATUS(
-        [[maybe_unused]] const long set,
-        remote.call("PR_SET_PDEATHSIG", SYS_prctl,
-                    {PR_SET_PDEATHSIG, static_cast<uint64_t>(thread.parent_death_signal())}));
-  }
+  // Also where it is none: PID 1 was told to end with us until now.
+  FERMATA_ASSIGN_STATUS(
+      [[maybe_unused]] const long set,
+      remote.call("PR_SET_PDEATHSIG", SYS_prctl,
+                  {PR_SET_PDEATHSIG, static_cast<uint64_t>(thread.parent_death_signal())}));
   return Status::ok();
 }
 

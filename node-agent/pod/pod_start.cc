@@ -3,8 +3,10 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -98,6 +100,9 @@ void set_names(const InitRequest& request, int report) {
 [[noreturn]] void wait_for_rebuild(int report) {
   umask(0);
   if (chdir("/") != 0) fail_child(report, "chdir to / in the pod");
+  // Until the engine has attached, whose tracees end with it, nobody else would end this process.
+  // The engine takes the wish back. Should our parent be gone by now, the report finds no reader.
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
   ChildReport ready;
   ready.pid = getpid();
   if (write(report, &ready, sizeof ready) < 0) _exit(1);

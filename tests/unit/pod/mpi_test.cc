@@ -55,7 +55,7 @@ TEST_F(MpiTest, Job_Ends_WhenARankDiesOfASignal) {
   const auto begin = std::chrono::steady_clock::now();
   const Finished finished = run(mpi({"mpi/ends", "signal", std::to_string(SIGKILL)}, 4));
   EXPECT_EQ(finished.status, 128 + SIGKILL);
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(50));
 }
 
 TEST_F(MpiTest, Job_Ends_WhenARankExitsWithoutFinalize) {
@@ -71,7 +71,7 @@ TEST_F(MpiTest, Job_Ends_WhenTheMpiProcessBehindAScriptDies) {
   spec.command = {"/bin/sh", "-c", spec.command[0] + " signal 9; sleep 60"};
   const auto begin = std::chrono::steady_clock::now();
   EXPECT_NE(run(spec).status, 0);
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(15));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(50));
 }
 
 TEST_F(MpiTest, Job_HasTheHighestStatus_OfRanksThatFinalized) {
