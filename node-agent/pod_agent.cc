@@ -113,7 +113,7 @@ Status PodAgent::read_topology() {
 Status PodAgent::capture(std::chrono::milliseconds deadline) {
   Work& work = *work_;
   StopWatch watch;
-  FERMATA_ASSIGN_STATUS(work.guard, ThawGuard::start(pod_.group));
+  FERMATA_ASSIGN_STATUS(work.guard, ThawGuard::start(pod_.group, pod_.init));
   work.stopped_at = SteadyClock::now();
   FAULT_POINT("capture.freeze");
   FERMATA_ASSIGN_STATUS(work.frozen, engine::FrozenPod::freeze(pod_.group, pod_.init,
@@ -207,7 +207,7 @@ Result<AbleAnswer> PodAgent::able(std::chrono::milliseconds deadline) {
   roll_back();
   FERMATA_TRY_RESULT(read_topology());
   AbleAnswer answer;
-  FERMATA_ASSIGN(const ThawGuard guard, ThawGuard::start(pod_.group));
+  FERMATA_ASSIGN(const ThawGuard guard, ThawGuard::start(pod_.group, pod_.init));
   const SteadyClock::time_point stopped_at = SteadyClock::now();
   FERMATA_ASSIGN(
       const std::unique_ptr<engine::FrozenPod> frozen,

@@ -14,13 +14,25 @@
 #include <csignal>
 
 #include "common/unique_fd.h"
+#include "node-agent/engine/capture.h"
 
 namespace fermata::node_agent {
 namespace {
 
-/// The guard's life. Only async-signal-safe calls: we are a fork of a process that may have
-/// threads.
-[[noreturn]] void guard(int agent_pidfd, int freeze_fd) {
+/// Stops the pod by ptrace and lets it go: interrupted calls are rewound on the way.
+void let_go(const std::filesystem::path& group, pid_t init) {
+  constexpr int kDeadlineMs = 2000;
+  if (const auto pod = engine::FrozenPod::freeze(group, init, kDeadlineMs)) {
+    // A failure has nobody to be told to.
+    [[maybe_unused]] const Status resumed = (*pod)->resume();
+  }
+}
+
+/// The guard's life. Until the agent dies only async-signal-safe calls: we are a fork of a process
+/// that may have threads. After that memory may be allocated (the C library's fork sees to it), and
+/// nothing be logged.
+[[noreturn]] void guard(int agent_pidfd, int freeze_fd, const std::filesystem::path& group,
+                        pid_t init) {
   // Nothing of the agent may live on in the guard: not its locks, sockets or streams, nor its
   // terminal's signals.
   setsid();
@@ -33,10 +45,17 @@ namespace {
   if (high > low + 1) close_range(low + 1, high - 1, 0);
   close_range(high + 1, UINT_MAX, 0);
   prctl(PR_SET_NAME, "fermata-guard");
+  // Descriptors 0 to 2 are not for files of ours: somebody might print.
+  for (int fd = 0; fd >= 0 && fd <= 2;) {
+    fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (fd > 2) close(fd);
+  }
 
   pollfd agent{agent_pidfd, POLLIN, 0};
   while (poll(&agent, 1, -1) < 0 && errno == EINTR) {
   }
+  char state = '0';
+  if (init > 0 && pread(freeze_fd, &state, 1, 0) == 1 && state == '1') let_go(group, init);
   // A failure has nobody to be told to: the group is gone, or never was frozen.
   [[maybe_unused]] const ssize_t written = write(freeze_fd, "0", 1);
   _exit(0);
@@ -44,15 +63,15 @@ namespace {
 
 }  // namespace
 
-Result<ThawGuard> ThawGuard::start(const std::filesystem::path& group) {
+Result<ThawGuard> ThawGuard::start(const std::filesystem::path& group, pid_t init) {
   const std::filesystem::path file = group / "cgroup.freeze";
-  UniqueFd freeze(open(file.c_str(), O_WRONLY | O_CLOEXEC));
+  UniqueFd freeze(open(file.c_str(), O_RDWR | O_CLOEXEC));
   if (!freeze) return errno_failure(errno, file.string());
   UniqueFd self(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
   if (!self) return errno_failure(errno, "pidfd_open of the agent itself");
   const pid_t pid = fork();
   if (pid < 0) return errno_failure(errno, "fork of the thaw guard");
-  if (pid == 0) guard(self.get(), freeze.get());
+  if (pid == 0) guard(self.get(), freeze.get(), group, init);
   return ThawGuard(pid);
 }
 

@@ -1,6 +1,8 @@
-// Watches over a pod while it may be frozen: a small process of ours that thaws the pod's group
-// when the agent dies (SIGKILL included). What ptrace holds needs no guard: the kernel lets tracees
-// go with their tracer.
+// Watches over a pod while it may be frozen: a small process of ours that lets the pod run on when
+// the agent dies (SIGKILL included). What ptrace holds needs no guard: the kernel lets tracees go
+// with their tracer. What only the cgroup holds does: freezing ends calls such as epoll_wait(2)
+// with EINTR, which no program may see (signal(7)), so the guard stops the pod as a capture does,
+// which rewinds those calls, and lets it go.
 #pragma once
 
 #include <sys/types.h>
@@ -15,8 +17,8 @@ namespace fermata::node_agent {
 class ThawGuard {
  public:
   /// Starts the guard of the cgroup v2 group `group`, for the calling process. Call it before
-  /// freezing.
-  static Result<ThawGuard> start(const std::filesystem::path& group);
+  /// freezing. `init` is the host PID of the pod's PID 1; without one the group is merely thawed.
+  static Result<ThawGuard> start(const std::filesystem::path& group, pid_t init = -1);
 
   ThawGuard(ThawGuard&& other) noexcept : pid_(std::exchange(other.pid_, -1)) {}
   ThawGuard& operator=(ThawGuard&& other) noexcept;

@@ -175,7 +175,9 @@ Result<Remote*> HeldPod::remote(int vpid, int vtid) {
 
 Result<std::unique_ptr<FrozenPod>> FrozenPod::freeze(const std::filesystem::path& group, pid_t init,
                                                      int deadline_ms) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(deadline_ms);
+  const auto began = std::chrono::steady_clock::now();
+  const auto deadline = began + std::chrono::milliseconds(deadline_ms);
+  constexpr std::chrono::seconds kGuardDone(1);
   // An attempt waits this long for one thread: a vfork keeps its parent from stopping for as long.
   constexpr int kThreadStopMs = 500;
   std::string reason;
@@ -192,7 +194,10 @@ Result<std::unique_ptr<FrozenPod>> FrozenPod::freeze(const std::filesystem::path
       const Status held = vfork ? Status(Code::kTimeout, "a process is in vfork")
                                 : pod->hold_all(pids, kThreadStopMs);
       FERMATA_TRY_RESULT(freezer.thaw());
-      if (!held && held.code() != Code::kTimeout) return Failure(held);
+      // The guard of an agent that died may have the pod in its hands for some milliseconds.
+      const bool guarded =
+          held.code() == Code::kPermission && std::chrono::steady_clock::now() < began + kGuardDone;
+      if (!held && held.code() != Code::kTimeout && !guarded) return Failure(held);
       reason = held ? std::string() : held.message();
     }
     if (reason.empty()) reason = pod->transient_state();
