@@ -13,6 +13,7 @@
 
 #include "cli/command.h"
 #include "cli/embedded_agent.h"
+#include "common/signals.h"
 #include "common/size_parse.h"
 #include "common/time_parse.h"
 #include "node-agent/write_rate.h"
@@ -24,17 +25,21 @@ using nlohmann::json;
 using std::chrono::milliseconds;
 using Clock = std::chrono::steady_clock;
 
-/// What a user, a shell or a batch system sends; each goes to the job.
+/// What a user, a shell or a batch system sends; each goes to the job, unless it is ignored here.
 constexpr std::array kForwarded{SIGINT,  SIGTERM, SIGHUP,  SIGQUIT,
                                 SIGUSR1, SIGUSR2, SIGCONT, SIGWINCH};
 
 /// Exit status of a job ended by `fermata checkpoint --kill`: as a shell says "killed".
 constexpr int kEndedByRequest = 128 + SIGKILL;
 
+/// Without those we were started to ignore, such as SIGHUP below nohup: blocked, they would come
+/// through to a signalfd all the same.
 sigset_t forwarded_set() {
   sigset_t set;
   sigemptyset(&set);
-  for (const int signo : kForwarded) sigaddset(&set, signo);
+  for (const int signo : kForwarded) {
+    if (!signal_is_ignored(signo)) sigaddset(&set, signo);
+  }
   return set;
 }
 
@@ -150,7 +155,12 @@ class Session {
                       job, to_string(last_committed_), job));
       return kEndedByRequest;
     }
-    if (!status || WIFEXITED(*status)) return status ? WEXITSTATUS(*status) : 0;
+    if (!status) {
+      return fail({Code::kGone, fmt::format("job {} has ended, but how is not known: somebody else "
+                                            "waited for its PID 1",
+                                            job)});
+    }
+    if (WIFEXITED(*status)) return WEXITSTATUS(*status);
     std::string line = fmt::format("job {} was killed by signal {} ({})", job, WTERMSIG(*status),
                                    strsignal(WTERMSIG(*status)));
     if (last_committed_.value != 0) {

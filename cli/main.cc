@@ -33,6 +33,8 @@ int tell(const CLI::App& app, const CLI::ParseError& error) {
 int run_main(int argc, char** argv) {
   // A reader of ours that goes away must not take the job's keeper with it.
   std::signal(SIGPIPE, SIG_IGN);
+  // Ignored, as a caller may leave it to us, it would throw away how a job ended (wait(2)).
+  std::signal(SIGCHLD, SIG_DFL);
 
   Invocation invocation;
   std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);

@@ -12,6 +12,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "common/signals.h"
+
 namespace fermata::pod {
 namespace {
 
@@ -70,9 +72,11 @@ pid_t raw_fork(unsigned long flags) {
   return static_cast<pid_t>(pid);
 }
 
-void reset_signals() {
+void reset_signals(Ignored ignored) {
   const KernelSigaction action{};
   for (int signo = 1; signo <= kLastSignal; ++signo) {
+    const bool ours = signo == SIGPIPE || signo == SIGCHLD;
+    if (ignored == Ignored::kKept && !ours && signal_is_ignored(signo)) continue;
     syscall(SYS_rt_sigaction, signo, &action, nullptr, sizeof action.mask);
   }
   const uint64_t none = 0;

@@ -32,8 +32,13 @@ Status status_of(const ChildReport& report);
 /// when it fails.
 pid_t raw_fork(unsigned long flags);
 
-/// Every signal back to its default action, and none blocked.
-void reset_signals();
+/// What becomes of signals this process ignores.
+enum class Ignored {
+  kReset,
+  kKept,  ///< but for SIGPIPE and SIGCHLD, which Fermata itself has set or needs
+};
+/// Every other signal back to its default action, and none blocked.
+void reset_signals(Ignored ignored);
 
 /// Becomes `uid`, `gid` with `groups`, raw. Without root no capability is left, inheritable and
 /// ambient ones included. Returns 0 or -1 with errno.

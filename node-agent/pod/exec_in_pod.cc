@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "common/signals.h"
 #include "common/unique_fd.h"
 #include "node-agent/pod/cgroup.h"
 #include "node-agent/pod/child_process.h"
@@ -55,7 +56,7 @@ struct Entry {
   if (keep_only(fds) != 0 || fcntl(report, F_SETFD, FD_CLOEXEC) != 0) {
     fail_child(report, "giving the command its streams");
   }
-  reset_signals();
+  reset_signals(Ignored::kKept);
   execve(entry.program.c_str(), entry.argv.data(), environ);
   fail_child(report, entry.program.c_str());
 }
@@ -83,13 +84,15 @@ void wait_for(pid_t pid, int* status) {
   }
 }
 
-/// Signals that would end us go to the command instead, while this lives.
+/// Signals that would end us (none that we ignore) go to the command instead, while this lives.
 class SignalForwarder {
  public:
   SignalForwarder() {
     sigset_t set;
     sigemptyset(&set);
-    for (const int signo : kForwarded) sigaddset(&set, signo);
+    for (const int signo : kForwarded) {
+      if (!signal_is_ignored(signo)) sigaddset(&set, signo);
+    }
     pthread_sigmask(SIG_BLOCK, &set, &before_);
     fd_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   }

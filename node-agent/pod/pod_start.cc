@@ -113,7 +113,8 @@ void set_names(const InitRequest& request, int report) {
 
 [[noreturn]] void run_init(const Prepared& prepared) {
   const int report = prepared.report.get();
-  reset_signals();
+  // What the caller ignores, the job ignores; a rebuilt one has dispositions of its own.
+  reset_signals(prepared.request->start != nullptr ? Ignored::kKept : Ignored::kReset);
   if (setsid() < 0) fail_child(report, "setsid in the pod");
   make_mounts(report);
   set_names(*prepared.request, report);

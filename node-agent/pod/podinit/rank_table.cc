@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/signals.h"
+
 namespace fermata::pod {
 namespace {
 
@@ -38,7 +40,10 @@ struct Start {
     const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (null < 0 || dup2(null, STDIN_FILENO) < 0) _exit(kNotExecutableStatus);
   }
-  for (int signo = 1; signo < NSIG; ++signo) signal(signo, SIG_DFL);
+  for (int signo = 1; signo < NSIG; ++signo) {
+    // What podinit was born to ignore the job ignores, too; SIGPIPE is its own choice.
+    if (signo == SIGPIPE || !signal_is_ignored(signo)) signal(signo, SIG_DFL);
+  }
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);

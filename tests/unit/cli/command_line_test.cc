@@ -5,9 +5,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "tests/support/scratch_folder.h"
 #include "tests/unit/cli/run_command.h"
@@ -178,6 +182,43 @@ TEST_F(CommandLineOfRoot, ExitStatusAndStreamsAreTheJobs) {
   EXPECT_EQ(said.exit_status, 7);
   EXPECT_EQ(said.out, "out\n");
   EXPECT_EQ(said.err, "err\n");
+}
+
+TEST_F(CommandLineOfRoot, IgnoredChildSignalDoesNotHideHowTheJobEnded) {
+  const Said said = run_fermata({"run", "-q", "--", "sh", "-c", "exit 3"}, scratch_.path(),
+                                {"FERMATA_RUN_DIR=" + at("run")}, getuid(), {SIGCHLD});
+  if (getuid() != 0) {
+    expect_refusal(said, 3, "CAP_");
+    return;
+  }
+  EXPECT_EQ(said.exit_status, 3) << said.err;
+}
+
+TEST_F(CommandLineOfRoot, HangUpThatIsIgnoredReachesNeitherTheRunNorTheJob) {
+  if (getuid() != 0) {
+    expect_refusal(fermata({"run", "--", "true"}), 3, "CAP_");
+    return;
+  }
+  // The first shell inherits; the second has the default again, and would die of one handed on.
+  const std::string wait =
+      "kill -HUP $$; touch started; "
+      "env --default-signal=HUP sh -c 'until [ -e go ]; do sleep .05; done'; "
+      "exit $(($? + 5))";
+  std::future<Said> running = std::async(std::launch::async, [&] {
+    return run_fermata({"run", "-q", "--", "sh", "-c", wait}, scratch_.path(),
+                       {"FERMATA_RUN_DIR=" + at("run")}, getuid(), {SIGHUP});
+  });
+  for (int tries = 0; tries < 200 && !std::filesystem::exists(at("started")); ++tries) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  ASSERT_TRUE(std::filesystem::exists(at("started")));
+  std::ifstream record(at("run/jobs/1.0/job.json"));
+  const json job = json::parse(record, nullptr, false);
+  ASSERT_TRUE(job.is_object());
+  kill(job.value("agent", 0), SIGHUP);
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  std::ofstream(at("go")) << "";
+  EXPECT_EQ(running.get().exit_status, 5);
 }
 
 }  // namespace

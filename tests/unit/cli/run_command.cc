@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 
@@ -34,13 +35,17 @@ namespace {
 }  // namespace
 
 Said run_fermata(const std::vector<std::string>& arguments, const std::string& folder,
-                 const std::vector<std::string>& environment, uid_t uid) {
+                 const std::vector<std::string>& environment, uid_t uid,
+                 const std::vector<int>& ignored_signals) {
   Said said;
   std::array<int, 2> out{};
   std::array<int, 2> err{};
   if (pipe2(out.data(), O_CLOEXEC) != 0 || pipe2(err.data(), O_CLOEXEC) != 0) return said;
   const pid_t pid = fork();
-  if (pid == 0) become_fermata(arguments, folder, environment, uid, out[1], err[1]);
+  if (pid == 0) {
+    for (const int signo : ignored_signals) signal(signo, SIG_IGN);
+    become_fermata(arguments, folder, environment, uid, out[1], err[1]);
+  }
   close(out[1]);
   close(err[1]);
   std::array<pollfd, 2> waits{pollfd{out[0], POLLIN, 0}, pollfd{err[0], POLLIN, 0}};

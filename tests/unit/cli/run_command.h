@@ -15,8 +15,9 @@ struct Said {
 };
 
 /// Runs `fermata arguments...` in `folder`, with `environment` ("NAME=value") added, as user `uid`
-/// (only root can be another).
+/// (only root can be another), with these signals ignored from its start.
 Said run_fermata(const std::vector<std::string>& arguments, const std::string& folder,
-                 const std::vector<std::string>& environment, uid_t uid);
+                 const std::vector<std::string>& environment, uid_t uid,
+                 const std::vector<int>& ignored_signals = {});
 
 }  // namespace fermata::cli
