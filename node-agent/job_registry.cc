@@ -104,7 +104,7 @@ void collect(const fs::path& folder) {
   const std::optional<JobRecord> record = record_of(folder / "job.json");
   if (record && record->alive()) {
     // Nobody works on it, so nobody means it to be frozen.
-    [[maybe_unused]] const Status thawed = thaw_group(record->group);
+    [[maybe_unused]] const Status thawed = thaw_group(record->group, record->init);
     return;
   }
   remove_folder(folder, record);

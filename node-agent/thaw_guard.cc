@@ -93,12 +93,23 @@ void ThawGuard::end() {
   pid_ = -1;
 }
 
-Status thaw_group(const std::filesystem::path& group) {
+Status thaw_group(const std::filesystem::path& group, pid_t init) {
   const std::filesystem::path file = group / "cgroup.freeze";
   UniqueFd freeze(open(file.c_str(), O_RDWR | O_CLOEXEC));
   if (!freeze) return errno_status(errno, file.string());
-  char state = '0';
-  if (read(freeze.get(), &state, 1) == 1 && state == '0') return {};
+  const auto is_frozen = [&] {
+    char state = '0';
+    return pread(freeze.get(), &state, 1, 0) == 1 && state == '1';
+  };
+  if (!is_frozen()) return {};
+  if (init > 0) {
+    for (int i = 0; i < 100 && is_frozen(); ++i) {
+      const timespec pause{0, 10'000'000};
+      nanosleep(&pause, nullptr);
+    }
+    if (!is_frozen()) return {};
+    let_go(group, init);
+  }
   if (pwrite(freeze.get(), "0", 1, 0) != 1) {
     return errno_status(errno, fmt::format("thawing {}", group.string()));
   }

@@ -36,7 +36,8 @@ class ThawGuard {
   pid_t pid_ = -1;
 };
 
-/// Thaws a group that a dead agent left frozen. Does nothing to a group that is not frozen.
-Status thaw_group(const std::filesystem::path& group);
+/// Lets a group run on that a dead agent left frozen; does nothing to a group that is not frozen.
+/// With `init` it leaves that to the agent's guard for a second, and then does as the guard does.
+Status thaw_group(const std::filesystem::path& group, pid_t init = -1);
 
 }  // namespace fermata::node_agent
