@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstring>
 #include <sstream>
+#include <vector>
 
 #include "common/file_util.h"
 
@@ -173,8 +174,13 @@ Status rebuild_timers(RebuildRemote& remote, const image::Process& process) {
   if (process.posix_timers_size() > 0) {
     RemoteCall exact{SYS_prctl, {kPrTimerCreateRestoreIds, 1}, 0};
     FERMATA_TRY(remote.run(std::span(&exact, 1)));
-    for (const image::PosixTimer& timer : process.posix_timers()) {
-      FERMATA_TRY(create_timer(remote, timer, exact.result == 0));
+    // Ascending: a kernel that counts ids up never comes back to a lower one.
+    std::vector<const image::PosixTimer*> timers;
+    for (const image::PosixTimer& timer : process.posix_timers()) timers.push_back(&timer);
+    std::sort(timers.begin(), timers.end(),
+              [](const auto* one, const auto* other) { return one->id() < other->id(); });
+    for (const image::PosixTimer* timer : timers) {
+      FERMATA_TRY(create_timer(remote, *timer, exact.result == 0));
     }
     if (exact.result == 0) {
       exact = {SYS_prctl, {kPrTimerCreateRestoreIds, 0}, 0};
