@@ -3,10 +3,12 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
+#include <thread>
 
 #include "common/fault_point.h"
 #include "common/unique_fd.h"
@@ -109,6 +111,23 @@ Status make_directories(const std::filesystem::path& path, mode_t mode) {
     return errno_status(errno, fmt::format("cannot make the folder {}", name.string()));
   }
   return fsync_dir(folder);
+}
+
+Status lock_within(int fd, std::chrono::milliseconds patience, std::string_view what) {
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  while (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK && errno != EINTR) {
+      return errno_status(errno, fmt::format("cannot lock {}", what));
+    }
+    if (std::chrono::steady_clock::now() >= deadline) {
+      return {Code::kBusy,
+              fmt::format("{}: another process has held its lock for {:.0f} s (lslocks "
+                          "names it); try again when it has let go",
+                          what, std::chrono::duration<double>(patience).count())};
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  return Status::ok();
 }
 
 Status fsync_dir(const std::filesystem::path& path) {

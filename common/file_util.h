@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -29,6 +30,10 @@ Status write_file_durable(const std::filesystem::path& path, std::string_view co
 /// Makes the folder and those above it that are missing, with `mode` less the umask, and makes each
 /// durable. An existing folder is left as it is; kStorage where something in the way is no folder.
 Status make_directories(const std::filesystem::path& path, mode_t mode = 0755);
+
+/// flock(2), exclusive, waited for no longer than `patience`: who may read a file may lock it, and
+/// must not stop us for ever. kBusy names `what`.
+Status lock_within(int fd, std::chrono::milliseconds patience, std::string_view what);
 
 /// Makes the names in a folder durable.
 Status fsync_dir(const std::filesystem::path& path);

@@ -9,11 +9,13 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <chrono>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
 
+#include "common/file_util.h"
 #include "node-agent/thaw_guard.h"
 
 namespace fermata::node_agent {
@@ -22,9 +24,38 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
+// For the number of a job: the file is locked for an instant.
+constexpr std::chrono::seconds kLockPatience{10};
+
+/// Readable for all whatever the umask: owners look for their jobs in it.
 Status make_folder(const fs::path& path) {
-  if (mkdir(path.c_str(), 0755) == 0 || errno == EEXIST) return {};
-  return errno_status(errno, fmt::format("{}: cannot be created", path.string()));
+  if (mkdir(path.c_str(), 0755) != 0) {
+    if (errno == EEXIST) return {};
+    return errno_status(errno, fmt::format("{}: cannot be created", path.string()));
+  }
+  const UniqueFd folder(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (folder && fchmod(folder.get(), 0755) == 0) return {};
+  if (errno == ENOENT) return {};  // a collector was quicker: our caller will see
+  return errno_status(errno, fmt::format("{}: its mode cannot be set", path.string()));
+}
+
+/// The text of a record that only root, or who we are, can have written: what stands in it is done
+/// with our rights.
+std::optional<std::string> trusted_text(const fs::path& file) {
+  const UniqueFd fd(open(file.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  struct stat status {};
+  if (!fd || fstat(fd.get(), &status) != 0 || !S_ISREG(status.st_mode)) return std::nullopt;
+  const bool ours = status.st_uid == 0 || status.st_uid == geteuid();
+  if (!ours || (status.st_mode & (S_IWGRP | S_IWOTH)) != 0) return std::nullopt;
+  std::string text;
+  std::array<char, 16384> buffer;
+  for (;;) {
+    const ssize_t got = read(fd.get(), buffer.data(), buffer.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return std::nullopt;
+    if (got == 0) return text;
+    text.append(buffer.data(), static_cast<size_t>(got));
+  }
 }
 
 std::string text_of(const JobRecord& record) {
@@ -40,12 +71,10 @@ std::string text_of(const JobRecord& record) {
 }
 
 std::optional<JobRecord> record_of(const fs::path& file) {
-  std::ifstream in(file);
-  if (!in) return std::nullopt;
-  std::stringstream text;
-  text << in.rdbuf();
+  const std::optional<std::string> text = trusted_text(file);
+  if (!text) return std::nullopt;
   try {
-    const json object = json::parse(text.str());
+    const json object = json::parse(*text);
     Result<JobStep> job = parse_job_step(object.at("job").get<std::string>());
     if (!job) return std::nullopt;
     JobRecord record;
@@ -147,12 +176,13 @@ JobClaim::~JobClaim() {
 Status JobClaim::publish(const JobRecord& record) {
   const fs::path file = folder_ / "job.json";
   const fs::path part = folder_ / "job.json.part";
-  {
-    std::ofstream out(part);
-    out << text_of(record);
-    out.close();
-    if (!out) return errno_status(errno, fmt::format("{}: cannot be written", part.string()));
-  }
+  unlink(part.c_str());  // of an agent that was killed here
+  const UniqueFd out(
+      open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+  if (!out) return errno_status(errno, fmt::format("{}: cannot be created", part.string()));
+  FERMATA_TRY(write_all(out.get(), text_of(record), part.string()));
+  // Whatever the umask: readable for all, and writable for nobody else.
+  if (fchmod(out.get(), 0644) != 0) return errno_status(errno, part.string());
   if (rename(part.c_str(), file.c_str()) != 0) return errno_status(errno, file.string());
   return {};
 }
@@ -162,9 +192,16 @@ fs::path JobRegistry::folder(JobStep job) const { return root_ / "jobs" / to_str
 Result<JobStep> JobRegistry::allot(uint64_t at_least) {
   FERMATA_TRY_RESULT(make_folder(root_));
   const fs::path file = root_ / "next-job";
-  UniqueFd counter(open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  // Who cannot open it cannot lock it.
+  const UniqueFd counter(open(file.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (!counter) return errno_failure(errno, file.string());
-  if (flock(counter.get(), LOCK_EX) != 0) return errno_failure(errno, file.string());
+  struct stat status {};
+  if (fstat(counter.get(), &status) != 0) return errno_failure(errno, file.string());
+  if (status.st_uid == geteuid() && (status.st_mode & 0777) != 0600 &&
+      fchmod(counter.get(), 0600) != 0) {
+    return errno_failure(errno, fmt::format("{}: its mode cannot be set", file.string()));
+  }
+  FERMATA_TRY_RESULT(lock_within(counter.get(), kLockPatience, file.string()));
 
   std::array<char, 32> buffer{};
   const ssize_t length = pread(counter.get(), buffer.data(), buffer.size(), 0);

@@ -1,10 +1,10 @@
 // Ledger::rebuild: what the folders say wins over what the ledger says; only its counters are kept.
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <map>
 
 #include "common/file_util.h"
@@ -21,6 +21,7 @@ namespace {
 // Attempts that failed leave no folder. Where the counter of the old ledger cannot be read, this
 // many CRIDs are taken to have been given out since the newest folder.
 constexpr uint64_t kLostCrids = 1000;
+constexpr std::chrono::seconds kLockPatience{10};
 
 struct Found {
   std::map<Crid, Manifest> committed;
@@ -168,7 +169,7 @@ Result<RebuiltLedger> Ledger::rebuild(const std::filesystem::path& dir) {
   // Two rebuilds at once would each set the other's work aside.
   const UniqueFd lock(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!lock.valid()) return errno_failure(errno, "cannot open folder " + dir.native());
-  if (::flock(lock.get(), LOCK_EX) != 0) return errno_failure(errno, "cannot lock " + dir.native());
+  FERMATA_TRY_RESULT(lock_within(lock.get(), kLockPatience, dir.native()));
 
   FERMATA_ASSIGN(const Found found, look(dir));
   const std::filesystem::path file = dir / kLedgerFile;

@@ -59,6 +59,20 @@ TEST(FileUtil, WriteAll_SaysThatTheDiskIsFull) {
   EXPECT_EQ(status.message(), "cannot write the image: No space left on device");
 }
 
+TEST(FileUtil, LockWithin_IsBusyWhileAnotherHasIt) {
+  const ScratchFolder folder;
+  ASSERT_TRUE(write_file_durable(folder / "file", "").is_ok());
+  const auto again = [&] { return UniqueFd(open((folder / "file").c_str(), O_RDONLY)); };
+  UniqueFd first = again();
+  const UniqueFd second = again();
+  EXPECT_TRUE(lock_within(first.get(), std::chrono::milliseconds(0), "the file"));
+  const Status busy = lock_within(second.get(), std::chrono::milliseconds(50), "the file");
+  EXPECT_EQ(busy.code(), Code::kBusy);
+  EXPECT_NE(busy.message().find("the file"), std::string::npos);
+  first.reset();
+  EXPECT_TRUE(lock_within(second.get(), std::chrono::milliseconds(0), "the file"));
+}
+
 TEST(FileUtil, MakeDirectories_MakesWhatIsMissing_Twice) {
   const ScratchFolder folder;
   for (int round = 0; round < 2; ++round) {

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -59,6 +60,10 @@ class JobRegistryTest : public testing::Test {
     record.interval_s = 2.5;
     return record;
   }
+  static mode_t mode_of(const fs::path& file) {
+    struct stat status {};
+    return lstat(file.c_str(), &status) == 0 ? status.st_mode & 07777 : 0;
+  }
   fs::path folder(const std::string& job) const { return scratch_.path() / "jobs" / job; }
 
   ScratchFolder scratch_;
@@ -71,6 +76,46 @@ TEST_F(JobRegistryTest, JobNumbersIncrease_AndHeedTheMinimum) {
   EXPECT_EQ(registry_.allot(40)->job, 40U);
   EXPECT_EQ(registry_.allot(3)->job, 41U);
   EXPECT_EQ(JobRegistry(scratch_.path()).allot(0)->job, 42U);
+}
+
+TEST_F(JobRegistryTest, CounterIsForNobodyElse) {
+  const fs::path counter = scratch_.path() / "next-job";
+  std::ofstream(counter) << "7\n";
+  chmod(counter.c_str(), 0644);  // as it was once made
+  EXPECT_EQ(registry_.allot(0)->job, 7U);
+  EXPECT_EQ(mode_of(counter), 0600U);
+}
+
+TEST_F(JobRegistryTest, RecordIsReadableForAllAndWritableForNobodyElse_WhateverTheUmask) {
+  const Child init;
+  for (const mode_t mask : {0077U, 0U}) {
+    const JobStep job{20 + mask, 0};
+    const mode_t before = umask(mask);
+    Result<JobClaim> claim = registry_.claim(job);
+    const Status published = claim->publish(record_of(job, init.pid()));
+    umask(before);
+    ASSERT_TRUE(published) << published.message();
+    EXPECT_EQ(mode_of(folder(to_string(job)) / "job.json"), 0644U);
+    EXPECT_EQ(mode_of(folder(to_string(job))), 0755U);
+  }
+  EXPECT_EQ(mode_of(scratch_.path() / "jobs"), 0755U);
+}
+
+TEST_F(JobRegistryTest, RecordThatOthersCanWriteIsNotBelieved) {
+  const Child init;
+  Result<JobClaim> claim = registry_.claim(JobStep{13, 0});
+  ASSERT_TRUE(claim->publish(record_of(JobStep{13, 0}, init.pid())));
+  const fs::path file = folder("13.0") / "job.json";
+  EXPECT_TRUE(registry_.find(JobStep{13, 0}));
+  for (const mode_t mode : {0664U, 0646U}) {
+    chmod(file.c_str(), mode);
+    EXPECT_FALSE(registry_.find(JobStep{13, 0}));
+  }
+  chmod(file.c_str(), 0644);
+  EXPECT_TRUE(registry_.find(JobStep{13, 0}));
+  if (getuid() != 0) return;  // only root can give files away
+  ASSERT_EQ(chown(file.c_str(), 65534, 65534), 0);
+  EXPECT_FALSE(registry_.find(JobStep{13, 0}));
 }
 
 TEST_F(JobRegistryTest, PublishedJobIsFoundWithAllItsFields) {
