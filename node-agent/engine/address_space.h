@@ -20,7 +20,7 @@ bool overlaps(const image::Process& process, uint64_t start, uint64_t end);
 
 /// Makes the maps, empty. Files are opened by the process, with the owner's rights.
 Status rebuild_maps(RebuildRemote& remote, pid_t init, const image::Process& process,
-                    const SharedObjectStore& store);
+                    const SharedObjectStore& store, const std::vector<MemoryRegion>& memory);
 /// Fills them, then applies final protections, advice and locks.
 Status rebuild_contents(RebuildRemote& remote, const image::Process& process,
                         const std::vector<MemoryRegion>& memory);

@@ -26,9 +26,19 @@ bool is_special(const image::Vma& vma) {
          vma.backing() == image::Vma::AIO_RING;
 }
 
-/// A private map is writable until its contents are in.
-uint64_t building_protection(const image::Vma& vma) {
-  return vma.shared() ? vma.protection() : vma.protection() | PROT_READ | PROT_WRITE;
+/// Whether any page of the map is in the image.
+bool has_contents(const image::Vma& vma, const MemoryRegion& region) {
+  const auto first = std::partition_point(
+      region.extents.begin(), region.extents.end(),
+      [&](const Extent& extent) { return extent.address + extent.length <= vma.start(); });
+  return first != region.extents.end() && first->address < vma.end();
+}
+
+/// A private map is writable until its contents are in. One without contents has its final
+/// protection at once: a large reservation must not be charged as memory (PROT_NONE, overcommit).
+uint64_t building_protection(const image::Vma& vma, const MemoryRegion& region) {
+  const bool fill = !vma.shared() && has_contents(vma, region);
+  return fill ? vma.protection() | PROT_READ | PROT_WRITE : vma.protection();
 }
 
 uint64_t map_flags(const image::Vma& vma) {
@@ -76,19 +86,20 @@ Status map_vdso(RebuildRemote& remote, const image::Process& process) {
   return Status::ok();
 }
 
-Status map_object(RebuildRemote& remote, const image::Vma& vma, int file) {
+Status map_object(RebuildRemote& remote, const image::Vma& vma, const MemoryRegion& region,
+                  int file) {
   FERMATA_ASSIGN_STATUS(const int fd, remote.give_fd(file, -1, true));
   FERMATA_ASSIGN_STATUS(
       [[maybe_unused]] const long mapped,
       remote.call(fmt::format("mapping shared object {}", vma.object_id()), SYS_mmap,
-                  {vma.start(), vma.end() - vma.start(), building_protection(vma), map_flags(vma),
-                   static_cast<uint64_t>(fd), vma.offset()}));
+                  {vma.start(), vma.end() - vma.start(), building_protection(vma, region),
+                   map_flags(vma), static_cast<uint64_t>(fd), vma.offset()}));
   FERMATA_ASSIGN_STATUS([[maybe_unused]] const long closed,
                         remote.call("close", SYS_close, {static_cast<uint64_t>(fd)}));
   return Status::ok();
 }
 
-Status map_file(RebuildRemote& remote, const image::Vma& vma) {
+Status map_file(RebuildRemote& remote, const image::Vma& vma, const MemoryRegion& region) {
   FERMATA_ASSIGN_STATUS(const uint64_t path, remote.put_string(vma.path()));
   const bool write = vma.shared() && vma.file_writable();
   // No file is open in the process yet: this one gets number 0.
@@ -98,8 +109,8 @@ Status map_file(RebuildRemote& remote, const image::Vma& vma) {
                   static_cast<uint64_t>(write ? O_RDWR : O_RDONLY) | O_CLOEXEC},
                  0},
       RemoteCall{SYS_mmap,
-                 {vma.start(), vma.end() - vma.start(), building_protection(vma), map_flags(vma), 0,
-                  vma.offset()},
+                 {vma.start(), vma.end() - vma.start(), building_protection(vma, region),
+                  map_flags(vma), 0, vma.offset()},
                  0},
       RemoteCall{SYS_close, {0}, 0}};
   FERMATA_TRY(remote.run(calls));
@@ -114,12 +125,13 @@ Status map_file(RebuildRemote& remote, const image::Vma& vma) {
   return Status::ok();
 }
 
-Status map_anonymous(RebuildRemote& remote, const std::vector<const image::Vma*>& vmas) {
+Status map_anonymous(RebuildRemote& remote, const std::vector<const image::Vma*>& vmas,
+                     const MemoryRegion& region) {
   std::vector<RemoteCall> calls;
   calls.reserve(vmas.size());
   for (const image::Vma* vma : vmas) {
     calls.push_back({SYS_mmap,
-                     {vma->start(), vma->end() - vma->start(), building_protection(*vma),
+                     {vma->start(), vma->end() - vma->start(), building_protection(*vma, region),
                       map_flags(*vma), ~0ULL, 0},
                      0});
   }
@@ -148,12 +160,13 @@ Status copy_in(pid_t pid, uint64_t address, std::span<const std::byte> bytes) {
   return Status::ok();
 }
 
-Status apply_final(RebuildRemote& remote, const image::Process& process) {
+Status apply_final(RebuildRemote& remote, const image::Process& process,
+                   const MemoryRegion& region) {
   std::vector<RemoteCall> calls;
   for (const image::Vma& vma : process.vmas()) {
     if (is_special(vma)) continue;
     const uint64_t length = vma.end() - vma.start();
-    if (building_protection(vma) != vma.protection()) {
+    if (building_protection(vma, region) != vma.protection()) {
       calls.push_back({SYS_mprotect, {vma.start(), length, vma.protection()}, 0});
     }
   }
@@ -201,10 +214,22 @@ Status advise(RebuildRemote& remote, const image::Process& process) {
   return Status::ok();
 }
 
+Result<const MemoryRegion*> memory_of(const image::Process& process,
+                                      const std::vector<MemoryRegion>& memory) {
+  const MemoryRegion* region =
+      find_region(memory, {MemoryId::Kind::kProcess, static_cast<uint64_t>(process.vpid())});
+  if (region == nullptr) {
+    return failure(Code::kDamaged,
+                   fmt::format("the image has no memory of process {}", process.vpid()));
+  }
+  return region;
+}
+
 }  // namespace
 
 Status rebuild_maps(RebuildRemote& remote, pid_t init, const image::Process& process,
-                    const SharedObjectStore& store) {
+                    const SharedObjectStore& store, const std::vector<MemoryRegion>& memory) {
+  FERMATA_ASSIGN_STATUS(const MemoryRegion* region, memory_of(process, memory));
   FERMATA_TRY(map_vdso(remote, process));
   std::vector<const image::Vma*> anonymous;
   std::string checked;
@@ -216,28 +241,24 @@ Status rebuild_maps(RebuildRemote& remote, pid_t init, const image::Process& pro
       case image::Vma::FILE:
         if (vma.path() != checked) FERMATA_TRY(check_file(init, process, vma));
         checked = vma.path();
-        FERMATA_TRY(map_file(remote, vma));
+        FERMATA_TRY(map_file(remote, vma, *region));
         break;
       case image::Vma::OBJECT: {
         FERMATA_ASSIGN_STATUS(const int file, store.fd(vma.object_id()));
-        FERMATA_TRY(map_object(remote, vma, file));
+        FERMATA_TRY(map_object(remote, vma, *region, file));
         break;
       }
       default:
         break;
     }
   }
-  FERMATA_TRY(map_anonymous(remote, anonymous));
+  FERMATA_TRY(map_anonymous(remote, anonymous, *region));
   return advise(remote, process);
 }
 
 Status rebuild_contents(RebuildRemote& remote, const image::Process& process,
                         const std::vector<MemoryRegion>& memory) {
-  const MemoryRegion* region =
-      find_region(memory, {MemoryId::Kind::kProcess, static_cast<uint64_t>(process.vpid())});
-  if (region == nullptr) {
-    return {Code::kDamaged, fmt::format("the image has no memory of process {}", process.vpid())};
-  }
+  FERMATA_ASSIGN_STATUS(const MemoryRegion* region, memory_of(process, memory));
   std::vector<std::byte> buffer(kCopyChunk);
   for (const Extent& extent : region->extents) {
     if (extent.where != Where::kHere) continue;
@@ -249,7 +270,7 @@ Status rebuild_contents(RebuildRemote& remote, const image::Process& process,
       done += part.size();
     }
   }
-  return apply_final(remote, process);
+  return apply_final(remote, process, *region);
 }
 
 Result<uint64_t> find_vdso_syscall(RebuildRemote& remote, const image::Process& process) {

@@ -2,9 +2,11 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/kcmp.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -122,28 +124,63 @@ class Capture : public CaptureContext {
                           init->call("uname", SYS_uname, {init->argument_address()}));
     utsname names{};
     FERMATA_TRY(init->get(init->argument_address(), names));
-    FERMATA_TRY(capture_last_pid(*init, pod));
+    FERMATA_ASSIGN_STATUS(const std::string last_pid,
+                          read_in_pod(*init, "/proc/sys/kernel/ns_last_pid"));
+    pod.set_last_pid(std::atoi(last_pid.c_str()));
+    FERMATA_TRY(refuse_system_v(*init));
+    FERMATA_TRY(refuse_shared_tables());
     pod.set_host_name(names.nodename);
     pod.set_domain_name(names.domainname);
     return Status::ok();
   }
 
-  /// The file shows the reader's own PID namespace (pid_namespaces(7)): PID 1 has to read it.
-  static Status capture_last_pid(Remote& init, image::PodState& pod) {
+  /// The beginning of a file that shows the reader's own namespaces: PID 1 has to read it. Empty
+  /// when it is not there.
+  static Result<std::string> read_in_pod(Remote& init, const char* path) {
     const uint64_t args = init.argument_address();
-    constexpr size_t kTextAt = 256;
-    FERMATA_ASSIGN_STATUS(const uint64_t path, init.put_string("/proc/sys/kernel/ns_last_pid"));
+    constexpr size_t kTextAt = 4096;
+    FERMATA_ASSIGN(const uint64_t name, init.put_string(path));
     const Result<long> fd =
-        init.call("opening ns_last_pid", SYS_openat,
-                  {static_cast<uint64_t>(AT_FDCWD), path, O_RDONLY | O_CLOEXEC});
-    if (!fd) return Status::ok();  // a kernel without CONFIG_CHECKPOINT_RESTORE counts anew
-    std::array<char, 16> text{};
+        init.call(path, SYS_openat, {static_cast<uint64_t>(AT_FDCWD), name, O_RDONLY | O_CLOEXEC});
+    if (!fd) return std::string();
+    std::array<char, 1024> text{};
     std::array<RemoteCall, 2> calls{
         RemoteCall{SYS_read, {static_cast<uint64_t>(*fd), args + kTextAt, text.size() - 1}, 0},
         RemoteCall{SYS_close, {static_cast<uint64_t>(*fd)}, 0}};
-    FERMATA_TRY(init.run(calls));
-    FERMATA_TRY(init.get(args + kTextAt, text));
-    if (calls[0].result > 0) pod.set_last_pid(std::atoi(text.data()));
+    FERMATA_TRY_RESULT(init.run(calls));
+    FERMATA_TRY_RESULT(init.get(args + kTextAt, text));
+    return std::string(text.data(), static_cast<size_t>(std::max(0L, calls[0].result)));
+  }
+
+  /// A heading, and a line for each object (sysvipc(7)).
+  Status refuse_system_v(Remote& init) {
+    for (const char* kind : {"shm", "sem", "msg"}) {
+      FERMATA_ASSIGN_STATUS(const std::string text,
+                            read_in_pod(init, fmt::format("/proc/sysvipc/{}", kind).c_str()));
+      if (std::count(text.begin(), text.end(), '\n') <= 1) continue;
+      obstacles_.push_back(fmt::format(
+          "the job has System V IPC objects ({}, see /proc/sysvipc/{} in the pod), which cannot "
+          "be rebuilt yet: use POSIX ones, or remove them (ipcrm)",
+          kind, kind));
+    }
+    return Status::ok();
+  }
+
+  /// Processes that share memory or a file table by clone(2) would come back with two.
+  Status refuse_shared_tables() {
+    for (auto a = held_.begin(); a != held_.end(); ++a) {
+      for (auto b = held_.begin(); b != a; ++b) {
+        if (a->zombie || b->zombie) continue;
+        if (::syscall(SYS_kcmp, a->pid, b->pid, KCMP_VM, 0, 0) != 0 &&
+            ::syscall(SYS_kcmp, a->pid, b->pid, KCMP_FILES, 0, 0) != 0) {
+          continue;
+        }
+        obstacles_.push_back(
+            fmt::format("{} and {} share memory or a file table (clone with CLONE_VM or "
+                        "CLONE_FILES), which cannot be rebuilt",
+                        b->describe(), a->describe()));
+      }
+    }
     return Status::ok();
   }
 

@@ -15,6 +15,13 @@
 namespace fermata::engine {
 namespace {
 
+Result<bool> events_say_frozen(const std::filesystem::path& group) {
+  FERMATA_ASSIGN(const std::string text, read_file(group / "cgroup.events"));
+  return text.find("frozen 1") != std::string::npos;
+}
+
+}  // namespace
+
 Status write_freeze(const std::filesystem::path& group, bool freeze) {
   const std::filesystem::path file = group / "cgroup.freeze";
   const UniqueFd fd(::open(file.c_str(), O_WRONLY | O_CLOEXEC));
@@ -23,13 +30,6 @@ Status write_freeze(const std::filesystem::path& group, bool freeze) {
   }
   return Status::ok();
 }
-
-Result<bool> events_say_frozen(const std::filesystem::path& group) {
-  FERMATA_ASSIGN(const std::string text, read_file(group / "cgroup.events"));
-  return text.find("frozen 1") != std::string::npos;
-}
-
-}  // namespace
 
 Result<std::vector<pid_t>> group_processes(const std::filesystem::path& group) {
   FERMATA_ASSIGN(const std::string text, read_file(group / "cgroup.procs"));

@@ -11,6 +11,9 @@ namespace fermata::engine {
 /// Host PIDs in the group (zombies are not listed).
 Result<std::vector<pid_t>> group_processes(const std::filesystem::path& group);
 
+/// Writes cgroup.freeze.
+Status write_freeze(const std::filesystem::path& group, bool freeze);
+
 /// Freezes a group; its destruction puts back what cgroup.freeze said before.
 class CgroupFreezer {
  public:
@@ -25,6 +28,8 @@ class CgroupFreezer {
 
   /// Thaws for good, whatever it was before: calls can only be made in thawed tasks.
   Status thaw();
+  /// Whether somebody had frozen the group before us (scontrol suspend).
+  bool was_frozen() const { return was_frozen_; }
 
  private:
   CgroupFreezer(std::filesystem::path group, bool was_frozen);

@@ -13,6 +13,7 @@
 #include <map>
 #include <utility>
 
+#include "common/log.h"
 #include "node-agent/engine/cgroup_freezer.h"
 
 namespace fermata::engine {
@@ -131,6 +132,11 @@ void HeldPod::release_all() {
   listed_.clear();
   std::erase(dead_, init_);  // its end is for its parent
   reap_tracees(std::exchange(dead_, {}));
+  if (!suspended_group_.empty()) {
+    const Status frozen = write_freeze(suspended_group_, true);
+    if (!frozen) log_error(frozen.within("suspending the job again").message());
+    suspended_group_.clear();
+  }
 }
 
 Status HeldPod::resume() {
@@ -193,6 +199,7 @@ Result<std::unique_ptr<FrozenPod>> FrozenPod::freeze(const std::filesystem::path
       const bool vfork = std::any_of(pids.begin(), pids.end(), waits_in_vfork);
       const Status held = vfork ? Status(Code::kTimeout, "a process is in vfork")
                                 : pod->hold_all(pids, kThreadStopMs);
+      if (freezer.was_frozen()) pod->freeze_again_at_release(group);
       FERMATA_TRY_RESULT(freezer.thaw());
       // The guard of an agent that died may have the pod in its hands for some milliseconds.
       const bool guarded =

@@ -25,12 +25,15 @@ class HeldPod : public FrozenPod {
   /// code of a dead agent. Empty: it can be captured.
   std::string transient_state() const;
   void release_all();
+  /// The group was frozen before (a suspended job): it is again as soon as its threads are let go.
+  void freeze_again_at_release(std::filesystem::path group) { suspended_group_ = std::move(group); }
 
  private:
   Status add_zombies();
   void list_processes();
 
   pid_t init_;
+  std::filesystem::path suspended_group_;
   std::vector<HeldProcess> held_;
   std::vector<FrozenProcess> listed_;
   std::vector<MemoryRegion> memory_;

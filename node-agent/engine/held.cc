@@ -13,6 +13,7 @@
 
 #include "common/file_util.h"
 #include "common/log.h"
+#include "node-agent/engine/pages.h"
 
 namespace fermata::engine {
 namespace {
@@ -36,6 +37,40 @@ bool ended_by_stop(const GeneralRegisters& registers) {
          std::find(kEndedByStop.begin(), kEndedByStop.end(), number) != kEndedByStop.end();
 }
 
+constexpr int kPtraceGetRseqConfiguration = 0x420f;
+
+// struct rseq_cs (rseq(2)): where a restartable sequence is and where to go when it was
+// interrupted.
+struct RseqCriticalSection {
+  uint32_t version;
+  uint32_t flags;
+  uint64_t start;
+  uint64_t length;
+  uint64_t abort;
+};
+
+// A thread that was stopped inside a restartable sequence goes on at its abort handler. The kernel
+// would see to that, but not once we had it make calls elsewhere: then it only forgets the
+// sequence.
+Status leave_restartable_sequence(pid_t pid, HeldThread& thread) {
+  if (::ptrace(static_cast<__ptrace_request>(kPtraceGetRseqConfiguration), thread.tid,
+               sizeof thread.rseq, &thread.rseq) < 0) {
+    return errno_status(Code::kUnsupported, errno, "reading the rseq registration (Linux 5.13)");
+  }
+  if (thread.rseq.pointer == 0) return Status::ok();
+  FERMATA_ASSIGN_STATUS(const auto memory, ProcessMemorySource::open(pid));
+  uint64_t address = 0;
+  constexpr uint64_t kSectionField = 8;
+  FERMATA_TRY(memory->read(thread.rseq.pointer + kSectionField,
+                           std::as_writable_bytes(std::span(&address, 1))));
+  if (address == 0) return Status::ok();
+  RseqCriticalSection section{};
+  FERMATA_TRY(memory->read(address, std::as_writable_bytes(std::span(&section, 1))));
+  if (thread.registers.rip - section.start >= section.length) return Status::ok();
+  thread.registers.rip = section.abort;
+  return set_registers(thread.tid, thread.registers);
+}
+
 Status read_thread(HeldProcess& process, HeldThread& thread) {
   FERMATA_ASSIGN_STATUS(thread.registers, get_registers(thread.tid));
   if (thread.registers.cs != kUserCodeSegment64) {
@@ -47,6 +82,7 @@ Status read_thread(HeldProcess& process, HeldThread& thread) {
     thread.registers.rax = kErestartNoHand;
     FERMATA_TRY(set_registers(thread.tid, thread.registers));
   }
+  FERMATA_TRY(leave_restartable_sequence(process.pid, thread));
   FERMATA_ASSIGN_STATUS(thread.signal_mask, get_signal_mask(thread.tid));
   FERMATA_ASSIGN_STATUS(thread.status, read_status(process.pid, thread.tid));
   return Status::ok();
@@ -172,7 +208,17 @@ void let_go(HeldThread& thread, std::vector<pid_t>& dead) {
 }  // namespace
 
 void release(HeldProcess& process, std::vector<pid_t>& dead) {
-  if (process.site && process.site->scratch() != 0) {
+  // A thread still inside a call that we had it make finishes by itself, and needs the scratch map
+  // for it.
+  bool calls_under_way = false;
+  for (HeldThread& thread : process.threads) {
+    if (thread.remote && thread.remote->is_out()) {
+      thread.in_stop = false;
+      thread.registers_changed = false;
+      calls_under_way = true;
+    }
+  }
+  if (process.site && process.site->scratch() != 0 && !calls_under_way) {
     for (HeldThread& thread : process.threads) {
       if (thread.remote && thread.remote->remove_scratch()) break;
     }

@@ -13,6 +13,15 @@
 
 namespace fermata::engine {
 
+/// What PTRACE_GET_RSEQ_CONFIGURATION tells (ptrace(2), Linux 5.13).
+struct RseqConfiguration {
+  uint64_t pointer = 0;
+  uint32_t size = 0;
+  uint32_t signature = 0;
+  uint32_t flags = 0;
+  uint32_t pad = 0;
+};
+
 /// One thread in ptrace-stop. Its destructor does not let it go: HeldProcess::release() does.
 struct HeldThread {
   pid_t tid = 0;
@@ -23,6 +32,7 @@ struct HeldThread {
   /// for other calls (signal(7)).
   GeneralRegisters registers{};
   uint64_t signal_mask = 0;
+  RseqConfiguration rseq;
   bool registers_changed = false;         ///< the kernel's copy differs from `registers`
   std::unique_ptr<CaptureRemote> remote;  ///< once calls were made in it
 };

@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 #include <linux/capability.h>
+#include <linux/kcmp.h>
+#include <linux/securebits.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -73,6 +76,17 @@ Status check_identity(const HeldProcess& process, const HeldProcess& init) {
                           "user inside a job cannot be rebuilt",
                           process.describe(), own.uids[1], own.gids[1], pod.uids[1], pod.gids[1])};
     }
+    if (own.cap_ambient != 0) {
+      return {Code::kCannotHold, fmt::format("{} has ambient capabilities, which cannot be rebuilt",
+                                             process.describe())};
+    }
+    if (::syscall(SYS_kcmp, process.pid, thread.tid, KCMP_FILES, 0, 0) > 0 ||
+        ::syscall(SYS_kcmp, process.pid, thread.tid, KCMP_FS, 0, 0) > 0) {
+      return {Code::kCannotHold, fmt::format("{}: its thread {} has a file table or directory of "
+                                             "its own (unshare), which cannot be "
+                                             "rebuilt",
+                                             process.describe(), own.vtid)};
+    }
     if (own.seccomp != 0) {
       return {Code::kCannotHold,
               fmt::format("{} has a seccomp filter, which cannot be rebuilt: turn the program's "
@@ -82,6 +96,52 @@ Status check_identity(const HeldProcess& process, const HeldProcess& init) {
   }
   return Status::ok();
 }
+
+namespace {
+
+/// What building needs once files are opened as the owner; each of the others could open more than
+/// the owner may.
+constexpr std::array<int, 6> kBuildingCapabilities{
+    CAP_SETUID, CAP_SETGID, CAP_SETPCAP, CAP_SYS_ADMIN, CAP_IPC_LOCK, CAP_CHECKPOINT_RESTORE};
+
+/// An ordinary owner's process under construction has the owner's effective user: so /proc/sys, the
+/// credentials of sockets and every open see nobody else. Real and saved user stay root's until
+/// take_identity().
+Status take_effective_user(RebuildRemote& remote, const Credentials& owner) {
+  constexpr auto kKeep = static_cast<uint64_t>(-1);
+  std::array<RemoteCall, 3> calls{
+      RemoteCall{SYS_prctl, {PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP}, 0},
+      RemoteCall{SYS_setresgid, {kKeep, owner.gid, kKeep}, 0},
+      RemoteCall{SYS_setresuid, {kKeep, owner.uid, kKeep}, 0}};
+  FERMATA_TRY(remote.run(calls));
+  for (const RemoteCall& one : calls) {
+    if (one.result != 0) {
+      return errno_status(static_cast<int>(-one.result),
+                          fmt::format("taking on user {} (call {})", owner.name, one.number));
+    }
+  }
+  const uint64_t args = remote.argument_address();
+  const uint64_t data = args + offsetof(CapabilitySets, data);
+  CapabilitySets sets{};
+  sets.header.version = _LINUX_CAPABILITY_VERSION_3;
+  FERMATA_TRY(remote.put(args, sets));
+  FERMATA_ASSIGN_STATUS([[maybe_unused]] const long read,
+                        remote.call("capget", SYS_capget, {args, data}));
+  FERMATA_TRY(remote.get(args, sets));
+  std::array<uint32_t, 2> keep{};
+  for (const int capability : kBuildingCapabilities) {
+    const auto bit = static_cast<unsigned>(capability);
+    keep.at(bit / 32) |= 1U << bit % 32;
+  }
+  for (size_t word = 0; word < 2; ++word)
+    sets.data[word].effective = sets.data[word].permitted & keep[word];
+  FERMATA_TRY(remote.put(args, sets));
+  FERMATA_ASSIGN_STATUS([[maybe_unused]] const long set,
+                        remote.call("capset", SYS_capset, {args, data}));
+  return Status::ok();
+}
+
+}  // namespace
 
 Status take_file_identity(RebuildRemote& remote, const Credentials& owner) {
   std::vector<gid_t> groups = owner.groups;
@@ -103,7 +163,7 @@ Status take_file_identity(RebuildRemote& remote, const Credentials& owner) {
             fmt::format("process {} could not take on the file rights of user {}", remote.pid(),
                         owner.name)};
   }
-  return Status::ok();
+  return owner.uid == 0 ? Status::ok() : take_effective_user(remote, owner);
 }
 
 Status take_identity(RebuildRemote& remote, const Credentials& owner, const image::Thread& thread) {
@@ -116,7 +176,9 @@ Status take_identity(RebuildRemote& remote, const Credentials& owner, const imag
     }
   }
   FERMATA_TRY(remote.run(calls));  // EINVAL: the kernel does not know that capability
+  // Without securebits the change of user takes all capabilities away (capabilities(7)).
   calls = {{SYS_setresgid, {owner.gid, owner.gid, owner.gid}, 0},
+           {SYS_prctl, {PR_SET_SECUREBITS, 0}, 0},
            {SYS_setresuid, {owner.uid, owner.uid, owner.uid}, 0}};
   if (had.no_new_privileges()) calls.push_back({SYS_prctl, {PR_SET_NO_NEW_PRIVS, 1}, 0});
   FERMATA_TRY(remote.run(calls));

@@ -139,7 +139,9 @@ Result<std::shared_ptr<InjectionSite>> InjectionSite::find(pid_t pid) {
       site->code_ = code;
       site->code_size_ = size;
     }
-    if (map.name.empty() && map.end - map.start == kScratchSize && (map.protection & PROT_WRITE)) {
+    // Shared, so that the kernel joins it with no neighbour.
+    if (map.shared && map.name.starts_with("/dev/zero") &&
+        map.length() == InjectionSite::kScratchSize) {
       std::array<uint64_t, 2> magic{};
       if (memory.get(map.start, magic) && magic == kScratchMagic) site->scratch_ = map.start;
     }
@@ -204,6 +206,13 @@ Status CaptureRemote::leave_code() {
   return set_registers(tid_, resume_);
 }
 
+Result<Stop> CaptureRemote::next_stop() {
+  FERMATA_TRY_RESULT(resume_thread(tid_, PTRACE_SYSCALL));
+  Result<Stop> stop = wait_stop(tid_);
+  if (!stop) out_ = true;
+  return stop;
+}
+
 Status CaptureRemote::single(RemoteCall& call) {
   FERMATA_TRY(write_save_area());
   GeneralRegisters registers = resume_;
@@ -219,8 +228,7 @@ Status CaptureRemote::single(RemoteCall& call) {
   FERMATA_TRY(set_registers(tid_, registers));
   FERMATA_TRY(set_signal_mask(tid_, kAllSignals));
   for (int stops = 0; stops < 2;) {
-    FERMATA_TRY(resume_thread(tid_, PTRACE_SYSCALL));
-    FERMATA_ASSIGN_STATUS(const Stop stop, wait_stop(tid_));
+    FERMATA_ASSIGN_STATUS(const Stop stop, next_stop());
     if (stop.syscall) ++stops;
   }
   FERMATA_ASSIGN_STATUS(const GeneralRegisters after, get_registers(tid_));
@@ -232,7 +240,7 @@ Status CaptureRemote::ensure_scratch() {
   if (site_->scratch_ != 0) return Status::ok();
   RemoteCall map{SYS_mmap,
                  {0, InjectionSite::kScratchSize, PROT_READ | PROT_WRITE,
-                  MAP_PRIVATE | MAP_ANONYMOUS, ~0ULL, 0},
+                  MAP_SHARED | MAP_ANONYMOUS, ~0ULL, 0},
                  0};
   FERMATA_TRY(single(map));
   if (map.result < 0 && map.result >= -4095) {
@@ -275,8 +283,7 @@ Status CaptureRemote::chunk(std::span<RemoteCall> calls) {
   FERMATA_TRY(set_registers(tid_, registers));
   FERMATA_TRY(set_signal_mask(tid_, kAllSignals));
   for (size_t stops = 0; stops < 2 * table.size();) {
-    FERMATA_TRY(resume_thread(tid_, PTRACE_SYSCALL));
-    FERMATA_ASSIGN_STATUS(const Stop stop, wait_stop(tid_));
+    FERMATA_ASSIGN_STATUS(const Stop stop, next_stop());
     if (!stop.syscall) continue;
     // The last result is still in the register: the code has not stored it yet.
     if (++stops % 2 == 0) {

@@ -57,6 +57,8 @@ class CaptureRemote : public Remote {
     return site_->scratch_ + kTable + index * 64 + 8 + number * 8;
   }
   pid_t tid() const { return tid_; }
+  /// Whether a call did not come back in time: the thread is in it still, and ends it by itself.
+  bool is_out() const { return out_; }
 
   /// Maps the scratch area if it is not there; run() and argument_address() need it.
   Status ensure_scratch();
@@ -73,11 +75,13 @@ class CaptureRemote : public Remote {
   Status single(RemoteCall& call);
   Status chunk(std::span<RemoteCall> calls);
   Status leave_code();
+  Result<Stop> next_stop();
 
   pid_t tid_ = -1;
   std::shared_ptr<InjectionSite> site_;
   GeneralRegisters resume_{};
   uint64_t mask_ = 0;
+  bool out_ = false;
 };
 
 }  // namespace fermata::engine

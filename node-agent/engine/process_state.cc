@@ -200,7 +200,14 @@ Status rebuild_process_state(RebuildRemote& remote, const image::Process& proces
   if (process.mm().thp_disabled()) calls.push_back({SYS_prctl, {PR_SET_THP_DISABLE, 1}, 0});
   FERMATA_TRY(remote.run(calls));
   FERMATA_TRY(rebuild_limits(remote, process));
-  write_proc(remote.pid(), "oom_score_adj", fmt::format("{}", process.oom_score_adj()));
+  // An image can make a process more likely to be ended, not less.
+  int least = 0;
+  if (const Result<std::string> text =
+          read_file(fmt::format("/proc/{}/oom_score_adj", remote.pid()))) {
+    least = std::atoi(text->c_str());
+  }
+  write_proc(remote.pid(), "oom_score_adj",
+             fmt::format("{}", std::max(process.oom_score_adj(), least)));
   write_proc(remote.pid(), "coredump_filter", fmt::format("{:#x}", process.coredump_filter()));
   return Status::ok();
 }

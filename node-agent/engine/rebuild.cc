@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -10,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <map>
 
 #include "node-agent/engine/address_space.h"
@@ -172,7 +174,7 @@ class Rebuild : public RebuildContext, public RebuiltPod {
 
   Status address_space(int vpid) {
     RebuildRemote& leader = tree_->remote(vpid);
-    FERMATA_TRY(rebuild_maps(leader, request_.init, process(vpid), store_));
+    FERMATA_TRY(rebuild_maps(leader, request_.init, process(vpid), store_, memory_));
     if (request_.before_contents) FERMATA_TRY(request_.before_contents(listed(vpid), leader));
     FERMATA_TRY(rebuild_contents(leader, process(vpid), memory_));
     if (request_.after_contents) FERMATA_TRY(request_.after_contents(listed(vpid), leader));
@@ -186,6 +188,19 @@ class Rebuild : public RebuildContext, public RebuiltPod {
     return nullptr;
   }
 
+  /// Sockets are bound by us, so we have to ask what the kernel would: who may have a port below
+  /// 1024.
+  Status check_port(const image::File& file) const {
+    const std::string& local = file.has_tcp() ? file.tcp().local() : file.udp().local();
+    if (request_.owner.uid == 0 || local.size() < sizeof(sockaddr_in)) return Status::ok();
+    uint16_t port = 0;  // at the same place in both families
+    std::memcpy(&port, local.data() + offsetof(sockaddr_in, sin_port), sizeof port);
+    constexpr uint16_t kFirstUnprivileged = 1024;
+    if (port == 0 || ntohs(port) >= kFirstUnprivileged) return Status::ok();
+    return {Code::kPermission, fmt::format("the image asks for port {}, which user {} may not have",
+                                           ntohs(port), request_.owner.name)};
+  }
+
   Status files() {
     for (const std::unique_ptr<FileKind>& kind : kinds_) {
       FERMATA_TRY(kind->start_rebuild(objects_, *this));
@@ -196,6 +211,7 @@ class Rebuild : public RebuildContext, public RebuiltPod {
         return {Code::kUnsupported,
                 fmt::format("open file {} is of a kind this version cannot rebuild", file.id())};
       }
+      if (file.has_tcp() || file.has_udp()) FERMATA_TRY(check_port(file));
       FERMATA_ASSIGN_STATUS(files_[file.id()], kind->create(file, *this));
     }
     for (const int vpid : tree_->order()) {

@@ -32,42 +32,11 @@ struct SchedulerRecord {  // struct sched_attr, first version (sched_setattr(2))
   uint64_t period;
 };
 
-struct RseqConfiguration {
-  uint64_t pointer;
-  uint32_t size;
-  uint32_t signature;
-  uint32_t flags;
-  uint32_t pad;
-};
-constexpr int kPtraceGetRseqConfiguration = 0x420f;
-
-// struct rseq_cs: where a restartable sequence is and where to go when it was interrupted.
-struct RseqCriticalSection {
-  uint32_t version;
-  uint32_t flags;
-  uint64_t start;
-  uint64_t length;
-  uint64_t abort;
-};
-
-Status capture_rseq(CaptureRemote& remote, GeneralRegisters& registers, image::Thread& out) {
-  RseqConfiguration rseq{};
-  if (::ptrace(static_cast<__ptrace_request>(kPtraceGetRseqConfiguration), remote.tid(),
-               sizeof rseq, &rseq) < 0) {
-    return errno_status(Code::kUnsupported, errno, "reading the rseq registration (Linux 5.13)");
-  }
-  if (rseq.pointer == 0) return Status::ok();
-  out.mutable_rseq()->set_address(rseq.pointer);
-  out.mutable_rseq()->set_size(rseq.size);
-  out.mutable_rseq()->set_signature(rseq.signature);
-  uint64_t section_address = 0;
-  FERMATA_TRY(remote.get(rseq.pointer + 8, section_address));
-  if (section_address == 0) return Status::ok();
-  // A thread that comes back has been preempted: inside a sequence that means its abort handler
-  // (rseq(2)).
-  RseqCriticalSection section{};
-  FERMATA_TRY(remote.get(section_address, section));
-  if (registers.rip - section.start < section.length) registers.rip = section.abort;
+Status capture_rseq(const HeldThread& thread, image::Thread& out) {
+  if (thread.rseq.pointer == 0) return Status::ok();
+  out.mutable_rseq()->set_address(thread.rseq.pointer);
+  out.mutable_rseq()->set_size(thread.rseq.size);
+  out.mutable_rseq()->set_signature(thread.rseq.signature);
   return Status::ok();
 }
 
@@ -195,7 +164,7 @@ Status capture_thread(HeldProcess& process, HeldThread& thread, image::Thread& o
     const long number = restarted_call(*remote, registers.rip);
     if (number >= 0) registers.orig_rax = static_cast<uint64_t>(number);
   }
-  FERMATA_TRY(capture_rseq(*remote, registers, out));
+  FERMATA_TRY(capture_rseq(thread, out));
   FERMATA_TRY(capture_remaining(*remote, registers, out));
   FERMATA_TRY(capture_scheduler(thread.tid, out));
   FERMATA_TRY(capture_pending(thread.tid, /*shared=*/false, *out.mutable_pending()));

@@ -87,6 +87,10 @@ Status capture_posix_timers(const HeldProcess& process, CaptureRemote& remote,
   const Result<std::string> text = read_file(fmt::format("/proc/{}/timers", process.pid));
   if (!text || text->empty()) return Status::ok();
   FERMATA_TRY(parse_timers(*text, vtids, process, out));
+  // Numbers count up where a kernel cannot be told which to give: in that order they are made
+  // again.
+  std::sort(out.mutable_posix_timers()->begin(), out.mutable_posix_timers()->end(),
+            [](const image::PosixTimer& a, const image::PosixTimer& b) { return a.id() < b.id(); });
   const uint64_t args = remote.argument_address();
   for (image::PosixTimer& timer : *out.mutable_posix_timers()) {
     const auto id = static_cast<uint64_t>(timer.id());

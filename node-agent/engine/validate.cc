@@ -18,6 +18,9 @@ constexpr int kMostPid = 1 << 22;  // PID_MAX_LIMIT
 constexpr int kMostFd = 1 << 20;
 constexpr uint64_t kUserEnd = 0x7ffffffff000;
 constexpr int kSignals = 64;
+constexpr int kMostDepth = 1024;
+constexpr int kMostProcesses = 32768;
+constexpr int kMostTimers = 1024;
 
 class Validator {
  public:
@@ -94,8 +97,12 @@ class Validator {
           return wrong("'{}' in /dev/shm has no folder", node.path());
         }
       }
-      if (!node.hard_link().empty() && !seen.contains(node.hard_link())) {
-        return wrong("'{}' in /dev/shm links to nothing", node.path());
+      if (!node.hard_link().empty()) {
+        // Only of a plain file: a second name of a symbolic link could stand for a folder outside.
+        const auto first = seen.find(node.hard_link());
+        if (first == seen.end() || !S_ISREG(first->second) || !S_ISREG(node.mode())) {
+          return wrong("'{}' in /dev/shm links to no file", node.path());
+        }
       }
       if (node.object_id() != 0 && !object_ids_.contains(node.object_id())) {
         return wrong("'{}' in /dev/shm has no contents", node.path());
@@ -127,11 +134,15 @@ class Validator {
   }
 
   Status numbers() {
+    if (objects_.processes_size() > kMostProcesses) {
+      return wrong("{} processes", objects_.processes_size());
+    }
     for (const image::Process& process : objects_.processes()) {
       if (process.vpid() < 1 || process.vpid() > kMostPid || !pids_.insert(process.vpid()).second) {
         return wrong("process {} stands twice or has no possible number", process.vpid());
       }
       if (!process.zombie()) living_.insert(process.vpid());
+      parents_[process.vpid()] = process.parent();
     }
     std::set<int> tids = pids_;
     for (const image::Process& process : objects_.processes()) {
@@ -160,15 +171,15 @@ class Validator {
     for (const int number : {process.group(), process.session()}) {
       if (number < 1 || number > kMostPid) return wrong("process group {}", number);
     }
-    // No process is its own ancestor.
+    // No process is its own ancestor, and the tree is built by recursion.
     int at = process.vpid();
-    for (int steps = 0; at != 1; ++steps) {
-      const auto found = std::find_if(objects_.processes().begin(), objects_.processes().end(),
-                                      [&](const image::Process& p) { return p.vpid() == at; });
-      if (found == objects_.processes().end() || steps > objects_.processes_size()) {
-        return wrong("process {} does not descend from PID 1", process.vpid());
+    for (int depth = 0; at != 1; ++depth) {
+      const auto parent = parents_.find(at);
+      if (parent == parents_.end() || depth > kMostDepth) {
+        return wrong("process {} does not descend from PID 1 in {} steps", process.vpid(),
+                     kMostDepth);
       }
-      at = found->parent();
+      at = parent->second;
     }
     return Status::ok();
   }
@@ -186,8 +197,19 @@ class Validator {
         return wrong("the extended registers of thread {}", thread.vtid());
       }
       for (const image::PendingSignal& pending : thread.pending()) FERMATA_TRY(siginfo(pending));
+      // The kernel writes there from now on.
+      if (thread.has_rseq() && thread.rseq().address() != 0 &&
+          !in_a_map(process, thread.rseq().address())) {
+        return wrong("the rseq area of thread {}", thread.vtid());
+      }
     }
     return Status::ok();
+  }
+
+  static bool in_a_map(const image::Process& process, uint64_t address) {
+    return std::any_of(process.vmas().begin(), process.vmas().end(), [&](const image::Vma& vma) {
+      return vma.start() <= address && address < vma.end();
+    });
   }
 
   Status maps(const image::Process& process) const {
@@ -269,6 +291,9 @@ class Validator {
         return wrong("signal {}", action.signo());
     }
     for (const image::PendingSignal& pending : process.pending()) FERMATA_TRY(siginfo(pending));
+    if (process.posix_timers_size() > kMostTimers) {
+      return wrong("process {} has {} timers", process.vpid(), process.posix_timers_size());
+    }
     for (const image::PosixTimer& timer : process.posix_timers()) {
       if (timer.id() < 0) return wrong("timer {} of process {}", timer.id(), process.vpid());
     }
@@ -282,6 +307,7 @@ class Validator {
   std::set<int> creators_;
   std::set<int> pids_;
   std::set<int> living_;
+  std::map<int, int> parents_;
 };
 
 }  // namespace
