@@ -77,7 +77,11 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
   if (registry.find(*wanted)) return busy();
   FERMATA_ASSIGN(node_agent::JobClaim claim, registry.claim(*wanted));
   if (registry.find(*wanted)) return busy();
-  FERMATA_TRY_RESULT(coordinator.settle_attempts(*wanted));
+  if (const Status settled = coordinator.settle_attempts(*wanted); !settled) {
+    // A folder that is full or read-only: what is committed can be read all the same.
+    log_warning(
+        fmt::format("{}: what earlier attempts left stays: {}", dir.string(), settled.message()));
+  }
   FERMATA_ASSIGN(const coord::ChosenSet set, coordinator.choose(wanted, crid));
   if (options.user.empty()) FERMATA_TRY_RESULT(check_owner(set, owner));
   if (set.manifest.images.size() != 1) {

@@ -169,6 +169,22 @@ Result<Manifest> Coordinator::manifest_of(const LedgerSet& set) const {
   }
 }
 
+Result<ChosenSet> Coordinator::newest(Ledger& ledger, std::optional<JobStep> job) const {
+  FERMATA_ASSIGN(const std::vector<LedgerSet> sets, ledger.sets(job));
+  for (auto set = sets.rbegin(); set != sets.rend(); ++set) {
+    const bool committed = set->state == SetState::kCommitted;
+    if (!committed && set->state != SetState::kAttempt) continue;
+    Result<Manifest> manifest = manifest_of(*set);
+    if (manifest) {
+      return ChosenSet{*std::move(manifest), storage::set_folder(dir_, set->job, set->crid)};
+    }
+    if (committed) return Failure(std::move(manifest).error());
+  }
+  FERMATA_ASSIGN(const LedgerSet set, ledger.latest_committed(job));  // says that there is none
+  return failure(Code::kBusy,
+                 fmt::format("set {} was committed just now; try again", to_string(set.crid)));
+}
+
 Result<ChosenSet> Coordinator::choose(std::optional<JobStep> job, std::optional<Crid> crid) const {
   FERMATA_ASSIGN(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
   Result<Ledger> opened = Ledger::open(dir_);
@@ -176,16 +192,11 @@ Result<ChosenSet> Coordinator::choose(std::optional<JobStep> job, std::optional<
     return Failure(crid ? opened.error().within("checkpoint " + to_string(*crid)) : opened.error());
   }
   Ledger& ledger = *opened;
-  LedgerSet set;
-  if (crid) {
-    FERMATA_ASSIGN(set, ledger.find(*crid));
-    if (job && set.job != *job) {
-      return failure(Code::kUsage,
-                     fmt::format("set {} is of job {}, not of job {}", to_string(*crid),
-                                 to_string(set.job), to_string(*job)));
-    }
-  } else {
-    FERMATA_ASSIGN(set, ledger.latest_committed(job));
+  if (!crid) return newest(ledger, job);
+  FERMATA_ASSIGN(const LedgerSet set, ledger.find(*crid));
+  if (job && set.job != *job) {
+    return failure(Code::kUsage, fmt::format("set {} is of job {}, not of job {}", to_string(*crid),
+                                             to_string(set.job), to_string(*job)));
   }
   Result<Manifest> manifest = manifest_of(set);
   if (!manifest) return Failure(std::move(manifest).error());

@@ -63,7 +63,7 @@ class Coordinator {
   TriedSet take_set(const JobDescription& job, std::span<Agent* const> agents, bool end_job);
 
   /// The committed set `crid`, or the newest of `job`, or the newest of the folder. Never one that
-  /// is not committed.
+  /// is not committed: where the ledger does not know yet, its manifest does.
   Result<ChosenSet> choose(std::optional<JobStep> job, std::optional<Crid> crid) const;
 
   /// Attempts of a job nobody works on: those with a manifest are committed, of the others the
@@ -72,6 +72,7 @@ class Coordinator {
 
  private:
   Result<storage::Manifest> manifest_of(const storage::LedgerSet& set) const;
+  Result<ChosenSet> newest(storage::Ledger& ledger, std::optional<JobStep> job) const;
 
   std::filesystem::path dir_;
   Credentials owner_;

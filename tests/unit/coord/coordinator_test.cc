@@ -160,6 +160,10 @@ TEST_F(CoordinatorTest, AttemptOfADeadAgentIsRemoved_OrCommittedIfItsManifestSta
   storage::Manifest manifest = whole.manifest;
   manifest.crid = late;
   ASSERT_TRUE(storage::write_manifest(late_folder, manifest));
+  // The ledger may not be writable when it is needed most: the manifest is enough.
+  EXPECT_EQ(coordinator.choose(job_.job, std::nullopt)->manifest.crid, late);
+  EXPECT_EQ(coordinator.choose(std::nullopt, std::nullopt)->manifest.crid, late);
+  EXPECT_EQ(ledger.find(late)->state, SetState::kAttempt);
   ASSERT_TRUE(coordinator.settle_attempts(job_.job));
   EXPECT_EQ(ledger.find(late)->state, SetState::kCommitted);
   EXPECT_EQ(coordinator.choose(job_.job, std::nullopt)->manifest.crid, late);
