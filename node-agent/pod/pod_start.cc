@@ -2,12 +2,14 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -33,6 +35,7 @@ struct Prepared {
   UniqueFd group_procs;
   UniqueFd report;  ///< write end, close-on-exec
   UniqueFd config;  ///< memfd, at its begin
+  UniqueFd parent;  ///< pidfd of us
   std::vector<char*> argv;
   std::vector<char*> environment;
   std::vector<std::string> environment_text;
@@ -97,12 +100,15 @@ void set_names(const InitRequest& request, int report) {
 }
 
 /// PID 1 of a pod that is to be rebuilt: it only waits. The engine makes it into podinit.
-[[noreturn]] void wait_for_rebuild(int report) {
+[[noreturn]] void wait_for_rebuild(int report, int parent) {
   umask(0);
   if (chdir("/") != 0) fail_child(report, "chdir to / in the pod");
   // Until the engine has attached, whose tracees end with it, nobody else would end this process.
-  // The engine takes the wish back. Should our parent be gone by now, the report finds no reader.
+  // The engine takes the wish back. Our parent may be gone already; getppid() does not tell that
+  // here.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
+  pollfd ended{parent, POLLIN, 0};
+  if (poll(&ended, 1, 0) != 0) _exit(1);
   ChildReport ready;
   ready.pid = getpid();
   if (write(report, &ready, sizeof ready) < 0) _exit(1);
@@ -119,7 +125,7 @@ void set_names(const InitRequest& request, int report) {
   make_mounts(report);
   set_names(*prepared.request, report);
   if (prepared.request->start != nullptr) become_podinit(prepared, *prepared.request->start);
-  wait_for_rebuild(report);
+  wait_for_rebuild(report, prepared.parent.get());
 }
 
 [[noreturn]] void run_go_between(const Prepared& prepared) {
@@ -247,6 +253,8 @@ Result<pid_t> start_init(const InitRequest& request) {
     FERMATA_ASSIGN(prepared.clock_offsets, clock_offsets(*request.clocks));
   }
   FERMATA_ASSIGN(prepared.group_procs, open_group_procs(request.group));
+  prepared.parent.reset(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
+  if (!prepared.parent) return errno_failure(errno, "pidfd_open of ourselves");
   if (request.start != nullptr) {
     FERMATA_ASSIGN(prepared.config, config_memfd(request.start->config));
     prepare_exec(*request.start, prepared);
