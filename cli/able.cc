@@ -8,6 +8,7 @@
 #include "cli/command.h"
 #include "cli/stand_in.h"
 #include "common/size_parse.h"
+#include "storage/printable.h"
 
 namespace fermata::cli {
 namespace {
@@ -37,7 +38,7 @@ Result<int> able(const Invocation& invocation, const Options& options) {
     line += fmt::format("; but the checkpoint folder cannot be used: {}",
                         body.value("folder_problem", ""));
   }
-  std::puts(line.c_str());
+  std::puts(storage::printable(line).c_str());
   return 0;
 }
 

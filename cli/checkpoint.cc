@@ -5,6 +5,7 @@
 
 #include "cli/command.h"
 #include "cli/stand_in.h"
+#include "storage/printable.h"
 
 namespace fermata::cli {
 namespace {
@@ -26,7 +27,9 @@ Result<int> checkpoint(const Invocation& invocation, const Options& options) {
   }
   if (!reply.status) return fail(reply.status.within("no checkpoint, the job runs on"));
   const nlohmann::json body = nlohmann::json::parse(reply.body, nullptr, false);
-  if (body.is_object()) std::puts(body.value("sentence", "committed").c_str());
+  if (body.is_object()) {
+    std::puts(storage::printable(body.value("sentence", "committed")).c_str());
+  }
   return 0;
 }
 

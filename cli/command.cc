@@ -6,12 +6,23 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <nlohmann/json.hpp>
 
+#include "cli/listing.h"
 #include "node-agent/pod/pod.h"
+#include "storage/printable.h"
+
+extern char** environ;  // NOLINT(readability-redundant-declaration): not every libc has it
 
 namespace fermata::cli {
 
 namespace fs = std::filesystem;
+
+namespace {
+
+bool failures_as_json = false;
+
+}  // namespace
 
 node_agent::JobRegistry Invocation::registry() const {
   // For tests: jobs of their own. Not honoured where the caller gains rights by us.
@@ -35,14 +46,38 @@ fs::path Invocation::checkpoint_dir(const std::string& option) const {
 }
 
 void say(std::string_view sentence) {
-  const std::string line = fmt::format("fermata: {}\n", sentence);
+  const std::string line = fmt::format("fermata: {}\n", storage::printable(sentence));
   // One write, so that lines of several processes on one terminal do not mix.
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
 }
 
 int fail(const Status& status) {
+  if (failures_as_json) {
+    print_json({{"error", status.message()}, {"code", std::string(code_name(status.code()))}});
+  }
   say(status.message());
   return exit_code_of(status.code());
+}
+
+void tell_failures_as_json() { failures_as_json = true; }
+
+std::vector<std::string> environment_for(const Credentials& owner) {
+  std::vector<std::string> variables;
+  const bool other = owner.uid != getuid();
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view variable(*entry);
+    if (other && (variable.starts_with("HOME=") || variable.starts_with("USER=") ||
+                  variable.starts_with("LOGNAME="))) {
+      continue;
+    }
+    variables.emplace_back(variable);
+  }
+  if (other) {
+    variables.push_back("HOME=" + owner.home);
+    variables.push_back("USER=" + owner.name);
+    variables.push_back("LOGNAME=" + owner.name);
+  }
+  return variables;
 }
 
 Result<Credentials> job_owner(const std::string& user_option) {

@@ -45,10 +45,17 @@ void add_verify(CLI::App& app, Invocation& invocation);
 void add_able(CLI::App& app, Invocation& invocation);
 void add_exec(CLI::App& app, Invocation& invocation);
 
-/// Prints "fermata: <sentence>" on stderr.
+/// Prints "fermata: <sentence>" on stderr, as storage::printable has it: a sentence may quote names
+/// of files that a user chose.
 void say(std::string_view sentence);
-/// Says a failure; its exit status (common/status.h).
+/// Says a failure; its exit status (common/status.h). With --json it is told on stdout, too:
+/// {"error": sentence, "code": name}.
 int fail(const Status& status);
+/// From here on failures are told to a program.
+void tell_failures_as_json();
+
+/// The caller's environment; for another user with that user's name and home.
+std::vector<std::string> environment_for(const Credentials& owner);
 
 /// Whose job: the caller's, or --user's, which only root may choose.
 Result<Credentials> job_owner(const std::string& user_option);

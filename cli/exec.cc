@@ -22,7 +22,8 @@ Result<int> exec(const Invocation& invocation, const std::string& job,
   }
   FERMATA_TRY_RESULT(require_capabilities());
   FERMATA_ASSIGN(const Credentials owner, credentials_of(std::to_string(record.owner_uid)));
-  Result<int> status = pod::exec_in_pod(record.init, record.group, owner, command);
+  Result<int> status =
+      pod::exec_in_pod(record.init, record.group, owner, command, environment_for(owner));
   if (!status && status.error().code() == Code::kNotFound) {
     fail(status.error());
     return kNotFoundExit;
@@ -40,8 +41,8 @@ void add_exec(CLI::App& app, Invocation& invocation) {
   sub->add_option("JOB", *job, "The job: 12 or 12.0")->required();
   sub->prefix_command();
   sub->footer(
-      "The exit status is the command's. What it starts belongs to the job and is held "
-      "with it.");
+      "The exit status is the command's. While it runs the job cannot be held: checkpoints are\n"
+      "refused with exit status 5.");
   sub->callback([sub, job, &invocation] {
     invocation.action = [sub, job, &invocation] {
       std::vector<std::string> command = sub->remaining();

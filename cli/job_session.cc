@@ -264,7 +264,7 @@ node_agent::ControlReply answer_able(const coord::Coordinator& coordinator,
   } else {
     out["folder_problem"] = rate.error().message();
   }
-  return {Status::ok(), out.dump(2)};
+  return {Status::ok(), out.dump(2, ' ', false, json::error_handler_t::replace)};
 }
 
 int hold_job(pod::Pod& pod, const node_agent::JobRecord& record, const Credentials& owner,

@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "common/size_parse.h"
 #include "coord/coordinator.h"
+#include "storage/printable.h"
 
 namespace fermata::cli {
 namespace {
@@ -20,27 +22,18 @@ using storage::SetState;
 
 using Row = std::vector<std::string>;
 
-/// What a terminal would take for a command of its own becomes '?'.
-std::string printable(std::string text) {
-  for (char& c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) c = '?';
-  }
-  return text;
-}
-
 /// Columns as wide as their widest cell; the last as long as it is.
-void print_rows(const std::vector<Row>& rows) {
+void print_rows(std::vector<Row> rows) {
   std::vector<size_t> widths;
-  for (const Row& row : rows) {
+  for (Row& row : rows) {
     widths.resize(std::max(widths.size(), row.size()));
+    for (std::string& cell : row) cell = storage::printable(cell);
     for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
   }
   for (const Row& row : rows) {
     std::string line;
     for (size_t i = 0; i < row.size(); ++i) {
-      line += i + 1 < row.size() ? fmt::format("{:<{}}  ", printable(row[i]), widths[i])
-                                 : printable(row[i]);
+      line += i + 1 < row.size() ? fmt::format("{:<{}}  ", row[i], widths[i]) : row[i];
     }
     std::puts(line.c_str());
   }
@@ -90,7 +83,7 @@ void print_table(const std::vector<JobRecord>& jobs) {
     rows.push_back({to_string(job.job), std::to_string(job.ranks), job.owner, utc(job.started),
                     job.folder.string(), coord::display_command(job.command)});
   }
-  print_rows(rows);
+  print_rows(std::move(rows));
 }
 
 void print_table(const std::vector<LedgerSet>& sets) {
@@ -104,7 +97,7 @@ void print_table(const std::vector<LedgerSet>& sets) {
                     committed ? fmt::format("{:.0f} ms", set.stand_still_ms) : "-",
                     set.state == SetState::kAborted ? set.reason : set.command});
   }
-  print_rows(rows);
+  print_rows(std::move(rows));
 }
 
 }  // namespace fermata::cli

@@ -39,7 +39,7 @@ Result<int> rebuild(const std::filesystem::path& dir, bool as_json) {
   FERMATA_ASSIGN(const FsCredentialScope scope, FsCredentialScope::enter(owner));
   FERMATA_ASSIGN(const storage::RebuiltLedger rebuilt, storage::Ledger::rebuild(dir));
   if (as_json) {
-    std::puts(json({{"sets", rebuilt.sets}, {"problems", rebuilt.problems}}).dump(2).c_str());
+    print_json({{"sets", rebuilt.sets}, {"problems", rebuilt.problems}});
     return 0;
   }
   for (const std::string& problem : rebuilt.problems) say(problem);

@@ -30,6 +30,13 @@ int tell(const CLI::App& app, const CLI::ParseError& error) {
   return fail({Code::kUsage, std::string(error.what()) + "; `fermata --help` tells how"});
 }
 
+void heed_json(const CLI::App& app) {
+  for (const CLI::App* command : app.get_subcommands()) {
+    const CLI::Option* json = command->get_option_no_throw("--json");
+    if (json != nullptr && json->count() > 0) tell_failures_as_json();
+  }
+}
+
 int run_main(int argc, char** argv) {
   // A reader of ours that goes away must not take the job's keeper with it.
   std::signal(SIGPIPE, SIG_IGN);
@@ -64,8 +71,10 @@ int run_main(int argc, char** argv) {
   try {
     app.parse(words);
   } catch (const CLI::ParseError& error) {
+    heed_json(app);
     return tell(app, error);
   }
+  heed_json(app);
 
   Result<Config> config = load_config();
   if (!config) return fail(config.error());

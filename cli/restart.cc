@@ -14,6 +14,7 @@
 #include "common/size_parse.h"
 #include "common/time_parse.h"
 #include "node-agent/restore.h"
+#include "storage/printable.h"
 
 namespace fermata::cli {
 namespace {
@@ -79,8 +80,8 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
   if (registry.find(*wanted)) return busy();
   if (const Status settled = coordinator.settle_attempts(*wanted); !settled) {
     // A folder that is full or read-only: what is committed can be read all the same.
-    log_warning(
-        fmt::format("{}: what earlier attempts left stays: {}", dir.string(), settled.message()));
+    log_warning(fmt::format("{}: what earlier attempts left stays: {}", dir.string(),
+                            storage::printable(settled.message())));
   }
   FERMATA_ASSIGN(const coord::ChosenSet set, coordinator.choose(wanted, crid));
   if (options.user.empty()) FERMATA_TRY_RESULT(check_owner(set, owner));
@@ -120,7 +121,8 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
   order.owner = owner;
   std::optional<Progress> progress;
   if (!session.quiet) {
-    progress.emplace("reading " + image.file, image.memory_bytes, STDERR_FILENO);
+    progress.emplace("reading " + storage::printable(image.file), image.memory_bytes,
+                     STDERR_FILENO);
     order.on_read = [&progress](uint64_t bytes) { progress->advance(bytes); };
   }
   const auto start = std::chrono::steady_clock::now();
@@ -128,7 +130,7 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
   progress.reset();
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
 
-  for (const std::string& note : restored.notes) log_warning(note);
+  for (const std::string& note : restored.notes) log_warning(storage::printable(note));
   if (!session.quiet) {
     say(fmt::format("job {} restarted from checkpoint {} of {}: {} processes, {}, {:.2f} s",
                     to_string(*wanted), to_string(order.crid), set.manifest.time,

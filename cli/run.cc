@@ -9,8 +9,6 @@
 #include "cli/job_session.h"
 #include "common/time_parse.h"
 
-extern char** environ;  // NOLINT(readability-redundant-declaration): not every libc has it
-
 namespace fermata::cli {
 namespace {
 
@@ -23,26 +21,6 @@ struct Options {
 };
 
 constexpr int kNotFoundExit = 127;  // as shells have it
-
-/// The caller's environment; for another user with that user's name and home.
-std::vector<std::string> environment_for(const Credentials& owner) {
-  std::vector<std::string> variables;
-  const bool other = owner.uid != getuid();
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    const std::string_view variable(*entry);
-    if (other && (variable.starts_with("HOME=") || variable.starts_with("USER=") ||
-                  variable.starts_with("LOGNAME="))) {
-      continue;
-    }
-    variables.emplace_back(variable);
-  }
-  if (other) {
-    variables.push_back("HOME=" + owner.home);
-    variables.push_back("USER=" + owner.name);
-    variables.push_back("LOGNAME=" + owner.name);
-  }
-  return variables;
-}
 
 /// A number that is new both on this machine and in the checkpoint folder.
 Result<JobStep> number_job(node_agent::JobRegistry& registry, const coord::Coordinator& coordinator,

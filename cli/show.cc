@@ -11,6 +11,7 @@
 #include "coord/coordinator.h"
 #include "storage/ledger.h"
 #include "storage/manifest.h"
+#include "storage/printable.h"
 
 namespace fermata::cli {
 namespace {
@@ -27,7 +28,7 @@ struct Options {
 };
 
 void line(std::string_view name, const std::string& value) {
-  std::puts(fmt::format("{:<14}{}", name, value).c_str());
+  std::puts(storage::printable(fmt::format("{:<14}{}", name, value)).c_str());
 }
 
 int show_job(JobStep job, const std::optional<JobRecord>& living,
@@ -70,8 +71,14 @@ Result<int> show_set(storage::Ledger& ledger, const std::filesystem::path& dir, 
       const json whole = json::parse(storage::manifest_json(*manifest), nullptr, false);
       if (!whole.is_discarded()) out["manifest"] = whole;
     }
+    const bool failed = !manifest && set.state == storage::SetState::kCommitted;
+    if (failed) {
+      out["error"] = manifest.error().message();
+      out["code"] = std::string(code_name(manifest.error().code()));
+      say(manifest.error().message());
+    }
     print_json(out);
-    return 0;
+    return failed ? exit_code_of(manifest.error().code()) : 0;
   }
   line("checkpoint", to_string(crid));
   line("job", to_string(set.job));

@@ -11,6 +11,7 @@
 #include "common/size_parse.h"
 #include "coord/coordinator.h"
 #include "storage/image_reader.h"
+#include "storage/printable.h"
 
 namespace fermata::cli {
 namespace {
@@ -25,7 +26,8 @@ Result<uint64_t> verify_images(const coord::ChosenSet& set, bool show_progress) 
   uint64_t bytes = 0;
   for (const storage::ManifestImage& image : set.manifest.images) {
     std::optional<Progress> progress;
-    if (show_progress) progress.emplace("reading " + image.file, image.bytes, STDERR_FILENO);
+    if (show_progress)
+      progress.emplace("reading " + storage::printable(image.file), image.bytes, STDERR_FILENO);
     uint64_t seen = 0;
     FERMATA_ASSIGN(const storage::VerifiedImage verified,
                    storage::verify_image(set.folder / image.file, image.digest,

@@ -6,6 +6,7 @@
 
 #include "common/file_util.h"
 #include "common/log.h"
+#include "storage/printable.h"
 
 namespace fermata::coord {
 namespace {
@@ -148,7 +149,7 @@ TriedSet Coordinator::take_set(const JobDescription& job, std::span<Agent* const
   const Status recorded = record();
   if (!recorded) {
     log_warning(fmt::format("set {}: the ledger does not know yet what became of it: {}",
-                            to_string(tried.crid), recorded.message()));
+                            to_string(tried.crid), storage::printable(recorded.message())));
   }
   return tried;
 }

@@ -39,6 +39,7 @@ struct Entry {
   const Credentials* user = nullptr;
   std::string program;
   std::vector<char*> argv;
+  std::vector<char*> environment;
 };
 
 [[noreturn]] void run_command(const Entry& entry) {
@@ -57,7 +58,7 @@ struct Entry {
     fail_child(report, "giving the command its streams");
   }
   reset_signals(Ignored::kKept);
-  execve(entry.program.c_str(), entry.argv.data(), environ);
+  execve(entry.program.c_str(), entry.argv.data(), entry.environment.data());
   fail_child(report, entry.program.c_str());
 }
 
@@ -130,10 +131,11 @@ std::string link_target(const std::string& path) {
   return std::filesystem::read_symlink(path, error).native();
 }
 
-std::vector<std::string> own_environment() {
-  std::vector<std::string> environment;
-  for (char** entry = environ; *entry != nullptr; ++entry) environment.emplace_back(*entry);
-  return environment;
+std::vector<char*> pointers_of(const std::vector<std::string>& texts) {
+  std::vector<char*> pointers;
+  for (const std::string& text : texts) pointers.push_back(const_cast<char*>(text.c_str()));
+  pointers.push_back(nullptr);
+  return pointers;
 }
 
 struct Born {
@@ -163,7 +165,8 @@ Born collect(int fd) {
 }  // namespace
 
 Result<int> exec_in_pod(pid_t init, const std::filesystem::path& group, const Credentials& user,
-                        const std::vector<std::string>& command) {
+                        const std::vector<std::string>& command,
+                        const std::vector<std::string>& environment) {
   if (command.empty()) return failure(Code::kUsage, "no command is given");
   Entry entry;
   entry.pidfd.reset(static_cast<int>(syscall(SYS_pidfd_open, init, 0)));
@@ -176,11 +179,11 @@ Result<int> exec_in_pod(pid_t init, const std::filesystem::path& group, const Cr
   FERMATA_ASSIGN(entry.root, open_of_init(init, "root"));
   FERMATA_ASSIGN(entry.folder, open_of_init(init, "cwd"));
   FERMATA_ASSIGN(entry.group_procs, open_group_procs(group));
-  FERMATA_ASSIGN(entry.program, find_program(command[0], own_environment(),
+  FERMATA_ASSIGN(entry.program, find_program(command[0], environment,
                                              link_target(fmt::format("/proc/{}/cwd", init)), user));
   entry.user = &user;
-  for (const std::string& text : command) entry.argv.push_back(const_cast<char*>(text.c_str()));
-  entry.argv.push_back(nullptr);
+  entry.argv = pointers_of(command);
+  entry.environment = pointers_of(environment);
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return errno_failure(errno, "pipe");
   const UniqueFd reports(ends[0]);

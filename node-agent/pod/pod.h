@@ -86,9 +86,11 @@ class Pod {
   std::unique_ptr<State> state_;
 };
 
-/// Runs a command inside the pod whose PID 1 is `init`, as `user`, with the caller's streams;
-/// returns its exit status (128+N for a signal).
+/// Runs a command inside the pod whose PID 1 is `init`, as `user`, with this environment
+/// ("NAME=value", its PATH finds the command) and the caller's streams; returns its exit status
+/// (128+N for a signal).
 Result<int> exec_in_pod(pid_t init, const std::filesystem::path& group, const Credentials& user,
-                        const std::vector<std::string>& command);
+                        const std::vector<std::string>& command,
+                        const std::vector<std::string>& environment);
 
 }  // namespace fermata::pod

@@ -13,6 +13,8 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "storage/ledger.h"
+#include "storage/manifest.h"
 #include "tests/support/scratch_folder.h"
 #include "tests/unit/cli/run_command.h"
 
@@ -146,6 +148,75 @@ TEST_F(CommandLine, InspectRefusesWhatIsNoImage) {
   expect_refusal(fermata({"inspect", "absent.h5"}), 4, "absent.h5");
   std::ofstream(at("junk.h5")) << "not an image";
   expect_refusal(fermata({"inspect", "junk.h5"}), 7, "junk.h5");
+}
+
+TEST_F(CommandLine, FailureIsToldAsJson_WhereJsonIsAskedFor) {
+  const auto told = [&](const std::vector<std::string>& arguments) {
+    const Said said = fermata(arguments);
+    EXPECT_NE(said.exit_status, 0);
+    EXPECT_THAT(said.err, StartsWith("fermata: "));
+    const json answer = json::parse(said.out, nullptr, false);
+    EXPECT_TRUE(answer.is_object()) << said.out;
+    EXPECT_FALSE(answer.value("error", "").empty());
+    return answer.value("code", "");
+  };
+  EXPECT_EQ(told({"checkpoint", "77", "--json"}), "not found");
+  EXPECT_EQ(told({"able", "twelve", "--json"}), "usage");
+  EXPECT_EQ(told({"verify", "5", "--json"}), "not found");
+  EXPECT_EQ(told({"inspect", "absent.h5", "--json"}), "not found");
+  EXPECT_EQ(told({"ls", "--json", "--wrong"}), "usage");
+}
+
+/// A committed set of a user who would like to write on root's terminal.
+class CommandLineOnASet : public CommandLine {
+ protected:
+  static constexpr const char* kEscape = "\x1b[2Jgone\xc2\x9b";
+
+  void SetUp() override {
+    CommandLine::SetUp();
+    const std::filesystem::path dir = at("fermata-checkpoints");
+    Result<storage::Ledger> ledger = storage::Ledger::open_or_create(dir);
+    ASSERT_TRUE(ledger) << ledger.error().message();
+    storage::Manifest manifest;
+    manifest.job = JobStep{3, 0};
+    manifest.crid = *ledger->allot_crid(manifest.job, kEscape, kEscape);
+    manifest.ranks = 1;
+    manifest.command = {kEscape};
+    manifest.user = kEscape;
+    manifest.time = "2026-11-20T21:00:00Z";
+    manifest.tool_version = "0.1.0";
+    manifest.result = "resumed";
+    manifest.images.push_back({0, "n0", "pod-0.h5", 5, 3, std::string(32, 'a')});
+    folder_ = *storage::make_set_folder(dir, manifest.job, manifest.crid);
+    const Status written = storage::write_manifest(folder_, manifest);
+    ASSERT_TRUE(written) << written.message();
+    ASSERT_TRUE(ledger->commit(manifest));
+  }
+
+  std::filesystem::path folder_;
+};
+
+TEST_F(CommandLineOnASet, NoNameReachesTheTerminalAsACommand) {
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"ls"}, {"show", "3"}, {"show", "--crid", "1"}, {"verify", "1"}}) {
+    const Said said = fermata(arguments);
+    EXPECT_EQ(said.out.find_first_of("\x1b\xc2"), std::string::npos) << said.out;
+    EXPECT_EQ(said.err.find_first_of("\x1b\xc2"), std::string::npos) << said.err;
+  }
+  EXPECT_THAT(fermata({"show", "--crid", "1"}).out, HasSubstr("\\x1b[2Jgone"));
+}
+
+TEST_F(CommandLineOnASet, DamagedManifestIsAFailureInBothForms) {
+  EXPECT_EQ(fermata({"show", "--crid", "1", "--json"}).exit_status, 0);
+  std::ofstream(folder_ / "set.json") << "{";
+  EXPECT_EQ(fermata({"show", "--crid", "1"}).exit_status, 7);
+  const Said said = fermata({"show", "--crid", "1", "--json"});
+  EXPECT_EQ(said.exit_status, 7);
+  EXPECT_THAT(said.err, HasSubstr("set.json"));
+  const json answer = json::parse(said.out, nullptr, false);
+  ASSERT_TRUE(answer.is_object()) << said.out;
+  EXPECT_EQ(answer.value("code", ""), "damaged");
+  EXPECT_EQ(answer.value("state", ""), "committed");
 }
 
 /// What only root gets as far as.

@@ -13,6 +13,8 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
+const std::vector<std::string> kEnvironment{"PATH=/usr/bin:/bin", "WORD=given"};
+
 class ExecTest : public PodFixture {
  protected:
   RunningPod start_sleeper(bool nobody = false) {
@@ -26,7 +28,8 @@ class ExecTest : public PodFixture {
 
   static Result<int> exec(const Pod& pod, const std::string& script,
                           const std::string& user = "root") {
-    return exec_in_pod(pod.init_pid(), pod.group(), *credentials_of(user), {"sh", "-c", script});
+    return exec_in_pod(pod.init_pid(), pod.group(), *credentials_of(user), {"sh", "-c", script},
+                       kEnvironment);
   }
 
   static std::string file_in(const Pod& pod, const std::string& path) {
@@ -39,6 +42,14 @@ TEST_F(ExecTest, Exec_ReturnsTheCommandsStatus) {
   EXPECT_EQ(exec(running.pod, "exit 0"), 0);
   EXPECT_EQ(exec(running.pod, "exit 41"), 41);
   EXPECT_EQ(exec(running.pod, "kill -KILL $$"), 128 + SIGKILL);
+  EXPECT_TRUE(running.pod.destroy());
+}
+
+TEST_F(ExecTest, Exec_HasTheEnvironmentGivenAndNoOther) {
+  setenv("FERMATA_TEST_SECRET", "x", 1);
+  RunningPod running = start_sleeper();
+  EXPECT_EQ(exec(running.pod, "[ $WORD = given ] && [ -z \"$FERMATA_TEST_SECRET\" ]"), 0);
+  unsetenv("FERMATA_TEST_SECRET");
   EXPECT_TRUE(running.pod.destroy());
 }
 
@@ -71,7 +82,7 @@ TEST_F(ExecTest, Exec_DropsToTheUser) {
 TEST_F(ExecTest, Exec_SaysAsAShell_WhenCommandIsMissing) {
   RunningPod running = start_sleeper();
   const Result<int> status = exec_in_pod(running.pod.init_pid(), running.pod.group(),
-                                         *credentials_of("root"), {"no-such-program"});
+                                         *credentials_of("root"), {"no-such-program"}, {});
   ASSERT_FALSE(status);
   EXPECT_EQ(status.error().code(), Code::kNotFound);
   EXPECT_EQ(status.error().message(), "no-such-program: command not found");
@@ -111,7 +122,7 @@ TEST_F(ExecTest, Exec_EndsWithThePod) {
 TEST_F(ExecTest, Exec_IsRefused_WhenProcessIsNoPod) {
   RunningPod running = start_sleeper();
   const Result<int> status =
-      exec_in_pod(getpid(), running.pod.group(), *credentials_of("root"), {"true"});
+      exec_in_pod(getpid(), running.pod.group(), *credentials_of("root"), {"true"}, {});
   ASSERT_FALSE(status);
   EXPECT_EQ(status.error().code(), Code::kGone);
   EXPECT_TRUE(running.pod.destroy());

@@ -23,8 +23,9 @@ class ShellTest : public PodFixture {
   /// What `script` writes to $out inside the pod.
   static std::string ask(const Pod& pod, const std::string& script) {
     const std::string file = "/dev/shm/answer";
-    const Result<int> status = exec_in_pod(pod.init_pid(), pod.group(), *credentials_of("root"),
-                                           {"/bin/sh", "-c", "(" + script + ") > " + file});
+    const Result<int> status =
+        exec_in_pod(pod.init_pid(), pod.group(), *credentials_of("root"),
+                    {"/bin/sh", "-c", "(" + script + ") > " + file}, {"PATH=/usr/bin:/bin"});
     EXPECT_TRUE(status) << status.error().message();
     return read_file(fmt::format("/proc/{}/root{}", pod.init_pid(), file));
   }
