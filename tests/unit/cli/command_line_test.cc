@@ -220,7 +220,19 @@ TEST_F(CommandLineOnASet, DamagedManifestIsAFailureInBothForms) {
 }
 
 /// What only root gets as far as.
-class CommandLineOfRoot : public CommandLine {};
+class CommandLineOfRoot : public CommandLine {
+ protected:
+  /// The registry is the test's own, the tree of groups is the machine's: jobs have numbers that
+  /// no other run of these tests gives.
+  void SetUp() override {
+    CommandLine::SetUp();
+    std::filesystem::create_directory(at("run"));
+    std::ofstream(at("run/next-job")) << 2'000'000 + getpid() << '\n';
+  }
+  std::string job_folder() const {
+    return at("run/jobs/" + std::to_string(2'000'000 + getpid()) + ".0");
+  }
+};
 
 TEST_F(CommandLineOfRoot, ProgramThatIsNotThereGets127) {
   if (getuid() != 0) {
@@ -229,7 +241,7 @@ TEST_F(CommandLineOfRoot, ProgramThatIsNotThereGets127) {
   }
   expect_refusal(fermata({"run", "--", "no-such-program"}), 127,
                  "no-such-program: command not found");
-  EXPECT_FALSE(std::filesystem::exists(at("run/jobs/1.0"))) << "nothing may be left of it";
+  EXPECT_FALSE(std::filesystem::exists(job_folder())) << "nothing may be left of it";
 }
 
 TEST_F(CommandLineOfRoot, UnusableFolderEndsTheRunBeforeTheJobStarts) {
@@ -283,7 +295,7 @@ TEST_F(CommandLineOfRoot, HangUpThatIsIgnoredReachesNeitherTheRunNorTheJob) {
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
   ASSERT_TRUE(std::filesystem::exists(at("started")));
-  std::ifstream record(at("run/jobs/1.0/job.json"));
+  std::ifstream record(job_folder() + "/job.json");
   const json job = json::parse(record, nullptr, false);
   ASSERT_TRUE(job.is_object());
   kill(job.value("agent", 0), SIGHUP);
