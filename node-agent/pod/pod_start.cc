@@ -41,22 +41,35 @@ struct Prepared {
   std::vector<std::string> environment_text;
 };
 
-/// Detaches the mounts of the new namespace from the host's: what happens here stays here, while
-/// mounts made on the host later (automounts) still appear.
-int make_mounts_private() {
-  if (mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) == 0) return 0;
-  if (errno != EINVAL) return -1;
-  // "/" is no mount point: we are in a chroot. The root of the namespace is above it, reached as a
-  // working directory that lies outside of the root (chroot(2)), and left again at once.
+/// We are in a chroot: makes its folder the root of the new mount namespace, so that every path the
+/// kernel tells of the pod's files begins there. The root of the namespace is above it, reached as
+/// a working directory that lies outside of the root (chroot(2)).
+int make_chroot_the_root() {
   const int root = open("/", O_PATH | O_DIRECTORY);
   if (root < 0 || chroot("/proc") != 0 || fchdir(root) != 0) return -1;
   for (int level = 0; level < 256; ++level) {
     if (chdir("..") != 0) return -1;
   }
-  const int result = mount(nullptr, ".", nullptr, MS_REC | MS_SLAVE, nullptr);
-  if (fchdir(root) != 0 || chroot(".") != 0) return -1;
+  if (chroot(".") != 0 || mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) != 0) return -1;
+  // A copy of the folder's mounts, put on the folder: a mount point, as pivot_root(2) wants it.
+  const auto tree = static_cast<int>(
+      syscall(SYS_open_tree, root, "", AT_EMPTY_PATH | AT_RECURSIVE | OPEN_TREE_CLONE));
+  if (tree < 0 || syscall(SYS_move_mount, tree, "", root, "",
+                          MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) != 0) {
+    return -1;
+  }
+  if (fchdir(tree) != 0 || syscall(SYS_pivot_root, ".", ".") != 0) return -1;
+  const int result = umount2(".", MNT_DETACH);
+  close(tree);
   close(root);
-  return result;
+  return result != 0 || chdir("/") != 0 ? -1 : 0;
+}
+
+/// Detaches the mounts of the new namespace from the host's: what happens here stays here, while
+/// mounts made on the host later (automounts) still appear.
+int make_mounts_private() {
+  if (mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) == 0) return 0;
+  return errno == EINVAL ? make_chroot_the_root() : -1;  // "/" is no mount point
 }
 
 void make_mounts(int report) {

@@ -89,7 +89,7 @@ TEST(Validate, ProcessThatIsItsOwnAncestor_IsRefused) {
   second.mutable_threads(0)->set_vtid(8);
   second.set_parent(7);
   std::vector<MemoryRegion> memory = sound_memory();
-  for (const uint64_t id : {7, 8}) {
+  for (const uint64_t id : {7UL, 8UL}) {
     memory.push_back(memory.front());
     memory.back().id.id = id;
   }
