@@ -22,7 +22,7 @@ namespace {
 /// Stops the pod by ptrace and lets it go: interrupted calls are rewound on the way.
 void let_go(const std::filesystem::path& group, pid_t init) {
   constexpr int kDeadlineMs = 2000;
-  if (const auto pod = engine::FrozenPod::freeze(group, init, kDeadlineMs)) {
+  if (const auto pod = engine::FrozenPod::freeze(group, init, kDeadlineMs, /*left_frozen=*/true)) {
     // A failure has nobody to be told to.
     [[maybe_unused]] const Status resumed = (*pod)->resume();
   }

@@ -36,8 +36,10 @@ class FrozenPod {
   /// held by ptrace alone). `init` is the host PID of the pod's PID 1. Fails with everything
   /// running again: kTimeout when a task does not stop within `deadline_ms`, kCannotHold when a
   /// process may not be traced.
+  /// A group that is frozen already is frozen again when the pod is let go (a suspended job),
+  /// unless `left_frozen`: then an agent that died froze it.
   static Result<std::unique_ptr<FrozenPod>> freeze(const std::filesystem::path& group, pid_t init,
-                                                   int deadline_ms);
+                                                   int deadline_ms, bool left_frozen = false);
   virtual ~FrozenPod() = default;
 
   /// Records everything. kCannotHold names every object that stands in the way, one a line.

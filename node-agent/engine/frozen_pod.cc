@@ -180,7 +180,7 @@ Result<Remote*> HeldPod::remote(int vpid, int vtid) {
 }
 
 Result<std::unique_ptr<FrozenPod>> FrozenPod::freeze(const std::filesystem::path& group, pid_t init,
-                                                     int deadline_ms) {
+                                                     int deadline_ms, bool left_frozen) {
   const auto began = std::chrono::steady_clock::now();
   const auto deadline = began + std::chrono::milliseconds(deadline_ms);
   constexpr std::chrono::seconds kGuardDone(1);
@@ -199,7 +199,7 @@ Result<std::unique_ptr<FrozenPod>> FrozenPod::freeze(const std::filesystem::path
       const bool vfork = std::any_of(pids.begin(), pids.end(), waits_in_vfork);
       const Status held = vfork ? Status(Code::kTimeout, "a process is in vfork")
                                 : pod->hold_all(pids, kThreadStopMs);
-      if (freezer.was_frozen()) pod->freeze_again_at_release(group);
+      if (freezer.was_frozen() && !left_frozen) pod->freeze_again_at_release(group);
       FERMATA_TRY_RESULT(freezer.thaw());
       // The guard of an agent that died may have the pod in its hands for some milliseconds.
       const bool guarded =
