@@ -25,6 +25,7 @@ struct Options {
   std::string dir;
   std::string interval;
   std::string user;
+  std::string numa = "replan";
   bool quiet = false;
 };
 
@@ -53,6 +54,7 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
       return failure(Code::kUsage, "--checkpoint-interval: must be more than zero");
     }
   }
+  FERMATA_ASSIGN(const numa::Mode numa_mode, numa::parse_mode(options.numa));
   std::optional<JobStep> wanted;
   if (!options.job.empty()) {
     FERMATA_ASSIGN(wanted, parse_job_step(options.job));
@@ -119,6 +121,8 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
   order.image = set.folder / image.file;
   order.digest = image.digest;
   order.owner = owner;
+  order.numa = numa_mode;
+  order.placement_file = claim.folder() / "placement";
   std::optional<Progress> progress;
   if (!session.quiet) {
     progress.emplace("reading " + storage::printable(image.file), image.memory_bytes,
@@ -154,6 +158,11 @@ void add_restart(CLI::App& app, Invocation& invocation) {
       ->type_name("T");
   sub->add_option("--user", options->user, "Run as this user (root only) [the checkpoints' owner]")
       ->type_name("NAME");
+  sub->add_option("--numa", options->numa,
+                  "CPUs and memory nodes: replan (what was near stays near), keep (the numbers as "
+                  "they were), ignore")
+      ->type_name("HOW")
+      ->capture_default_str();
   sub->add_flag("-q,--quiet", options->quiet, "Say nothing but failures");
   sub->footer(
       "The job keeps its number. Its streams are those of this command, its exit status too, as\n"

@@ -1,15 +1,11 @@
 #include "node-agent/pod_placement.h"
 
-#include <fmt/format.h>
 #include <linux/mempolicy.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
-#include <cstring>
 
-#include "numa/affinity.h"
 #include "numa/placement.h"
 
 namespace fermata::node_agent {
@@ -36,29 +32,6 @@ Status read_policy(engine::Remote& remote, numa::ThreadToPlace& thread) {
     if ((mask[node / 64] >> (node % 64) & 1) != 0) {
       thread.policy_nodes.push_back(static_cast<int>(node));
     }
-  }
-  return {};
-}
-
-Status make_call(const numa::PlannedCall& planned, engine::Remote& remote,
-                 std::vector<std::string>& notes) {
-  engine::RemoteCall call;
-  call.number = planned.number;
-  call.args = planned.args;
-  if (planned.mask_argument >= 0) {
-    if (planned.nodemask.size() * sizeof(uint64_t) > engine::Remote::argument_size() ||
-        static_cast<size_t>(planned.mask_argument) >= call.args.size()) {
-      return {Code::kInternal, "a memory policy that does not fit its buffer"};
-    }
-    FERMATA_TRY(
-        remote.write_memory(remote.argument_address(), std::as_bytes(std::span(planned.nodemask))));
-    call.args[static_cast<size_t>(planned.mask_argument)] = remote.argument_address();
-  }
-  FERMATA_TRY(remote.run({&call, 1}));
-  if (call.result < 0) {
-    notes.push_back(fmt::format("process {}, thread {}: a memory policy was refused: {}",
-                                planned.vpid, planned.vtid,
-                                std::strerror(static_cast<int>(-call.result))));
   }
   return {};
 }
@@ -90,38 +63,6 @@ Result<image::Placement> record_placement(const numa::Topology& topology, engine
     processes.push_back(std::move(process));
   }
   return numa::capture_placement(topology, processes);
-}
-
-Status apply_range_policies(const std::vector<numa::PlannedCall>& calls, int vpid,
-                            engine::Remote& remote, std::vector<std::string>& notes) {
-  for (const numa::PlannedCall& planned : calls) {
-    if (planned.vpid != vpid) continue;
-    FERMATA_TRY(make_call(planned, remote, notes));
-  }
-  return {};
-}
-
-Status apply_thread_policy(const std::vector<numa::PlannedCall>& calls, int vpid, int vtid,
-                           engine::Remote& remote, std::vector<std::string>& notes) {
-  for (const numa::PlannedCall& planned : calls) {
-    if (planned.vpid != vpid || planned.vtid != vtid) continue;
-    FERMATA_TRY(make_call(planned, remote, notes));
-  }
-  return {};
-}
-
-void apply_affinity(const numa::Plan& plan, const std::vector<engine::FrozenProcess>& processes,
-                    std::vector<std::string>& notes) {
-  for (const numa::ThreadAffinity& wanted : plan.affinity) {
-    for (const engine::FrozenProcess& process : processes) {
-      if (process.vpid != wanted.vpid) continue;
-      for (const engine::FrozenThread& thread : process.threads) {
-        if (thread.vtid != wanted.vtid) continue;
-        const Status bound = numa::apply_affinity(thread.tid, wanted.cpus);
-        if (!bound) notes.push_back(bound.message());
-      }
-    }
-  }
 }
 
 }  // namespace fermata::node_agent

@@ -4,9 +4,7 @@
 
 #include "common/fault_point.h"
 #include "node-agent/engine/rebuild.h"
-#include "node-agent/pod_placement.h"
-#include "numa/plan.h"
-#include "numa/topology.h"
+#include "node-agent/pod_placer.h"
 #include "storage/image_reader.h"
 
 namespace fermata::node_agent {
@@ -48,12 +46,6 @@ Result<storage::PodImage> read_checked(const RestoreOrder& order) {
   return image;
 }
 
-Result<numa::Plan> plan_of(const storage::PodImage& image) {
-  FERMATA_ASSIGN(const numa::Topology here, numa::current_topology());
-  FERMATA_ASSIGN(const numa::Allowed allowed, numa::allowed_here());
-  return numa::plan_placement(image.placement, here, allowed);
-}
-
 timespec time_of(const image::Timespec& time) {
   timespec out{};
   out.tv_sec = time.sec();
@@ -87,8 +79,8 @@ Result<RestoredPod> restore(const RestoreOrder& order,
   };
   if (Status valid = engine::validate(image.objects, image.memory); !valid) return damaged(valid);
   if (Status met = engine::check_requirements(image.objects.needs()); !met) return damaged(met);
-  Result<numa::Plan> plan = plan_of(image);
-  if (!plan) return damaged(plan.error());
+  Result<PodPlacer> placer = PodPlacer::plan(image.placement, order.numa);
+  if (!placer) return damaged(placer.error());
 
   const image::PodState& state = image.objects.pod();
   FERMATA_ASSIGN(pod::Pod pod,
@@ -97,7 +89,6 @@ Result<RestoredPod> restore(const RestoreOrder& order,
   PodUndo undo(pod);
   FAULT_POINT("restore.shell");
 
-  std::vector<std::string> notes = plan->notes;
   engine::RebuildRequest request;
   request.objects = &image.objects;
   request.memory = &image.memory;
@@ -105,18 +96,19 @@ Result<RestoredPod> restore(const RestoreOrder& order,
   request.owner = order.owner;
   request.stdio = order.stdio;
   request.before_contents = [&](const engine::FrozenProcess& process, engine::Remote& remote) {
-    return apply_range_policies(plan->before_contents, process.vpid, remote, notes);
+    return placer->before_contents(process, remote);
   };
   request.after_contents = [&](const engine::FrozenProcess& process, engine::Remote& remote) {
-    return apply_range_policies(plan->after_contents, process.vpid, remote, notes);
+    return placer->after_contents(process, remote);
   };
   request.each_thread = [&](const engine::FrozenProcess& process,
                             const engine::FrozenThread& thread, engine::Remote& remote) {
-    return apply_thread_policy(plan->thread_policies, process.vpid, thread.vtid, remote, notes);
+    return placer->each_thread(process, thread, remote);
   };
   FERMATA_ASSIGN(const std::unique_ptr<engine::RebuiltPod> rebuilt, engine::rebuild(request));
-  apply_affinity(*plan, rebuilt->processes(), notes);
+  placer->bind(rebuilt->processes());
   FERMATA_TRY_RESULT(before_run(pod));
+  if (!order.placement_file.empty()) FERMATA_TRY_RESULT(placer->save(order.placement_file));
   FAULT_POINT("restore.run");
   FERMATA_TRY_RESULT(rebuilt->run());
   undo.dismiss();
@@ -124,7 +116,7 @@ Result<RestoredPod> restore(const RestoreOrder& order,
   const size_t processes = rebuilt->processes().size();
   uint64_t bytes = 0;
   for (const MemoryRegion& region : image.memory) bytes += region.bytes_here();
-  return RestoredPod{std::move(pod), bytes, processes, std::move(notes)};
+  return RestoredPod{std::move(pod), bytes, processes, placer->notes()};
 }
 
 }  // namespace fermata::node_agent

@@ -13,6 +13,7 @@
 #include "common/ids.h"
 #include "common/status.h"
 #include "node-agent/pod/pod.h"
+#include "numa/plan.h"
 
 namespace fermata::node_agent {
 
@@ -23,6 +24,9 @@ struct RestoreOrder {
   std::string digest;           ///< of the manifest
   Credentials owner;            ///< reads the image; what the processes become
   std::array<int, 3> stdio{0, 1, 2};
+  numa::Mode numa = numa::Mode::kReplan;
+  /// Where the planned placement is kept for `fermata numa report`; empty: nowhere.
+  std::filesystem::path placement_file;
   /// Told the bytes of memory that were read just now, from any thread. May be null.
   std::function<void(uint64_t bytes)> on_read;
 };

@@ -204,6 +204,13 @@ class Planner {
 
 }  // namespace
 
+Result<Mode> parse_mode(std::string_view text) {
+  if (text == "keep") return Mode::kKeep;
+  if (text == "replan") return Mode::kReplan;
+  if (text == "ignore") return Mode::kIgnore;
+  return failure(Code::kUsage, fmt::format("--numa {}: must be keep, replan or ignore", text));
+}
+
 Result<Allowed> allowed_here() {
   Allowed allowed;
   FERMATA_ASSIGN(allowed.cpus, affinity_of(0));
@@ -232,7 +239,9 @@ Result<Plan> plan_placement(const image::Placement& saved, const Topology& curre
   for (const image::ProcessPlacement& process : saved.processes()) {
     FERMATA_TRY_RESULT(planner.add(process).within("placement"));
   }
-  return planner.take();
+  Plan plan = planner.take();
+  plan.planned = saved;
+  return plan;
 }
 
 }  // namespace fermata::numa

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/status.h"
@@ -13,6 +14,16 @@
 #include "proto/placement.pb.h"
 
 namespace fermata::numa {
+
+/// What a restart does with a saved placement.
+enum class Mode {
+  kKeep,    ///< the numbers of CPUs and nodes as they were; what does not exist here is dropped
+  kReplan,  ///< what was near stays near, in this machine's numbers
+  kIgnore,  ///< nothing: the kernel places all
+};
+
+/// "keep", "replan", "ignore"; kUsage.
+Result<Mode> parse_mode(std::string_view text);
 
 /// A system call to make in a thread of the pod. Where `mask_argument` >= 0, the words of
 /// `nodemask` are written to memory of the process first and their address becomes that argument.
@@ -41,6 +52,8 @@ struct Plan {
   std::vector<PlannedCall> after_contents;
   /// set_mempolicy(2), in the thread vtid itself, before it runs.
   std::vector<PlannedCall> thread_policies;
+  /// Where all will be, in the numbers of this machine.
+  image::Placement planned;
   /// One sentence for everything that was dropped.
   std::vector<std::string> notes;
 };

@@ -1,0 +1,49 @@
+// Places a pod that is rebuilt: carries a plan of numa/ out in the processes that the engine
+// builds. On the tracer's thread.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "common/status.h"
+#include "node-agent/engine/capture.h"
+#include "numa/plan.h"
+#include "proto/placement.pb.h"
+
+namespace fermata::node_agent {
+
+class PodPlacer {
+ public:
+  /// Plans for this machine and what this process may use of it. kDamaged: the placement, which
+  /// comes from an image, makes no sense.
+  static Result<PodPlacer> plan(const image::Placement& saved, numa::Mode mode);
+
+  /// As the engine's rebuild calls them (engine/rebuild.h). A policy that the machine refuses is
+  /// told in notes(); it does not end the restart.
+  Status before_contents(const engine::FrozenProcess& process, engine::Remote& remote);
+  Status after_contents(const engine::FrozenProcess& process, engine::Remote& remote);
+  Status each_thread(const engine::FrozenProcess& process, const engine::FrozenThread& thread,
+                     engine::Remote& remote);
+
+  /// Binds every thread as planned.
+  void bind(const std::vector<engine::FrozenProcess>& processes);
+
+  /// Keeps the plan for who asks later how the job lies against it; load() reads it back. Readable
+  /// for all.
+  Status save(const std::filesystem::path& file) const;
+  /// kNotFound: nothing was planned.
+  static Result<image::Placement> load(const std::filesystem::path& file);
+
+  /// What is not as it was, one sentence each.
+  const std::vector<std::string>& notes() const { return notes_; }
+
+ private:
+  PodPlacer() = default;
+  Status make(const numa::PlannedCall& planned, engine::Remote& remote);
+
+  numa::Plan plan_;
+  std::vector<std::string> notes_;
+};
+
+}  // namespace fermata::node_agent
