@@ -34,6 +34,12 @@ Result<Crid> parse_crid(std::string_view text) {
   return Crid{*value};
 }
 
+std::string to_string(const PodId& pod) {
+  std::string text = to_string(pod.step) + '/' + std::to_string(pod.pod);
+  if (pod.start != 0) text += '+' + std::to_string(pod.start);
+  return text;
+}
+
 Result<JobStep> parse_job_step(std::string_view text) {
   const size_t dot = text.find('.');
   const auto job = parse_decimal<uint64_t>(text.substr(0, dot));

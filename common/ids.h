@@ -24,8 +24,18 @@ struct JobStep {
   auto operator<=>(const JobStep&) const = default;
 };
 
+/// One pod of a step, and which start of the step it is of (0: the first).
+struct PodId {
+  JobStep step;
+  uint32_t pod = 0;
+  uint32_t start = 0;
+  auto operator<=>(const PodId&) const = default;
+};
+
 std::string to_string(Crid crid);
 std::string to_string(JobStep step);
+/// "1234.0/2": pod 2; "1234.0/2+1": of the second start.
+std::string to_string(const PodId& pod);
 
 /// Decimal digits only, 1 to 2^64-1.
 Result<Crid> parse_crid(std::string_view text);

@@ -9,9 +9,11 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "common/ids.h"
 #include "common/status.h"
+#include "proto/addresses.pb.h"
 
 namespace fermata::coord {
 
@@ -47,6 +49,9 @@ struct AgentReport {
   std::string image;          ///< file name in the folder of the set
   std::string digest;         ///< of the image
   std::string time;           ///< of the cut, ISO 8601 in UTC
+  Duration took{};            ///< the phase, at the agent
+  /// After kCapture: connections that leave the pod.
+  std::vector<image::OutsideConnection> connections;
 };
 
 class Agent {

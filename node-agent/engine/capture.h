@@ -13,6 +13,7 @@
 
 #include "common/memory_image.h"
 #include "common/status.h"
+#include "common/unique_fd.h"
 #include "node-agent/engine/remote.h"
 #include "proto/objects.pb.h"
 
@@ -52,6 +53,13 @@ class FrozenPod {
   virtual const std::vector<FrozenProcess>& processes() const = 0;
   /// A stopped thread to make calls in.
   virtual Result<Remote*> remote(int vpid, int vtid) = 0;
+
+  /// After capture(): TCP connections whose other end is not in the pod. Refused (kCannotHold)
+  /// unless allow_outside_connections() was called before.
+  virtual const std::vector<image::OutsideConnection>& outside_connections() const = 0;
+  virtual void allow_outside_connections() = 0;
+  /// Our descriptors of those connections, for nudge(); taken once.
+  virtual std::vector<UniqueFd> take_outside_sockets() = 0;
 
   /// Lets every thread run on where it was. Also done by the destructor.
   virtual Status resume() = 0;

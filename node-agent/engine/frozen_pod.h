@@ -16,6 +16,13 @@ class HeldPod : public FrozenPod {
   const std::vector<MemoryRegion>& memory() const override { return memory_; }
   const std::vector<FrozenProcess>& processes() const override { return listed_; }
   Result<Remote*> remote(int vpid, int vtid) override;
+  const std::vector<image::OutsideConnection>& outside_connections() const override {
+    return outside_;
+  }
+  void allow_outside_connections() override { outside_allowed_ = true; }
+  std::vector<UniqueFd> take_outside_sockets() override {
+    return std::exchange(outside_sockets_, {});
+  }
   Status resume() override;
   Status kill() override;
 
@@ -37,6 +44,9 @@ class HeldPod : public FrozenPod {
   std::vector<HeldProcess> held_;
   std::vector<FrozenProcess> listed_;
   std::vector<MemoryRegion> memory_;
+  bool outside_allowed_ = false;
+  std::vector<image::OutsideConnection> outside_;
+  std::vector<UniqueFd> outside_sockets_;
   std::vector<pid_t> dead_;  ///< tracees killed by others, still to be waited for
 };
 

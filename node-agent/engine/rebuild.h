@@ -14,6 +14,7 @@
 #include "common/memory_image.h"
 #include "common/status.h"
 #include "node-agent/engine/capture.h"
+#include "node-agent/engine/inet_address.h"
 #include "proto/objects.pb.h"
 
 namespace fermata::engine {
@@ -26,6 +27,20 @@ Status validate(const image::PodObjects& objects, const std::vector<MemoryRegion
 /// kUnsupported names what is missing.
 Status check_requirements(const image::Requirements& needs);
 
+/// How sockets that other pods may reach get their addresses. Ports are kept where they are free.
+struct NetworkRequest {
+  /// The address on this node that stands for one of the image's node; the port is not looked at.
+  /// Null: the same.
+  std::function<Result<InetAddress>(const InetAddress& then)> address_here;
+  /// Called once, when every socket of the pod is bound and none is connected to another pod: `own`
+  /// are the pod's addresses, then and now. Returns those of all pods of the step. May block. Null:
+  /// a pod alone.
+  std::function<Result<image::AddressMap>(const image::AddressMap& own)> exchange;
+  /// Connections to addresses that are not in that map end with ECONNRESET; otherwise they are
+  /// refused.
+  bool reset_outside = false;
+};
+
 struct RebuildRequest {
   const image::PodObjects* objects = nullptr;
   const std::vector<MemoryRegion>* memory = nullptr;
@@ -34,6 +49,7 @@ struct RebuildRequest {
   pid_t init = -1;
   Credentials owner;                     ///< what the rebuilt processes become
   std::array<int, 3> stdio{-1, -1, -1};  ///< our descriptors that replace the job's streams
+  NetworkRequest network;
   /// Called for each process when its maps stand and are still empty, and again when they are full:
   /// memory policies. May be null.
   std::function<Status(const FrozenProcess&, Remote&)> before_contents;
