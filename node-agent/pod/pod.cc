@@ -9,6 +9,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
+#include <climits>
 #include <cstdlib>
 
 #include "node-agent/pod/cgroup.h"
@@ -55,6 +57,26 @@ Status check_working_directory(const PodSpec& spec) {
   }
   if (faccessat(AT_FDCWD, folder, X_OK, AT_EACCESS) != 0) {
     return errno_status(errno, fmt::format("the working directory {}", spec.working_directory));
+  }
+  return Status::ok();
+}
+
+/// Which ranks are in which pod, spelt out also for a step of one.
+Status lay_out(const PodSpec& spec, PodinitConfig& config) {
+  config.ranks = spec.ranks;
+  config.pod = spec.pod;
+  config.pod_of_rank = spec.pod_of_rank;
+  config.hosts = spec.hosts;
+  if (config.pod_of_rank.empty()) config.pod_of_rank.assign(spec.ranks, spec.pod);
+  if (config.hosts.empty()) {
+    std::array<char, HOST_NAME_MAX + 1> name{};
+    gethostname(name.data(), name.size() - 1);
+    config.hosts = {spec.host_name.empty() ? name.data() : spec.host_name};
+  }
+  if (config.pod_of_rank.size() != spec.ranks || spec.pod >= config.hosts.size()) {
+    return {Code::kUsage,
+            fmt::format("job {}: pod {} of {}, and pods for {} of {} ranks", to_string(spec.job),
+                        spec.pod, config.hosts.size(), config.pod_of_rank.size(), spec.ranks)};
   }
   return Status::ok();
 }
@@ -146,7 +168,7 @@ Result<Pod> Pod::launch(const PodSpec& spec) {
   start.working_directory = spec.working_directory;
   start.stdio = spec.stdio;
   start.config.job = spec.job;
-  start.config.ranks = spec.ranks;
+  FERMATA_TRY_RESULT(lay_out(spec, start.config));
   start.config.command = spec.command;
   start.config.environment = spec.environment;
 
@@ -154,7 +176,8 @@ Result<Pod> Pod::launch(const PodSpec& spec) {
   GroupGuard guard(std::move(made));
   InitRequest request;
   request.group = guard.group();
-  request.host_name = spec.host_name;
+  request.host_name =
+      spec.host_name.empty() && !spec.hosts.empty() ? spec.hosts[spec.pod] : spec.host_name;
   request.start = &start;
   auto state = std::make_unique<State>();
   FERMATA_ASSIGN(state->init, start_init(request));

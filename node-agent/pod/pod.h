@@ -30,11 +30,17 @@ Result<std::filesystem::path> cgroup2_mount();
 struct PodSpec {
   JobStep job;
   Credentials user;
-  uint32_t ranks = 1;
+  uint32_t ranks = 1;  ///< of the step, in all of its pods
+  uint32_t pod = 0;    ///< which pod of the step this one is
+  /// By rank: the pod it is in. Empty: all are in this one.
+  std::vector<uint32_t> pod_of_rank;
+  /// By pod: the host name its ranks know, distinct for each. Empty: a step of one pod, and
+  /// `host_name`.
+  std::vector<std::string> hosts;
   std::vector<std::string> command;      ///< argv of each rank; [0] is looked up in the user's PATH
   std::vector<std::string> environment;  ///< "NAME=value"
   std::string working_directory;
-  std::string host_name;              ///< UTS name inside; empty: the host's
+  std::string host_name;              ///< UTS name inside; empty: that of `hosts`, or the host's
   std::array<int, 3> stdio{0, 1, 2};  ///< become 0, 1, 2 of podinit and so of the ranks
 };
 

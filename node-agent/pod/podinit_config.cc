@@ -1,12 +1,14 @@
 #include "node-agent/pod/podinit_config.h"
 
+#include <algorithm>
 #include <charconv>
+#include <set>
 #include <string_view>
 
 namespace fermata::pod {
 namespace {
 
-constexpr std::string_view kMagic = "fermata-podinit 1";
+constexpr std::string_view kMagic = "fermata-podinit 2";
 
 class Writer {
  public:
@@ -15,6 +17,10 @@ class Writer {
     out_.push_back('\0');
   }
   void number(uint64_t value) { text(std::to_string(value)); }
+  void numbers(const std::vector<uint32_t>& values) {
+    number(values.size());
+    for (const uint32_t value : values) number(value);
+  }
   void list(const std::vector<std::string>& values) {
     number(values.size());
     for (const std::string& value : values) text(value);
@@ -49,6 +55,14 @@ class Reader {
     }
     return value;
   }
+  std::vector<uint32_t> numbers() {
+    const uint64_t count = number(rest_.size());
+    std::vector<uint32_t> values;
+    for (uint64_t i = 0; i < count && good_; ++i) {
+      values.push_back(static_cast<uint32_t>(number(UINT32_MAX)));
+    }
+    return values;
+  }
   std::vector<std::string> list() {
     // Each entry takes at least its NUL, so a count beyond what is left is wrong.
     const uint64_t count = number(rest_.size());
@@ -64,6 +78,16 @@ class Reader {
   bool good_ = true;
 };
 
+/// Every rank has a pod, every pod a name of its own, and this pod is one of them.
+bool describes_a_step(const PodinitConfig& config) {
+  const std::set<std::string_view> names(config.hosts.begin(), config.hosts.end());
+  return config.ranks > 0 && config.pod_of_rank.size() == config.ranks &&
+         config.pod < config.hosts.size() && names.size() == config.hosts.size() &&
+         !names.contains("") &&
+         std::all_of(config.pod_of_rank.begin(), config.pod_of_rank.end(),
+                     [&](uint32_t pod) { return pod < config.hosts.size(); });
+}
+
 }  // namespace
 
 std::string encode(const PodinitConfig& config) {
@@ -72,6 +96,9 @@ std::string encode(const PodinitConfig& config) {
   out.number(config.job.job);
   out.number(config.job.step);
   out.number(config.ranks);
+  out.number(config.pod);
+  out.numbers(config.pod_of_rank);
+  out.list(config.hosts);
   out.text(config.program);
   out.list(config.command);
   out.list(config.environment);
@@ -85,11 +112,14 @@ Result<PodinitConfig> decode_podinit_config(const std::string& text) {
   config.job.job = in.number(UINT64_MAX);
   config.job.step = static_cast<uint32_t>(in.number(UINT32_MAX));
   config.ranks = static_cast<uint32_t>(in.number(UINT32_MAX));
+  config.pod = static_cast<uint32_t>(in.number(UINT32_MAX));
+  config.pod_of_rank = in.numbers();
+  config.hosts = in.list();
   config.program = in.text();
   config.command = in.list();
   config.environment = in.list();
-  if (magic != kMagic || !in.good() || !in.at_end() || config.ranks == 0 ||
-      config.command.empty()) {
+  if (magic != kMagic || !in.good() || !in.at_end() || config.command.empty() ||
+      !describes_a_step(config)) {
     return failure(Code::kInternal,
                    "the configuration of podinit is not one of this version; fermata and "
                    "fermata-podinit have to be of the same build");
