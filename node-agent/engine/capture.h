@@ -31,6 +31,16 @@ struct FrozenProcess {
   std::vector<FrozenThread> threads;
 };
 
+/// Memory of a pod that is about to be let go: twin.h.
+struct TwinMemory {
+  /// As FrozenPod::memory(); what a process has of its own is read from its twin, which lives as
+  /// long as a source that reads it.
+  std::vector<MemoryRegion> regions;
+  /// The part of `regions` that no twin has: to be copied while the pod still stands. Their sources
+  /// read the stopped pod.
+  std::vector<MemoryRegion> rest;
+};
+
 class FrozenPod {
  public:
   /// Stops every process of the cgroup v2 group `group` (freeze, seize, thaw: each thread is then
@@ -49,6 +59,10 @@ class FrozenPod {
   /// After capture(): the memory of every process and shared object; sources read the stopped pod
   /// and are valid until resume() or kill(). Sources may be read from any thread.
   virtual const std::vector<MemoryRegion>& memory() const = 0;
+
+  /// After capture(): copy-on-write twins of all processes, so that the pod may be let go before
+  /// its memory was read. Fails where there is no room for them; the pod then stands as before.
+  virtual Result<TwinMemory> twins(const image::PodObjects& objects) = 0;
 
   virtual const std::vector<FrozenProcess>& processes() const = 0;
   /// A stopped thread to make calls in.

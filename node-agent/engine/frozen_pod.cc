@@ -15,6 +15,7 @@
 
 #include "common/log.h"
 #include "node-agent/engine/cgroup_freezer.h"
+#include "node-agent/engine/twin.h"
 
 namespace fermata::engine {
 namespace {
@@ -139,6 +140,10 @@ void HeldPod::release_all() {
   }
 }
 
+Result<TwinMemory> HeldPod::twins(const image::PodObjects& objects) {
+  return make_twins(group_, held_, objects, memory_);
+}
+
 Status HeldPod::resume() {
   release_all();
   return Status::ok();
@@ -189,7 +194,7 @@ Result<std::unique_ptr<FrozenPod>> FrozenPod::freeze(const std::filesystem::path
   std::string reason;
   while (true) {
     FERMATA_TRY_RESULT(wait_for_vforks(group, deadline));
-    auto pod = std::make_unique<HeldPod>(init);
+    auto pod = std::make_unique<HeldPod>(group, init);
     {
       FERMATA_ASSIGN(CgroupFreezer freezer, CgroupFreezer::freeze(group, deadline_ms));
       FERMATA_ASSIGN(const std::vector<pid_t> pids, group_processes(group));

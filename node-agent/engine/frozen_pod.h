@@ -9,11 +9,12 @@ namespace fermata::engine {
 
 class HeldPod : public FrozenPod {
  public:
-  explicit HeldPod(pid_t init) : init_(init) {}
+  HeldPod(std::filesystem::path group, pid_t init) : group_(std::move(group)), init_(init) {}
   ~HeldPod() override { release_all(); }
 
   Result<image::PodObjects> capture() override;
   const std::vector<MemoryRegion>& memory() const override { return memory_; }
+  Result<TwinMemory> twins(const image::PodObjects& objects) override;
   const std::vector<FrozenProcess>& processes() const override { return listed_; }
   Result<Remote*> remote(int vpid, int vtid) override;
   const std::vector<image::OutsideConnection>& outside_connections() const override {
@@ -39,6 +40,7 @@ class HeldPod : public FrozenPod {
   Status add_zombies();
   void list_processes();
 
+  std::filesystem::path group_;
   pid_t init_;
   std::filesystem::path suspended_group_;
   std::vector<HeldProcess> held_;

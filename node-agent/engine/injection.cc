@@ -14,12 +14,16 @@
 // The code, position independent. Entry fermata_inject_single makes the one call whose arguments
 // are in the registers; fermata_inject_batch makes the calls of the table at %rbx, %rbp in number.
 // The save area follows: sixteen registers, flags, signal mask, instruction pointer.
+// Entry fermata_inject_twin makes a copy-on-write twin (twin.h): a go-between that shares the
+// memory makes the twin, tells its PID at (%rbx) and ends; the twin gives up its files, sleeps for
+// the time at (%rbp) and ends. Neither uses a stack.
 // From the tail on no instruction changes a flag, and the stack is the program's own again before
 // signals are let through, so a handler that runs then finds a sound frame.
 asm(R"(
     .pushsection .rodata
     .balign 16
-    .globl fermata_inject_single, fermata_inject_batch, fermata_inject_save, fermata_inject_end
+    .globl fermata_inject_single, fermata_inject_batch, fermata_inject_twin
+    .globl fermata_inject_save, fermata_inject_end
 fermata_inject_single:
     syscall
     jmp 3f
@@ -63,6 +67,48 @@ fermata_inject_batch:
     mov fermata_inject_save+112(%rip), %r14
     mov fermata_inject_save+120(%rip), %r15
     jmp *fermata_inject_save+144(%rip)
+fermata_inject_twin:
+    mov $56, %eax
+    mov $0x4500, %edi
+    xor %esi, %esi
+    xor %edx, %edx
+    xor %r10d, %r10d
+    xor %r8d, %r8d
+    syscall
+    test %rax, %rax
+    jz 5f
+    mov $0x7fffffff, %edi
+    js 4f
+    mov %eax, %edi
+4:  xor %esi, %esi
+    mov $0x40000000, %edx
+    xor %r10d, %r10d
+    mov $61, %eax
+    syscall
+    jmp 2b
+5:  mov $56, %eax
+    mov $0x400, %edi
+    xor %esi, %esi
+    syscall
+    test %rax, %rax
+    jz 6f
+    mov %rax, (%rbx)
+    mov $60, %eax
+    xor %edi, %edi
+    syscall
+6:  mov $436, %eax
+    xor %edi, %edi
+    mov $-1, %esi
+    mov $2, %edx
+    syscall
+    mov $35, %eax
+    mov %rbp, %rdi
+    xor %esi, %esi
+    syscall
+    mov $231, %eax
+    xor %edi, %edi
+    syscall
+    hlt
     .balign 8
 fermata_inject_save:
     .skip 152
@@ -73,6 +119,7 @@ fermata_inject_end:
 extern "C" {
 extern const std::byte fermata_inject_single[];
 extern const std::byte fermata_inject_batch[];
+extern const std::byte fermata_inject_twin[];
 extern const std::byte fermata_inject_save[];
 extern const std::byte fermata_inject_end[];
 }
@@ -302,6 +349,44 @@ Status CaptureRemote::run(std::span<RemoteCall> calls) {
     calls = calls.subspan(count);
   }
   return Status::ok();
+}
+
+Status CaptureRemote::begin_twin() {
+  constexpr timespec kUnlessTaken{5, 0};
+  FERMATA_TRY(ensure_scratch());
+  const uint64_t answer = site_->scratch_ + kTable;
+  FERMATA_TRY(put(answer, int64_t{0}));
+  FERMATA_TRY(put(answer + sizeof(int64_t), kUnlessTaken));
+  FERMATA_TRY(write_save_area());
+  GeneralRegisters registers = resume_;
+  registers.rip = site_->code_ + offset_of(fermata_inject_twin);
+  registers.orig_rax = ~0ULL;
+  registers.rbx = answer;
+  registers.rbp = answer + sizeof(int64_t);
+  registers.rsp = site_->scratch_ + kStackTop;
+  FERMATA_TRY(set_registers(tid_, registers));
+  FERMATA_TRY(set_signal_mask(tid_, kAllSignals));
+  FERMATA_ASSIGN_STATUS(const Stop at_clone, next_stop());
+  if (!at_clone.syscall) return {Code::kInternal, "a stop that is no system call's"};
+  return resume_thread(tid_, PTRACE_SYSCALL);
+}
+
+Result<int> CaptureRemote::end_twin() {
+  constexpr int kStops = 3;  // the end of clone, beginning and end of wait4
+  for (int stops = 0; stops < kStops;) {
+    if (stops > 0) FERMATA_TRY_RESULT(resume_thread(tid_, PTRACE_SYSCALL));
+    const Result<Stop> stop = wait_stop(tid_);
+    if (!stop) {
+      out_ = true;
+      return Failure(stop.error());
+    }
+    if (stop->syscall) ++stops;
+  }
+  FERMATA_TRY_RESULT(leave_code());
+  int64_t twin = 0;
+  FERMATA_TRY_RESULT(get(site_->scratch_ + kTable, twin));
+  if (twin > 0) return static_cast<int>(twin);
+  return errno_failure(twin == 0 ? EAGAIN : static_cast<int>(-twin), "making a copy-on-write twin");
 }
 
 }  // namespace fermata::engine

@@ -60,6 +60,12 @@ class CaptureRemote : public Remote {
   /// Whether a call did not come back in time: the thread is in it still, and ends it by itself.
   bool is_out() const { return out_; }
 
+  /// Starts the making of a copy-on-write twin of the process and does not wait for it, so that
+  /// several processes make theirs at once. end_twin() has to follow before any other call.
+  Status begin_twin();
+  /// The twin's PID in the pod; it sleeps for five seconds. Fails with clone(2)'s errno.
+  Result<int> end_twin();
+
   /// Maps the scratch area if it is not there; run() and argument_address() need it.
   Status ensure_scratch();
   /// Unmaps it. The process is then as it was, but for bytes nobody reads behind the vDSO's end.

@@ -1,0 +1,188 @@
+#include "node-agent/engine/twin.h"
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <map>
+
+#include "node-agent/engine/cgroup_freezer.h"
+#include "node-agent/engine/pages.h"
+
+namespace fermata::engine {
+namespace {
+
+/// A twin in our hands. Its end is ours to wait for first, PID 1's then.
+class Twin {
+ public:
+  explicit Twin(pid_t pid) : pid_(pid) {}
+  Twin(const Twin&) = delete;
+  Twin& operator=(const Twin&) = delete;
+  ~Twin() {
+    ::kill(pid_, SIGKILL);
+    reap_tracees({pid_});
+  }
+
+  pid_t pid() const { return pid_; }
+
+ private:
+  pid_t pid_;
+};
+
+class TwinSource final : public MemorySource {
+ public:
+  TwinSource(std::shared_ptr<const Twin> twin, std::shared_ptr<const MemorySource> memory)
+      : twin_(std::move(twin)), memory_(std::move(memory)) {}
+  Status read(uint64_t address, std::span<std::byte> out) const override {
+    return memory_->read(address, out);
+  }
+
+ private:
+  std::shared_ptr<const Twin> twin_;  // outlives the reading of it
+  std::shared_ptr<const MemorySource> memory_;
+};
+
+/// Takes hold of a twin that sleeps.
+Result<std::shared_ptr<const Twin>> take(pid_t pid) {
+  FERMATA_TRY_RESULT(seize(pid, PTRACE_O_EXITKILL));
+  auto twin = std::make_shared<const Twin>(pid);
+  FERMATA_TRY_RESULT(interrupt(pid));
+  FERMATA_ASSIGN([[maybe_unused]] const Stop stop, wait_stop(pid));
+  // Where memory runs out it is the twin that goes, and the set with it, not the job.
+  std::ofstream(fmt::format("/proc/{}/oom_score_adj", pid)) << 1000;
+  return twin;
+}
+
+/// Twins by the PID in the pod of who they are of.
+using Twins = std::map<int, std::shared_ptr<const Twin>>;
+
+/// Has every process make its twin; `wanted` gets the PIDs in the pod of twin and original.
+Status fork_all(std::vector<HeldProcess>& held, std::map<int, int>& wanted) {
+  std::vector<std::pair<HeldProcess*, CaptureRemote*>> begun;
+  Status first;
+  for (HeldProcess& process : held) {
+    if (process.zombie) continue;
+    Status status;
+    Result<CaptureRemote*> remote = remote_of(process, process.leader());
+    status = remote ? (*remote)->begin_twin() : remote.error();
+    if (!status) {
+      first = status.within(process.describe());
+      break;
+    }
+    begun.emplace_back(&process, *remote);
+  }
+  for (const auto& [process, remote] : begun) {
+    const Result<int> twin = remote->end_twin();
+    if (twin) {
+      wanted[*twin] = process->vpid;
+    } else if (first) {
+      first = twin.error().within(process->describe());
+    }
+  }
+  return first;
+}
+
+/// Finds those of `wanted` by their PID in the pod and takes hold of each.
+Status take_all(const std::filesystem::path& group, const std::vector<HeldProcess>& held,
+                const std::map<int, int>& wanted, Twins& twins) {
+  FERMATA_ASSIGN_STATUS(const std::vector<pid_t> pids, group_processes(group));
+  for (const pid_t pid : pids) {
+    const bool known = std::any_of(held.begin(), held.end(),
+                                   [&](const HeldProcess& process) { return process.pid == pid; });
+    if (known) continue;
+    const Result<ProcStatus> status = read_status(pid, pid);
+    if (!status) continue;  // another's, and ended
+    const auto original = wanted.find(status->vpid);
+    if (original == wanted.end()) continue;
+    FERMATA_ASSIGN_STATUS(twins[original->second], take(pid));
+  }
+  if (twins.size() == wanted.size()) return Status::ok();
+  return {Code::kGone, "a copy-on-write twin ended before it could be read"};
+}
+
+struct Range {
+  uint64_t start;
+  uint64_t end;
+};
+
+/// What fork(2) does not give to a child (madvise(2)), in ascending order.
+std::vector<Range> left_out(const image::PodObjects& objects, int vpid) {
+  std::vector<Range> ranges;
+  for (const image::Process& process : objects.processes()) {
+    if (process.vpid() != vpid) continue;
+    for (const image::Vma& vma : process.vmas()) {
+      const bool out = std::any_of(vma.advice().begin(), vma.advice().end(), [](int advice) {
+        return advice == MADV_DONTFORK || advice == MADV_WIPEONFORK;
+      });
+      if (out) ranges.push_back({vma.start(), vma.end()});
+    }
+  }
+  return ranges;
+}
+
+/// The parts of `extents` that lie in `ranges`.
+std::vector<Extent> inside(const std::vector<Extent>& extents, const std::vector<Range>& ranges) {
+  std::vector<Extent> out;
+  for (const Extent& extent : extents) {
+    for (const Range& range : ranges) {
+      const uint64_t start = std::max(extent.address, range.start);
+      const uint64_t end = std::min(extent.address + extent.length, range.end);
+      if (start < end && extent.where == Where::kHere) out.push_back({start, end - start});
+    }
+  }
+  return out;
+}
+
+/// Cuts extents at the ends of `ranges`, so that each is either in a twin or not.
+std::vector<Extent> cut_at(const std::vector<Extent>& extents, const std::vector<Range>& ranges) {
+  std::vector<Extent> out;
+  for (Extent extent : extents) {
+    for (const Range& range : ranges) {
+      for (const uint64_t at : {range.start, range.end}) {
+        if (at <= extent.address || at >= extent.address + extent.length) continue;
+        out.push_back({extent.address, at - extent.address, extent.where});
+        extent = {at, extent.address + extent.length - at, extent.where};
+      }
+    }
+    out.push_back(extent);
+  }
+  return out;
+}
+
+}  // namespace
+
+Result<TwinMemory> make_twins(const std::filesystem::path& group, std::vector<HeldProcess>& held,
+                              const image::PodObjects& objects,
+                              const std::vector<MemoryRegion>& memory) {
+  std::map<int, int> wanted;
+  const Status forked = fork_all(held, wanted);
+  Twins twins;
+  const Status taken = take_all(group, held, wanted, twins);
+  if (!forked) return Failure(forked);
+  if (!taken) return Failure(taken);
+
+  TwinMemory out;
+  for (const MemoryRegion& region : memory) {
+    if (region.id.kind != MemoryId::Kind::kProcess) {
+      out.regions.push_back(region);
+      out.rest.push_back(region);
+      continue;
+    }
+    const auto vpid = static_cast<int>(region.id.id);
+    const std::vector<Range> ranges = left_out(objects, vpid);
+    const std::shared_ptr<const Twin>& twin = twins.at(vpid);
+    FERMATA_ASSIGN(std::shared_ptr<const MemorySource> bytes,
+                   ProcessMemorySource::open(twin->pid()));
+    out.regions.push_back({region.id, cut_at(region.extents, ranges),
+                           std::make_shared<TwinSource>(twin, std::move(bytes))});
+    std::vector<Extent> rest = inside(region.extents, ranges);
+    if (!rest.empty()) out.rest.push_back({region.id, std::move(rest), region.source});
+  }
+  return out;
+}
+
+}  // namespace fermata::engine

@@ -1,0 +1,101 @@
+#include <fmt/format.h>
+
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "node-agent/engine/cgroup_freezer.h"
+#include "tests/unit/engine/engine_fixture.h"
+
+namespace fermata::engine {
+namespace {
+
+class TwinTest : public EngineTest {
+ protected:
+  void start_counting() {
+    start(fmt::format("exec {}", COUNTING));
+    wait_for_file("ready");
+    std::istringstream place(contents("ready"));
+    ASSERT_TRUE(place >> address_ >> words_);
+  }
+
+  /// The twins of the running job, the job running on.
+  Result<KeptPod> hold_twins() {
+    FERMATA_ASSIGN(std::unique_ptr<FrozenPod> frozen,
+                   FrozenPod::freeze(the_pod().group(), the_pod().init_pid(), 5000));
+    KeptPod kept;
+    FERMATA_ASSIGN(kept.objects, frozen->capture());
+    FERMATA_ASSIGN(TwinMemory twins, frozen->twins(kept.objects));
+    for (const MemoryRegion& region : twins.rest) rest_bytes_ += region.bytes_here();
+    FERMATA_TRY_RESULT(frozen->resume());
+    kept.memory = std::move(twins.regions);
+    return kept;
+  }
+
+  size_t processes() {
+    const Result<std::vector<pid_t>> pids = group_processes(the_pod().group());
+    return pids ? pids->size() : 0;
+  }
+
+  /// The words of the array as `memory` has them, up to the first that is not there.
+  std::vector<uint64_t> words_of(const std::vector<MemoryRegion>& memory) const {
+    std::vector<uint64_t> words;
+    for (const MemoryRegion& region : memory) {
+      for (const Extent& extent : region.extents) {
+        const uint64_t start = std::max(extent.address, address_);
+        const uint64_t end = std::min(extent.address + extent.length, address_ + words_ * 8);
+        if (start >= end || start != address_ + words.size() * 8) continue;
+        std::vector<uint64_t> part((end - start) / 8);
+        if (!region.source->read(start, std::as_writable_bytes(std::span(part)))) return words;
+        words.insert(words.end(), part.begin(), part.end());
+      }
+    }
+    return words;
+  }
+
+  uint64_t address_ = 0;
+  uint64_t words_ = 0;
+  uint64_t rest_bytes_ = 0;
+};
+
+TEST_F(TwinTest, Twin_HoldsTheInstant_WhileTheJobWritesOn) {
+  start_counting();
+  const size_t before = processes();
+  for (int round = 0; round < 5; ++round) {
+    const Result<KeptPod> kept = hold_twins();
+    ASSERT_TRUE(kept) << kept.error().message();
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    const std::vector<uint64_t> words = words_of(kept->memory);
+    ASSERT_EQ(words.size(), words_ - 65536) << "all but what is not given to children";
+    uint64_t changes = 0;
+    for (size_t i = 1; i < words.size(); ++i) {
+      if (words[i] == words[i - 1]) continue;
+      ++changes;
+      ASSERT_EQ(words[i] + 1, words[i - 1]) << i;
+    }
+    EXPECT_LE(changes, 1U);
+  }
+  EXPECT_GE(rest_bytes_, 5 * 65536 * sizeof(uint64_t)) << "that part is to be copied";
+  // The last reader gone, the twins are: PID 1 may still have to wait for them.
+  for (int i = 0; i < 500 && processes() != before; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_EQ(processes(), before);
+  write("go", "");
+  EXPECT_EQ(wait_end(), 0) << "the program has seen no child";
+}
+
+TEST_F(TwinTest, PipeEnds_WhileATwinLives) {
+  start(
+      "(: > ready; while ! [ -e close ]; do sleep 0.02; done) | cat; : > eof; "
+      "while ! [ -e go ]; do sleep 0.02; done");
+  wait_for_file("ready");
+  const Result<KeptPod> kept = hold_twins();
+  ASSERT_TRUE(kept) << kept.error().message();
+  write("close", "");
+  wait_for_file("eof");  // the twins hold no end of the pipe
+  write("go", "");
+}
+
+}  // namespace
+}  // namespace fermata::engine
