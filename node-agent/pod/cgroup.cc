@@ -132,13 +132,13 @@ Result<fs::path> cgroup2_mount() {
   return mount.point;
 }
 
-Result<fs::path> make_group(JobStep job) {
+Result<fs::path> make_group(const std::string& name) {
   FERMATA_ASSIGN(const Mount mount, find_mount());
   FERMATA_ASSIGN(const std::string ours, v2_line("/proc/self/cgroup"));
   fs::path base = place_in(mount, ours);
   if (!is_delegated(base)) base = mount.point;
   const fs::path parent = base / kOurFolder;
-  const fs::path group = parent / to_string(job);
+  const fs::path group = parent / name;
   // Whoever removes the last pod removes the parent: it may go between our two calls.
   for (int attempt = 0;; ++attempt) {
     if (mkdir(parent.c_str(), 0755) != 0 && errno != EEXIST) {
@@ -151,9 +151,9 @@ Result<fs::path> make_group(JobStep job) {
     }
   }
   if (is_populated(group)) {
-    return failure(Code::kConflict,
-                   fmt::format("a pod of job {} is running on this node (group {})", to_string(job),
-                               group.native()));
+    return failure(
+        Code::kConflict,
+        fmt::format("a pod of job {} is running on this node (group {})", name, group.native()));
   }
   return group;
 }

@@ -5,16 +5,15 @@
 #include <sys/types.h>
 
 #include <filesystem>
+#include <string>
 
-#include "common/ids.h"
 #include "common/status.h"
 #include "common/unique_fd.h"
 
 namespace fermata::pod {
 
-/// Makes `<mount>/<delegated part>/fermata/<job>.<step>`. kConflict when processes are in it
-/// already.
-Result<std::filesystem::path> make_group(JobStep job);
+/// Makes `<mount>/<delegated part>/fermata/<name>`. kConflict when processes are in it already.
+Result<std::filesystem::path> make_group(const std::string& name);
 
 /// The v2 group that a process is in.
 Result<std::filesystem::path> group_of_process(pid_t pid);

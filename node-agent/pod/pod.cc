@@ -14,6 +14,7 @@
 #include <cstdlib>
 
 #include "node-agent/pod/cgroup.h"
+#include "node-agent/pod/end_of_process.h"
 #include "node-agent/pod/pod_start.h"
 #include "node-agent/pod/program.h"
 
@@ -103,6 +104,8 @@ bool is_forwarded(int signo) {
 class GroupGuard {
  public:
   explicit GroupGuard(fs::path group) : group_(std::move(group)) {}
+  GroupGuard(GroupGuard&& other) noexcept : group_(other.take()) {}
+  GroupGuard& operator=(GroupGuard&&) = delete;
   GroupGuard(const GroupGuard&) = delete;
   GroupGuard& operator=(const GroupGuard&) = delete;
   ~GroupGuard() {
@@ -117,6 +120,13 @@ class GroupGuard {
   fs::path group_;
 };
 
+Result<GroupGuard> start_group(JobStep job, const GroupSpec& spec) {
+  FERMATA_ASSIGN(fs::path made, make_group(spec.name.empty() ? to_string(job) : spec.name));
+  GroupGuard guard(std::move(made));
+  if (spec.prepare) FERMATA_TRY_RESULT(spec.prepare(guard.group()));
+  return guard;
+}
+
 }  // namespace
 
 struct Pod::State {
@@ -130,7 +140,11 @@ struct Pod::State {
 
   /// Waits for our child; `options` as of waitid(2).
   void collect(int options) {
-    if (!is_child || wait_status) return;
+    if (wait_status) return;
+    if (!is_child) {
+      wait_status = wait_status_of(pidfd.get(), init);
+      return;
+    }
     siginfo_t info{};
     int result = 0;
     do {
@@ -172,8 +186,7 @@ Result<Pod> Pod::launch(const PodSpec& spec) {
   start.config.command = spec.command;
   start.config.environment = spec.environment;
 
-  FERMATA_ASSIGN(fs::path made, make_group(spec.job));
-  GroupGuard guard(std::move(made));
+  FERMATA_ASSIGN(GroupGuard guard, start_group(spec.job, spec.group));
   InitRequest request;
   request.group = guard.group();
   request.host_name =
@@ -189,9 +202,9 @@ Result<Pod> Pod::launch(const PodSpec& spec) {
 }
 
 Result<Pod> Pod::make_shell(JobStep job, const std::string& host_name,
-                            const std::string& domain_name, const PodClocks& clocks) {
-  FERMATA_ASSIGN(fs::path made, make_group(job));
-  GroupGuard guard(std::move(made));
+                            const std::string& domain_name, const PodClocks& clocks,
+                            const GroupSpec& group) {
+  FERMATA_ASSIGN(GroupGuard guard, start_group(job, group));
   InitRequest request;
   request.group = guard.group();
   request.host_name = host_name;

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -27,6 +28,14 @@ std::string missing_capabilities();
 /// /proc/self/mountinfo).
 Result<std::filesystem::path> cgroup2_mount();
 
+/// The cgroup v2 group of a pod.
+struct GroupSpec {
+  std::string name;  ///< empty: "<job>.<step>"
+  /// Called when the group stands and holds no process yet: what has to be there before the first
+  /// one. A failure ends the start, and the group is removed. May be null.
+  std::function<Status(const std::filesystem::path& group)> prepare;
+};
+
 struct PodSpec {
   JobStep job;
   Credentials user;
@@ -42,6 +51,7 @@ struct PodSpec {
   std::string working_directory;
   std::string host_name;              ///< UTS name inside; empty: that of `hosts`, or the host's
   std::array<int, 3> stdio{0, 1, 2};  ///< become 0, 1, 2 of podinit and so of the ranks
+  GroupSpec group;
 };
 
 /// Clock values that the pod's processes shall read now (time_namespaces(7)).
@@ -60,7 +70,8 @@ class Pod {
   /// The same without podinit: PID 1 is a fork of ours waiting in pause(), root, for the engine to
   /// rebuild the pod in.
   static Result<Pod> make_shell(JobStep job, const std::string& host_name,
-                                const std::string& domain_name, const PodClocks& clocks);
+                                const std::string& domain_name, const PodClocks& clocks,
+                                const GroupSpec& group = {});
 
   /// Takes over a running pod whose agent died.
   static Result<Pod> adopt(JobStep job, pid_t init, const std::filesystem::path& group);
@@ -81,7 +92,8 @@ class Pod {
 
   /// Sends a signal to podinit, which hands it to the ranks (SIGINT, SIGTERM, SIGUSR1 ...).
   Status signal(int signo) const;
-  /// Once the pidfd is readable: the wait status of PID 1 (nullopt when it was not our child).
+  /// Once the pidfd is readable: the wait status of PID 1. nullopt: it was not our child, and the
+  /// kernel does not tell others (end_of_process.h).
   std::optional<int> reap();
   /// SIGKILLs every process, waits for them, removes the group. Idempotent.
   Status destroy();

@@ -1,6 +1,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -316,6 +317,40 @@ TEST_F(PodTest, Pod_OutlivesItsAgent_AndIsAdopted) {
   EXPECT_FALSE(pod->reap().has_value());
   EXPECT_TRUE(pod->destroy());
   EXPECT_FALSE(fs::exists(group));
+  close(ends[0]);
+  close(ends[1]);
+}
+
+TEST_F(PodTest, Adopt_TellsHowThePodEnds_ThoughItIsNotOurChild) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  const fs::path ready = fs::temp_directory_path() / fmt::format("fermata-adopt-{}", getpid());
+  const PodSpec spec = script(
+      fmt::format("trap 'exit 5' USR1; : > {}; while :; do sleep 0.02; done", ready.native()));
+  const pid_t agent = fork();
+  if (agent == 0) {
+    const Result<Pod> pod = Pod::launch(spec);
+    const pid_t init = pod ? pod->init_pid() : -1;
+    if (write(ends[1], &init, sizeof init) < 0) _exit(1);
+    for (;;) pause();
+  }
+  pid_t init = -1;
+  ASSERT_EQ(read(ends[0], &init, sizeof init), static_cast<ssize_t>(sizeof init));
+  ASSERT_EQ(kill(agent, SIGKILL), 0);
+  ASSERT_EQ(waitpid(agent, nullptr, 0), agent);
+  Result<Pod> pod = Pod::adopt(spec.job, init, *group_of_process(init));
+  ASSERT_TRUE(pod) << pod.error().message();
+  EXPECT_TRUE(eventually([&] { return fs::exists(ready); })) << "the trap is set";
+  fs::remove(ready);
+  EXPECT_TRUE(pod->signal(SIGUSR1));
+  pollfd ended{pod->init_pidfd(), POLLIN, 0};
+  ASSERT_EQ(poll(&ended, 1, 30'000), 1);
+  std::optional<int> status;
+  EXPECT_TRUE(eventually([&] { return (status = pod->reap()).has_value(); }));
+  ASSERT_TRUE(status.has_value());
+  EXPECT_TRUE(WIFEXITED(*status)) << *status;
+  EXPECT_EQ(WEXITSTATUS(*status), 5);
+  EXPECT_TRUE(pod->destroy());
   close(ends[0]);
   close(ends[1]);
 }
