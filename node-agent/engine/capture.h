@@ -72,7 +72,8 @@ class FrozenPod {
   /// unless allow_outside_connections() was called before.
   virtual const std::vector<image::OutsideConnection>& outside_connections() const = 0;
   virtual void allow_outside_connections() = 0;
-  /// Our descriptors of those connections, for nudge(); taken once.
+  /// Our descriptors of the connections that a cut held up, those inside the pod included, for
+  /// nudge(); taken once. A close() of the program's takes effect when they are closed, too.
   virtual std::vector<UniqueFd> take_outside_sockets() = 0;
 
   /// Lets every thread run on where it was. Also done by the destructor.
@@ -80,5 +81,10 @@ class FrozenPod {
   /// SIGKILLs every process instead. PID 1 is left for its parent to reap.
   virtual Status kill() = 0;
 };
+
+/// What a cut held up is sent at once, instead of when a retransmission timer runs out; then closes
+/// the descriptors. The programs may run. Harmless to a socket that was closed or reset meanwhile.
+/// Any thread; needs CAP_NET_ADMIN.
+void nudge(std::vector<UniqueFd> sockets);
 
 }  // namespace fermata::engine

@@ -16,6 +16,7 @@ set(engine_file_sources
   socket_options.cc
   socket_support.cc
   stdio.cc
+  tcp_nudge.cc
   tcp_repair.cc
   tcp_socket.cc
   timerfd.cc
