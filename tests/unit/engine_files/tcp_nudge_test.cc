@@ -88,7 +88,6 @@ TEST(Nudge, RunningProgram_SeesNothing) {
     }
     ::shutdown(connection.one.get(), SHUT_WR);
   });
-  bool done = false;
   std::thread reader([&] { EXPECT_EQ(take(connection.other, kBytes, 20'000), kBytes); });
   for (int i = 0; i < 2000; ++i) {
     std::vector<UniqueFd> sockets;
