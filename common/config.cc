@@ -32,10 +32,17 @@ Status apply(std::string_view key, const toml::node& node, Config& config) {
     FERMATA_ASSIGN_STATUS(config.log_level, parse_log_level(text.value_or("")));
   } else if (key == "log_format") {
     FERMATA_ASSIGN_STATUS(config.log_format, parse_log_format(text.value_or("")));
+  } else if (key == "munge_socket") {
+    if (!text || !text->starts_with('/')) {
+      return {Code::kUsage, "munge_socket: an absolute path in quotes is expected"};
+    }
+    config.munge_socket = *text;
+  } else if (key == "slurm_user") {
+    if (!text) return {Code::kUsage, "slurm_user: a login name in quotes is expected"};
+    config.slurm_user = *text;
   } else {
     return {Code::kUsage,
-            fmt::format("there is no key '{}': checkpoint_dir, log_level and log_format are known",
-                        key)};
+            fmt::format("there is no key '{}': docs/fermata.toml lists those that are", key)};
   }
   return Status::ok();
 }

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <string>
 
 #include "common/log.h"
 #include "common/status.h"
@@ -15,6 +16,10 @@ struct Config {
   std::optional<std::filesystem::path> checkpoint_dir;
   LogLevel log_level = LogLevel::kWarning;
   LogFormat log_format = LogFormat::kText;
+  /// Absolute; unset: libmunge's own default.
+  std::optional<std::filesystem::path> munge_socket;
+  /// Its requests count as root's; such a user need not exist.
+  std::string slurm_user = "slurm";
 };
 
 /// Reads one file. kNotFound when there is none; kUsage, with file, line and column, when it is no

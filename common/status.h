@@ -10,8 +10,8 @@
 
 namespace fermata {
 
-/// The one table of error codes. Each maps to one exit code (exit_code_of) and, later, one gRPC
-/// code.
+/// The one table of error codes. Each maps to one exit code (exit_code_of) and one gRPC code
+/// (grpc_code_of).
 enum class Code : int {
   kOk = 0,
   kInternal,     ///< a state that should not be: a bug of ours
@@ -33,6 +33,12 @@ std::string_view code_name(Code code);
 
 /// Exit code of the `fermata` command for a failure of this code (docs/man lists them).
 int exit_code_of(Code code);
+
+/// Number of the gRPC status code (grpc::StatusCode) that carries a failure of this code; each is
+/// another one, so that code_of_grpc() brings it back.
+int grpc_code_of(Code code);
+/// The code behind a gRPC status; kInternal where none of ours is.
+Code code_of_grpc(int grpc_code);
 
 /// A failure. Messages say what failed, on which object, and what the reader can do.
 class [[nodiscard]] Status {

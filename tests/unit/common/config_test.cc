@@ -30,12 +30,15 @@ class ConfigFile : public testing::Test {
 };
 
 TEST_F(ConfigFile, EveryKey_IsRead) {
-  const auto config =
-      read("checkpoint_dir = \"/scratch/ckpt\"\nlog_level = \"debug\"\nlog_format = \"json\"\n");
+  const auto config = read(
+      "checkpoint_dir = \"/scratch/ckpt\"\nlog_level = \"debug\"\nlog_format = \"json\"\n"
+      "munge_socket = \"/run/m\"\nslurm_user = \"sl\"\n");
   ASSERT_TRUE(config) << config.error().message();
   EXPECT_EQ(config->checkpoint_dir, "/scratch/ckpt");
   EXPECT_EQ(config->log_level, LogLevel::kDebug);
   EXPECT_EQ(config->log_format, LogFormat::kJson);
+  EXPECT_EQ(config->munge_socket, "/run/m");
+  EXPECT_EQ(config->slurm_user, "sl");
 }
 
 TEST_F(ConfigFile, EmptyFile_GivesTheDefaults) {

@@ -54,6 +54,13 @@ TEST(Status, EveryCode_HasAnExitCodeAndANameOfItsOwn) {
   EXPECT_LT(*exits.rbegin(), 64);
 }
 
+TEST(Status, EveryCode_ComesBackFromItsGrpcCode) {
+  for (int code = 0; code <= static_cast<int>(Code::kConflict); ++code) {
+    EXPECT_EQ(code_of_grpc(grpc_code_of(static_cast<Code>(code))), static_cast<Code>(code));
+  }
+  EXPECT_EQ(code_of_grpc(1), Code::kInternal);
+}
+
 TEST(Status, ManPage_ListsEveryExitCode) {
   const std::string page = read_file(FERMATA_SOURCE_DIR "/docs/man/fermata.1").value();
   for (int code = 0; code <= static_cast<int>(Code::kConflict); ++code) {
