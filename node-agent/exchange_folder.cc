@@ -1,0 +1,309 @@
+#include "node-agent/exchange_folder.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/inotify.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <condition_variable>
+#include <deque>
+#include <future>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <thread>
+
+#include "common/log.h"
+#include "common/unique_fd.h"
+#include "node-agent/exchange_files.h"
+#include "node-agent/pod/exchange_layout.h"
+
+namespace fermata::node_agent {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// While podinit has not made its folders, and while the inbox has no room.
+constexpr std::chrono::milliseconds kRetry{20};
+// The outbox is not looked at more often than this: a user who writes there without end gets no
+// more of the agent's time.
+constexpr std::chrono::microseconds kBetweenScans{500};
+// Messages kept for a pod that does not take them.
+constexpr size_t kMaxPending = pod::kMaxExchangeFiles;
+
+bool same_pod(const wire::PodId& a, const PodId& b) {
+  return a.job() == b.step.job && a.step() == b.step.step && a.pod() == b.pod &&
+         a.start() == b.start;
+}
+
+wire::PodId to_wire(const PodId& pod) {
+  wire::PodId id;
+  id.set_job(pod.step.job);
+  id.set_step(pod.step.step);
+  id.set_pod(pod.pod);
+  id.set_start(pod.start);
+  return id;
+}
+
+}  // namespace
+
+/// The thread, and what other threads ask of it. Members above the mutex belong to the thread.
+class ExchangeFolder::Worker {
+ public:
+  Worker(UniqueFd pidfd, UniqueFd root, const PodId& pod, Credentials owner, Sender sender)
+      : pidfd_(std::move(pidfd)),
+        files_(std::move(root)),
+        pod_(pod),
+        owner_(std::move(owner)),
+        sender_(std::move(sender)),
+        changes_(inotify_init1(IN_CLOEXEC | IN_NONBLOCK)),
+        wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+  ~Worker() {
+    {
+      const std::lock_guard lock(mutex_);
+      ending_ = true;
+    }
+    wake();
+    if (thread_.joinable()) thread_.join();
+  }
+
+  Status start() {
+    if (!changes_ || !wake_) return errno_status(errno, "an inotify and an eventfd for the pod");
+    std::promise<Status> started;
+    std::future<Status> outcome = started.get_future();
+    thread_ = std::thread([this, &started] { run(started); });
+    return outcome.get();
+  }
+
+  void deliver(wire::ExchangeDown message) {
+    if (!same_pod(message.pod(), pod_) || message.ByteSizeLong() > pod::kMaxExchangeFile) {
+      log_warning(fmt::format("pod {}: a message that is too big or for another pod is dropped",
+                              to_string(pod_)));
+      return;
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      if (pending_.size() >= kMaxPending) {
+        log_warning(fmt::format("pod {}: it takes no messages; one is dropped", to_string(pod_)));
+        return;
+      }
+      pending_.push_back(std::move(message));
+    }
+    wake();
+  }
+
+  void resend() {
+    {
+      const std::lock_guard lock(mutex_);
+      resend_ = true;
+    }
+    wake();
+  }
+
+  Status hold(std::chrono::milliseconds patience) {
+    std::unique_lock lock(mutex_);
+    held_ = true;
+    if (idle_.wait_for(lock, patience, [this] { return !writing_; })) return Status::ok();
+    held_ = false;
+    return {Code::kTimeout,
+            fmt::format("pod {}: writing to its /dev/shm does not come to an end; it lies on a "
+                        "file system that does not answer, or is full",
+                        to_string(pod_))};
+  }
+
+  void release() {
+    {
+      const std::lock_guard lock(mutex_);
+      held_ = false;
+    }
+    wake();
+  }
+
+ private:
+  void wake() { (void)eventfd_write(wake_.get(), 1); }
+
+  void run(std::promise<Status>& started) {
+    const Result<FsCredentialScope> scope = FsCredentialScope::enter(owner_);
+    started.set_value(scope ? Status::ok() : scope.error());
+    if (!scope) return;
+    while (step()) {
+    }
+  }
+
+  /// One round of looking and doing; false when there will be no other.
+  bool step() {
+    bool last = false;
+    {
+      const std::lock_guard lock(mutex_);
+      last = ending_;
+      if (std::exchange(resend_, false)) sent_.clear();
+    }
+    if (!files_.is_open() && !last) open_folders();
+    if (files_.is_open()) {
+      send_outbox();
+      if (!last) write_inbox();
+    }
+    if (!last) wait();
+    return !last;
+  }
+
+  void open_folders() {
+    const Status opened = files_.open();
+    if (!opened) {
+      retry_ = true;
+      if (opened.code() != Code::kNotFound && !std::exchange(complained_, true)) {
+        log_warning(fmt::format("pod {}: {}", to_string(pod_), opened.message()));
+      }
+      return;
+    }
+    // Before the first look, so that no message falls between the two.
+    const std::string path = fmt::format("/proc/self/fd/{}", files_.outbox());
+    if (inotify_add_watch(changes_.get(), path.c_str(), IN_MOVED_TO | IN_ONLYDIR) < 0) {
+      log_warning(fmt::format("pod {}: {}", to_string(pod_),
+                              errno_status(errno, "watching its outbox").message()));
+    }
+    // It may have unread messages of the time before a restart.
+    wake_podinit();
+  }
+
+  void send_outbox() {
+    std::array<char, 4096> events;
+    while (read(changes_.get(), events.data(), events.size()) > 0) {
+    }
+    const Result<std::vector<uint64_t>> names = files_.list_outbox();
+    if (!names) {
+      if (!std::exchange(complained_, true)) {
+        log_warning(fmt::format("pod {}: {}", to_string(pod_), names.error().message()));
+      }
+      return;
+    }
+    std::set<uint64_t> there;
+    for (const uint64_t name : *names) {
+      // What is gone from the folder is forgotten here, too.
+      there.insert(name);
+      if (!sent_.contains(name)) send(name);
+    }
+    sent_ = std::move(there);
+  }
+
+  void send(uint64_t name) {
+    const Result<std::optional<std::string>> text = files_.read(name);
+    wire::ExchangeUp message;
+    if (text && !*text) return;
+    if (!text || !message.ParseFromString(**text)) {
+      log_warning(fmt::format("pod {}: message {} of its outbox {}", to_string(pod_), name,
+                              text ? "is none" : text.error().message()));
+      return;
+    }
+    *message.mutable_pod() = to_wire(pod_);
+    sender_(std::move(message));
+  }
+
+  void write_inbox() {
+    bool any = false;
+    while (std::optional<wire::ExchangeDown> message = next_pending()) {
+      const Status written = files_.write(message->SerializeAsString());
+      any = any || written.is_ok();
+      const bool again = !written && !gone_;
+      if (again) {
+        retry_ = true;
+        if (!std::exchange(complained_, true)) {
+          log_warning(fmt::format("pod {}: {}; tried again", to_string(pod_), written.message()));
+        }
+      }
+      done_writing(again ? std::move(message) : std::nullopt);
+      if (!written) break;
+    }
+    if (any) wake_podinit();
+  }
+
+  std::optional<wire::ExchangeDown> next_pending() {
+    const std::lock_guard lock(mutex_);
+    if (held_ || ending_ || pending_.empty()) return std::nullopt;
+    writing_ = true;
+    wire::ExchangeDown message = std::move(pending_.front());
+    pending_.pop_front();
+    return message;
+  }
+
+  /// `failed`: what has to be tried again.
+  void done_writing(std::optional<wire::ExchangeDown> failed) {
+    const std::lock_guard lock(mutex_);
+    writing_ = false;
+    if (failed) pending_.push_front(*std::move(failed));
+    idle_.notify_all();
+  }
+
+  void wake_podinit() {
+    // ESRCH: it has ended.
+    (void)syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGRTMIN, nullptr, 0);
+  }
+
+  void wait() {
+    std::this_thread::sleep_for(kBetweenScans);
+    std::array<pollfd, 3> sources{{{changes_.get(), POLLIN, 0},
+                                   {wake_.get(), POLLIN, 0},
+                                   {gone_ ? -1 : pidfd_.get(), POLLIN, 0}}};
+    const int timeout =
+        std::exchange(retry_, false) && !gone_ ? static_cast<int>(kRetry.count()) : -1;
+    poll(sources.data(), sources.size(), timeout);
+    eventfd_t count = 0;
+    (void)eventfd_read(wake_.get(), &count);
+    // Its last words are read in the next round; then only the destructor is waited for.
+    if (sources[2].revents != 0) gone_ = true;
+  }
+
+  UniqueFd pidfd_;
+  ExchangeFiles files_;
+  PodId pod_;
+  Credentials owner_;
+  Sender sender_;
+  UniqueFd changes_;
+  UniqueFd wake_;
+  std::set<uint64_t> sent_;
+  bool retry_ = false;
+  bool gone_ = false;
+  bool complained_ = false;  ///< once is enough for a log
+
+  std::mutex mutex_;
+  std::condition_variable idle_;
+  std::deque<wire::ExchangeDown> pending_;
+  bool resend_ = false;
+  bool held_ = false;
+  bool writing_ = false;
+  bool ending_ = false;
+  std::thread thread_;
+};
+
+Result<std::unique_ptr<ExchangeFolder>> ExchangeFolder::start(pid_t init, const PodId& pod,
+                                                              const Credentials& owner,
+                                                              Sender sender) {
+  UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, init, 0)));
+  if (!pidfd) return errno_failure(errno, fmt::format("pidfd_open of process {}", init));
+  // With our own rights: this link is the kernel's. What lies behind it is looked up with the
+  // owner's.
+  const std::string path = fmt::format("/proc/{}/root", init);
+  UniqueFd root(open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!root) return errno_failure(errno, path);
+  auto worker =
+      std::make_unique<Worker>(std::move(pidfd), std::move(root), pod, owner, std::move(sender));
+  FERMATA_TRY_RESULT(worker->start());
+  return std::unique_ptr<ExchangeFolder>(new ExchangeFolder(std::move(worker)));
+}
+
+ExchangeFolder::ExchangeFolder(std::unique_ptr<Worker> worker) : worker_(std::move(worker)) {}
+ExchangeFolder::~ExchangeFolder() = default;
+
+void ExchangeFolder::deliver(wire::ExchangeDown message) { worker_->deliver(std::move(message)); }
+void ExchangeFolder::resend() { worker_->resend(); }
+Status ExchangeFolder::hold(std::chrono::milliseconds patience) { return worker_->hold(patience); }
+void ExchangeFolder::release() { worker_->release(); }
+
+}  // namespace fermata::node_agent

@@ -1,0 +1,31 @@
+// Where podinit and the agent of its node leave messages for each other, and how big these may be.
+// A message is a file whose name is a decimal number, written under another name and renamed. Names
+// are never used twice in the life of a pod; order has no meaning.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace fermata::pod {
+
+/// Below the pod's root: podinit's messages (ExchangeUp), removed by podinit alone once they have
+/// no more use.
+inline constexpr const char* kExchangeOut = "dev/shm/.fermata/exchange/out";
+/// The agent's messages (ExchangeDown), removed by podinit once it has read them.
+inline constexpr const char* kExchangeIn = "dev/shm/.fermata/exchange/in";
+
+/// Bytes of one message.
+inline constexpr size_t kMaxExchangeFile = size_t{64} << 20;
+/// Messages in one of the folders.
+inline constexpr size_t kMaxExchangeFiles = 4096;
+
+/// Whether this is the name of a message, and not of one that is being written.
+inline bool is_exchange_name(std::string_view name) {
+  return !name.empty() && name.size() <= 20 &&
+         std::all_of(name.begin(), name.end(), [](char c) { return c >= '0' && c <= '9'; });
+}
+
+}  // namespace fermata::pod
