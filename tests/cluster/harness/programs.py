@@ -1,0 +1,75 @@
+"""What runs in the cluster, and how its result is read from its output."""
+import os
+import re
+
+from fermata_job import BIN, Failure, check, read
+
+RESULT = re.compile(r"^\w+: ranks \d+ iterations \d+ result [0-9a-f]{16}$", re.MULTILINE)
+MELT = "/usr/share/lammps/examples/melt/in.melt"
+
+
+class MpiProgram:
+    """One of tests/mpi or tests/cluster that takes ITERATIONS [DELAY_US] and prints a result line. The delay does not
+    change the result."""
+
+    def __init__(self, name, iterations, delay_us, arguments=()):
+        folder = "cluster" if os.path.exists(os.path.join(BIN, "cluster", name)) else "mpi"
+        self.name = name
+        self.path = os.path.join(BIN, folder, name)
+        self.iterations = iterations
+        self.delay_us = delay_us
+        self.arguments = [str(argument) for argument in arguments]
+
+    def prepare(self, folder):
+        """Makes what a run in this folder needs."""
+
+    def command(self, folder, fast=False):
+        del folder
+        return [self.path, str(self.iterations), str(0 if fast else self.delay_us), *self.arguments]
+
+    def progress(self, folder, output):
+        """A number that grows while the program runs (and may fall at a restart)."""
+        del folder
+        return [int(number) for number in re.findall(r"iteration (\d+) of", output)]
+
+    def result(self, folder, output):
+        """It may stand in the output of several starts: a cut can come after it was printed and before the end."""
+        del folder
+        lines = set(RESULT.findall(output))
+        check(len(lines) == 1, f"{self.name}: expected one result line, found {sorted(lines)}; output: {output[-2000:]}")
+        return lines.pop()
+
+
+class Lammps:
+    """The melt example; its result is the thermo table, to the last digit."""
+
+    name = "lammps"
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def prepare(self, folder):
+        text = re.sub(r"^run\s.*$", f"run {self.steps}", read(MELT), flags=re.MULTILINE)
+        if f"run {self.steps}" not in text:
+            raise Failure(f"{MELT} of lammps-examples has another form than expected")
+        with open(os.path.join(folder, "in.melt"), "w") as file:
+            file.write(text)
+
+    def command(self, folder, fast=False):
+        del fast
+        return ["lmp", "-in", os.path.join(folder, "in.melt"), "-log", os.path.join(folder, "log.lammps")]
+
+    def table(self, folder):
+        found = re.search(r"^ *Step .*?(?=^Loop time)", read(os.path.join(folder, "log.lammps")), re.MULTILINE | re.DOTALL)
+        return found.group(0) if found else ""
+
+    def progress(self, folder, output):
+        del output
+        return [int(number) for number in
+                re.findall(r"^ +(\d+) +-?\d+\.?\d* .*$", read(os.path.join(folder, "log.lammps")), re.MULTILINE)]
+
+    def result(self, folder, output):
+        table = self.table(folder)
+        lines = table.count("\n")
+        check(lines >= self.steps // 50 + 2, f"lammps: {lines} lines of thermo table; output: {output[-2000:]}")
+        return table
