@@ -6,8 +6,8 @@
 //
 // Rank r speaks with rank r +- ranks/2, CONNECTIONS connections for each pair. Even connections
 // block in send(2) and recv(2), odd ones are driven by poll(2). Rank 0 tells four times a second
-// what it has received. Once STOP_FILE is there each side ends its streams and both compare what
-// was sent with what came.
+// what it has received, and every receiver when nothing came for a while. Once STOP_FILE is there
+// each side ends its streams and both compare what was sent with what came.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -25,12 +25,14 @@
 #include "tests/mpi/mpi_common.h"
 
 enum { kMostConnections = 64, kWords = 8192, kTick_ms = 50 };
+static const double kSilence_s = 0.3;
 
 struct stream {
   int number;
   int fd;
   uint64_t sent;  // words; only its own thread writes these two
   _Atomic uint64_t received;
+  double last;  // when something came, s
   uint64_t out[kWords], in[kWords];
 };
 
@@ -60,9 +62,22 @@ static void fill(struct stream* stream) {
   }
 }
 
+/// Tells of a silence that has just ended.
+static void note_silence(struct stream* stream) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  const double seconds = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+  if (stream->last != 0 && seconds - stream->last > kSilence_s) {
+    printf("byte_stream: rank %d connection %d: silent for %.1f ms\n", me.rank, stream->number,
+           1e3 * (seconds - stream->last));
+  }
+  stream->last = seconds;
+}
+
 /// Checks the whole words among the first `bytes` of in[]. What is left of a last, incomplete one
 /// goes to the front; its size.
 static size_t take(struct stream* stream, size_t bytes) {
+  note_silence(stream);
   const size_t words = bytes / sizeof(uint64_t);
   const uint64_t first = atomic_load_explicit(&stream->received, memory_order_relaxed);
   for (size_t i = 0; i < words; ++i) {

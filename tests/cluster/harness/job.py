@@ -9,10 +9,7 @@ import time
 
 from fermata_job import FERMATA, Failure, check, read, said, wait_until
 
-from .cluster import USER, kill
-
-KINDS = {"running", "checkpointing"}
-
+from .cluster import USER, command_name, kill
 
 class Job:
     """A `fermata run` in ctl and the `fermata restart`s after it, in a folder of its own: sets in sets/, what the
@@ -111,6 +108,18 @@ class Job:
         status = self.wait_ended(seconds)
         check(status == 0, f"job {self.id} ended with {status}: {read(self.said).strip()}; output: {self.output()[-3000:]}")
         return self.result()
+
+    def wait_ranks(self, count, seconds=40):
+        """Until so many processes of the program run."""
+        wait_until(lambda: [command_name(pid) for pid in self.cluster.processes(self.id)].count(self.program.name) >= count,
+                   seconds, f"{count} ranks of job {self.id}")
+        return self
+
+    def end(self):
+        """Ends it by killing its processes."""
+        self.kill_pods()
+        self.wait_ended(40)
+        self.wait_gone()
 
     def kill_pods(self, node=None):
         pids = self.cluster.processes(self.id, node)

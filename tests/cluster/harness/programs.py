@@ -73,3 +73,32 @@ class Lammps:
         lines = table.count("\n")
         check(lines >= self.steps // 50 + 2, f"lammps: {lines} lines of thermo table; output: {output[-2000:]}")
         return table
+
+
+class ByteStream:
+    """tests/cluster/byte_stream, which goes on until it is told to stop; its result is the number of words."""
+
+    name = "byte_stream"
+
+    def __init__(self, connections):
+        self.connections = connections
+
+    def prepare(self, folder):
+        """Nothing is needed."""
+
+    def stop(self, folder):
+        open(os.path.join(folder, "stop"), "w").close()
+
+    def command(self, folder, fast=False):
+        del fast
+        return [os.path.join(BIN, "cluster", "byte_stream"), str(self.connections), os.path.join(folder, "stop")]
+
+    def progress(self, folder, output):
+        del folder
+        return [int(number) for number in re.findall(r"byte_stream: (\d+) MB received", output)]
+
+    def result(self, folder, output):
+        del folder
+        found = re.findall(r"byte_stream: ranks \d+ connections \d+: (\d+) words, every one in its place", output)
+        check(len(found) == 1, f"expected one last line, found {found}; output: {output[-2000:]}")
+        return int(found[0])
