@@ -40,12 +40,13 @@ class Server final : public Fleet {
   int port() const;
   /// Ends all streams and open requests, and returns when no call into listener or requests is
   /// under way any more. Agents are not reported lost by this: they will be back. Answers still
-  /// open get kGone.
+  /// open get kGone, and so does what is sent from now on.
   void stop();
 
-  /// Orders to one agent arrive in the order of these calls. An Answer is called on one of the
-  /// server's threads, never from within send(). From a FleetListener's agent_attached() on, orders
-  /// for the new stream are kept until its Welcome is out.
+  /// All three between start() and the destructor. Orders to one agent arrive in the order of these
+  /// calls. An Answer is called on one of the server's threads, never from within send(). From a
+  /// FleetListener's agent_attached() on, orders for the new stream are kept until its Welcome is
+  /// out.
   void send(const std::string& node, wire::Order order, Answer answer) override;
   void tell(const std::string& node, wire::ExchangeDown message) override;
   bool attached(const std::string& node) const override;

@@ -1,16 +1,25 @@
 #include "proto/channel.h"
 
 #include <fmt/format.h>
+#include <grpc/support/log.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/channel_arguments.h>
 
+#include "common/log.h"
 #include "proto/protocol.h"
 
 namespace fermata::wire {
 
+void quieten_grpc() {
+  gpr_set_log_function([](gpr_log_func_args* line) {
+    log_debug(fmt::format("gRPC: {} ({}:{})", line->message, line->file, line->line));
+  });
+}
+
 std::shared_ptr<grpc::Channel> open_channel(const std::string& address,
                                             std::chrono::milliseconds silence) {
+  quieten_grpc();
   // Half of it until a ping goes out, half of it for the answer.
   const int half = static_cast<int>(silence.count() / 2);
   grpc::ChannelArguments arguments;

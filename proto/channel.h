@@ -12,6 +12,9 @@
 
 namespace fermata::wire {
 
+/// What gRPC itself has to say goes to the log, as debug. Once is enough; more does no harm.
+void quieten_grpc();
+
 /// A channel to "host:port". It connects when it is first used, waits 5 s at most for that, and
 /// never goes by a proxy. A coordinator that is silent (its node or the network is dead) for longer
 /// than `silence` ends its calls.

@@ -1,0 +1,247 @@
+#include "coord/server.h"
+
+#include <fmt/format.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+
+#include <functional>
+#include <mutex>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "common/log.h"
+#include "coord/agent_streams.h"
+#include "coord/permissions.h"
+#include "coord/worker_pool.h"
+#include "proto/channel.h"
+#include "proto/control.grpc.pb.h"
+#include "proto/protocol.h"
+
+namespace fermata::coord {
+namespace {
+
+/// The request of a user or admin from its arrival to its answer: finished once, whoever comes
+/// first.
+class OpenCall {
+ public:
+  explicit OpenCall(grpc::ServerUnaryReactor* reactor) : reactor_(reactor) {}
+  OpenCall(const OpenCall&) = delete;
+  OpenCall& operator=(const OpenCall&) = delete;
+  /// Who drops a request without an answer has not answered it.
+  ~OpenCall() {
+    finish(wire::grpc_status_of({Code::kInternal, "the coordinator dropped the request"}), [] {});
+  }
+
+  /// `fill` writes the reply, if there is to be one.
+  template <typename Fill>
+  void finish(const grpc::Status& status, Fill&& fill) {
+    const std::lock_guard lock(mutex_);
+    if (reactor_ == nullptr) return;
+    fill();
+    std::exchange(reactor_, nullptr)->Finish(status);
+  }
+
+ private:
+  std::mutex mutex_;
+  grpc::ServerUnaryReactor* reactor_;
+};
+
+/// The open ones, so that stop() can end them. Outlived by calls that a Requests keeps.
+class OpenCalls {
+ public:
+  std::shared_ptr<OpenCall> add(grpc::ServerUnaryReactor* reactor) {
+    auto call = std::make_shared<OpenCall>(reactor);
+    const std::lock_guard lock(mutex_);
+    if (closed_) {
+      call->finish(going_down(), [] {});
+    } else {
+      if (calls_.size() >= sweep_at_) sweep();
+      calls_.push_back(call);
+    }
+    return call;
+  }
+  void close() {
+    std::vector<std::weak_ptr<OpenCall>> calls;
+    {
+      const std::lock_guard lock(mutex_);
+      closed_ = true;
+      calls.swap(calls_);
+    }
+    for (const auto& weak : calls) {
+      if (const auto call = weak.lock()) call->finish(going_down(), [] {});
+    }
+  }
+
+ private:
+  static grpc::Status going_down() {
+    return wire::grpc_status_of({Code::kGone, "the coordinator is going down"});
+  }
+  /// Forgets those that are answered; the next time when there are twice as many as are left.
+  void sweep() {
+    std::erase_if(calls_, [](const auto& weak) { return weak.expired(); });
+    sweep_at_ = std::max<size_t>(64, 2 * calls_.size());
+  }
+
+  std::mutex mutex_;
+  bool closed_ = false;
+  size_t sweep_at_ = 64;
+  std::vector<std::weak_ptr<OpenCall>> calls_;
+};
+
+}  // namespace
+
+struct Server::Parts final : wire::Coordinator::CallbackService {
+  Parts(ServerOptions the_options, Authenticator& the_authenticator)
+      : options(std::move(the_options)), authenticator(the_authenticator) {}
+
+  /// Checks who asks and for what, then has `ask` answer: (caller, request, respond).
+  template <typename Request, typename Reply, typename Ask>
+  grpc::ServerUnaryReactor* take(grpc::CallbackServerContext* context, const wire::Signed* message,
+                                 Reply* reply, std::string_view method, Ask ask) {
+    auto* reactor = context->DefaultReactor();
+    checkers->post([this, call = calls.add(reactor), reply, method, ask, peer = context->peer(),
+                    message = *message] {
+      Caller caller;
+      Request request;
+      if (const Status allowed = admit(message, method, caller, request); !allowed) {
+        log_warning(fmt::format("refused {} from {}: {}", method, peer, allowed.message()));
+        call->finish(wire::grpc_status_of(allowed), [] {});
+        return;
+      }
+      ask(caller, request, [call, reply](Reply answer) {
+        call->finish(grpc::Status::OK, [&] { *reply = std::move(answer); });
+      });
+    });
+    return reactor;
+  }
+
+  template <typename Request>
+  Status admit(const wire::Signed& message, std::string_view method, Caller& caller,
+               Request& request) {
+    FERMATA_ASSIGN_STATUS(const Identity who,
+                          authenticator.check(message.credential(), method, message.request()));
+    caller = {.uid = who.uid, .gid = who.gid, .admin = options.admins.contains(who.uid)};
+    FERMATA_TRY(may_call(method, caller));
+    if (!request.ParseFromString(message.request())) {
+      return {Code::kUsage, "the request is no message of this protocol"};
+    }
+    return Status::ok();
+  }
+
+  using Context = grpc::CallbackServerContext;
+  using Unary = grpc::ServerUnaryReactor;
+  template <typename Reply>
+  using Respond = Requests::Respond<Reply>;
+
+  grpc::ServerBidiReactor<wire::FromAgent, wire::ToAgent>* Attach(Context* context) override {
+    return streams->open(*context);
+  }
+  Unary* Run(Context* context, const wire::Signed* message, wire::RunReply* reply) override {
+    return take<wire::RunRequest>(context, message, reply, wire::kRun,
+                                  std::bind_front(&Requests::run, requests));
+  }
+  Unary* Wait(Context* context, const wire::Signed* message, wire::WaitReply* reply) override {
+    return take<wire::JobRequest>(context, message, reply, wire::kWait,
+                                  std::bind_front(&Requests::wait, requests));
+  }
+  Unary* Signal(Context* context, const wire::Signed* message, wire::Empty* reply) override {
+    return take<wire::SignalRequest>(context, message, reply, wire::kSignal,
+                                     std::bind_front(&Requests::signal, requests));
+  }
+  Unary* Checkpoint(Context* context, const wire::Signed* message,
+                    wire::CheckpointReply* reply) override {
+    return take<wire::CheckpointRequest>(context, message, reply, wire::kCheckpoint,
+                                         std::bind_front(&Requests::checkpoint, requests));
+  }
+  Unary* Able(Context* context, const wire::Signed* message, wire::AbleReply* reply) override {
+    return take<wire::JobRequest>(context, message, reply, wire::kAble,
+                                  std::bind_front(&Requests::able, requests));
+  }
+  Unary* Restart(Context* context, const wire::Signed* message, wire::RunReply* reply) override {
+    return take<wire::RestartRequest>(context, message, reply, wire::kRestart,
+                                      std::bind_front(&Requests::restart, requests));
+  }
+  Unary* Jobs(Context* context, const wire::Signed* message, wire::JobsReply* reply) override {
+    return take<wire::Empty>(
+        context, message, reply, wire::kJobs,
+        [this](const Caller& caller, const wire::Empty&, Respond<wire::JobsReply> respond) {
+          requests->jobs(caller, std::move(respond));
+        });
+  }
+  Unary* Nodes(Context* context, const wire::Signed* message, wire::NodesReply* reply) override {
+    return take<wire::Empty>(
+        context, message, reply, wire::kNodes,
+        [this](const Caller& caller, const wire::Empty&, Respond<wire::NodesReply> respond) {
+          requests->nodes(caller, std::move(respond));
+        });
+  }
+
+  const ServerOptions options;
+  Authenticator& authenticator;
+  Requests* requests = nullptr;
+  OpenCalls calls;
+  // Ended before what they work on.
+  std::unique_ptr<AgentStreams> streams;
+  std::unique_ptr<WorkerPool> checkers;
+  std::unique_ptr<grpc::Server> server;
+  int port = 0;
+};
+
+Server::Server(ServerOptions options, Authenticator& authenticator)
+    : parts_(std::make_unique<Parts>(std::move(options), authenticator)) {}
+
+Server::~Server() { stop(); }
+
+Status Server::start(FleetListener& listener, Requests& requests) {
+  const ServerOptions& options = parts_->options;
+  wire::quieten_grpc();
+  parts_->requests = &requests;
+  parts_->checkers = std::make_unique<WorkerPool>(options.checkers);
+  parts_->streams =
+      std::make_unique<AgentStreams>(options, parts_->authenticator, listener, *parts_->checkers);
+  // Half of the silence until a ping goes out, half of it for the answer.
+  const int half = static_cast<int>(options.silence.count() / 2);
+  grpc::ServerBuilder builder;
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, half);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, half);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // The agents' own pings are welcome however often they come.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 0);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
+  // gRPC would let a second coordinator listen on the same port.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.SetMaxReceiveMessageSize(wire::kLargestMessage);
+  builder.SetMaxSendMessageSize(wire::kLargestMessage);
+  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &parts_->port);
+  builder.RegisterService(parts_.get());
+  parts_->server = builder.BuildAndStart();
+  if (parts_->server) return Status::ok();
+  return {Code::kConflict,
+          fmt::format("cannot listen on {}: another process has the port, or the address is none "
+                      "of this machine (config key listen)",
+                      options.listen)};
+}
+
+int Server::port() const { return parts_->port; }
+
+void Server::stop() {
+  if (parts_->streams) parts_->streams->close();
+  parts_->calls.close();
+  if (parts_->server) parts_->server->Shutdown(std::chrono::system_clock::now());
+  parts_->checkers.reset();
+  parts_->server.reset();
+}
+
+void Server::send(const std::string& node, wire::Order order, Answer answer) {
+  parts_->streams->send(node, std::move(order), std::move(answer));
+}
+
+void Server::tell(const std::string& node, wire::ExchangeDown message) {
+  parts_->streams->tell(node, std::move(message));
+}
+
+bool Server::attached(const std::string& node) const { return parts_->streams->attached(node); }
+
+}  // namespace fermata::coord
