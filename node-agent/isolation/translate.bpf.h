@@ -61,7 +61,8 @@ static __always_inline int translate_v6(struct bpf_sock_addr* call, __u8 directi
   return 1;
 }
 
-// The source that sendmsg(2) names in an IP_PKTINFO message.
+// The source that sendmsg(2) names in an IP_PKTINFO message. (One in an IPV6_PKTINFO message is
+// refused before any program is run when the host does not have it.)
 static __always_inline void translate_source_v4(struct bpf_sock_addr* call) {
   volatile struct IsolationControl* state = control();
   if (!state || state->generation == 0 || call->msg_src_ip4 == 0) return;
@@ -75,24 +76,6 @@ static __always_inline void translate_source_v4(struct bpf_sock_addr* call) {
   if (found) call->msg_src_ip4 = found->address[3];
 }
 
-static __always_inline void translate_source_v6(struct bpf_sock_addr* call) {
-  volatile struct IsolationControl* state = control();
-  if (!state || state->generation == 0) return;
-  struct AddressKey key = {
-      .address = {call->msg_src_ip6[0], call->msg_src_ip6[1], call->msg_src_ip6[2],
-                  call->msg_src_ip6[3]},
-      .protocol = IPPROTO_UDP,
-      .direction = kFromProgram,
-      .generation = state->generation,
-  };
-  const struct AddressValue* found = bpf_map_lookup_elem(&fermata_table, &key);
-  if (!found) return;
-  call->msg_src_ip6[0] = found->address[0];
-  call->msg_src_ip6[1] = found->address[1];
-  call->msg_src_ip6[2] = found->address[2];
-  call->msg_src_ip6[3] = found->address[3];
-}
-
 SEC("cgroup/connect4") int fermata_con4(struct bpf_sock_addr* call) {
   return translate_v4(call, kFromProgram, 1);
 }
@@ -104,7 +87,6 @@ SEC("cgroup/sendmsg4") int fermata_send4(struct bpf_sock_addr* call) {
   return translate_v4(call, kFromProgram, 1);
 }
 SEC("cgroup/sendmsg6") int fermata_send6(struct bpf_sock_addr* call) {
-  translate_source_v6(call);
   return translate_v6(call, kFromProgram, 1);
 }
 SEC("cgroup/bind4") int fermata_bind4(struct bpf_sock_addr* call) {
