@@ -1,10 +1,10 @@
 // Speaks to a coordinator as no honest client would: stranger CASE HOST:PORT JOB
 //
 //   good              a proper `Jobs`; shows that the rest is refused for its own sake
-//   none              Checkpoint of JOB without a credential
-//   garbage           ... with something that is no credential
-//   replayed          Able of JOB, twice with the same credential: the first must do
-//   expired           ... with one of a second's life, three seconds old
+//   checkpoint        a proper Checkpoint of JOB (with $FERMATA_MUNGE_SOCKET: as another cluster's
+//   user) none              Checkpoint of JOB without a credential garbage           ... with
+//   something that is no credential replayed          Able of JOB, twice with the same credential:
+//   the first must do expired           ... with one of a second's life, three seconds old
 //   other_request     ... with one made for another job
 //   other_method      ... with one made for Able of the same job
 //   agent             an agent's stream, proper but for its version
@@ -133,7 +133,6 @@ class Stranger {
     return kDone;
   }
 
-  const std::string& able_request() const { return able_; }
   const std::string& checkpoint_request() const { return checkpoint_; }
   const std::string& other_checkpoint_request() const { return checkpoint_of_other_; }
 
@@ -153,6 +152,9 @@ class Stranger {
 
 int run(std::string_view name, const Stranger& stranger) {
   if (name == "good") return stranger.good();
+  if (name == "checkpoint") {
+    return stranger.checkpoint(credential(wire::kCheckpoint, stranger.checkpoint_request()));
+  }
   if (name == "none") return stranger.checkpoint("");
   if (name == "garbage") return stranger.checkpoint("MUNGE:AwQFAAAB:");
   if (name == "replayed") return stranger.replayed();

@@ -43,7 +43,7 @@ def process_state(pid):
 class Cluster:
     """PIDs are the host's."""
 
-    def __init__(self, workspace, nodes, config="", slots=4):
+    def __init__(self, workspace, nodes, config="", slots=8):
         self.workspace = workspace
         self.folder = workspace.at("cluster")
         self.names = [f"n{k + 1}" for k in range(nodes)]
