@@ -120,7 +120,9 @@ enum { kInet = 2 };
     }                                                                                            \
   } while (0)
 
-static __always_inline void write_option(struct bpf_sock_ops* socket, __u32 generation) {
+// The entry of the pod's own host, null when no other host has its address.
+static __always_inline const struct AddressValue* own_shared_host(struct bpf_sock_ops* socket,
+                                                                  __u32 generation) {
   ADDRESS_OF_SOCKET(local, socket, local);
   struct AddressKey key = {
       .address = {local[0], local[1], local[2], local[3]},
@@ -129,7 +131,12 @@ static __always_inline void write_option(struct bpf_sock_ops* socket, __u32 gene
       .generation = generation,
   };
   const struct AddressValue* own = bpf_map_lookup_elem(&fermata_table, &key);
-  if (!own || !(own->flags & kShared)) return;
+  return own && (own->flags & kShared) ? own : 0;
+}
+
+static __always_inline void write_option(struct bpf_sock_ops* socket, __u32 generation) {
+  const struct AddressValue* own = own_shared_host(socket, generation);
+  if (!own) return;
   struct HostOption option = {.kind = kOptionKind,
                               .length = kOptionLength,
                               .magic = OPTION_MAGIC,
@@ -162,12 +169,18 @@ SEC("sockops") int fermata_sockops(struct bpf_sock_ops* socket) {
   // `reply` is left alone: it belongs to programs that stand beside.
   switch (socket->op) {
     case BPF_SOCK_OPS_TCP_CONNECT_CB:
-      bpf_sock_ops_cb_flags_set(socket,
-                                socket->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+      if (own_shared_host(socket, state->generation)) {
+        set_callbacks(socket, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, 0);
+      }
       break;
     case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-      bpf_sock_ops_cb_flags_set(
-          socket, socket->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+      set_callbacks(socket, 0, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+      break;
+    case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+      set_callbacks(socket, BPF_SOCK_OPS_STATE_CB_FLAG, 0);
+      break;
+    case BPF_SOCK_OPS_STATE_CB:
+      if (socket->args[1] == BPF_TCP_CLOSE) forget_peer(socket, state->generation);
       break;
     case BPF_SOCK_OPS_HDR_OPT_LEN_CB:
       if (socket->skb_tcp_flags & kSyn) bpf_reserve_hdr_opt(socket, kOptionLength, 0);
