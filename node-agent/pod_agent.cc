@@ -54,6 +54,7 @@ struct PodAgent::Work {
   SteadyClock::time_point stopped_at;
   std::optional<ThawGuard> guard;
   std::unique_ptr<engine::FrozenPod> frozen;
+  numa::PageSurvey pages;  ///< where they were before the stop
   storage::PodImage image;
   std::optional<storage::ImageWriter> writer;
 };
@@ -91,6 +92,7 @@ Status PodAgent::prepare(const ImageOrder& order) {
 
   FERMATA_TRY(read_topology());
   work_->image.topology_xml = topology_->xml;
+  work_->pages = survey_placement(pod_.group);
   storage::ImageHeader& header = work_->image.header;
   header.crid = order.crid;
   header.parent = order.parent;
@@ -125,7 +127,7 @@ Status PodAgent::capture(std::chrono::milliseconds deadline) {
   FERMATA_ASSIGN_STATUS(work.image.objects, work.frozen->capture());
   watch.note("record");
   FERMATA_ASSIGN_STATUS(work.image.placement,
-                        record_placement(*topology_, *work.frozen, work.image.objects));
+                        record_placement(*topology_, *work.frozen, work.image.objects, work.pages));
   FAULT_POINT("capture.recorded");
   watch.note("placement");
 
@@ -206,6 +208,7 @@ Status PodAgent::end_job() {
 Result<AbleAnswer> PodAgent::able(std::chrono::milliseconds deadline) {
   roll_back();
   FERMATA_TRY_RESULT(read_topology());
+  const numa::PageSurvey pages = survey_placement(pod_.group);
   AbleAnswer answer;
   FERMATA_ASSIGN(const ThawGuard guard, ThawGuard::start(pod_.group, pod_.init));
   const SteadyClock::time_point stopped_at = SteadyClock::now();
@@ -215,7 +218,7 @@ Result<AbleAnswer> PodAgent::able(std::chrono::milliseconds deadline) {
   FERMATA_ASSIGN(const image::PodObjects objects, frozen->capture());
   FERMATA_TRY_RESULT([&]() -> Status {
     FERMATA_ASSIGN_STATUS([[maybe_unused]] const image::Placement placement,
-                          record_placement(*topology_, *frozen, objects));
+                          record_placement(*topology_, *frozen, objects, pages));
     return {};
   }());
   answer.memory_bytes = bytes_here(frozen->memory());

@@ -2,8 +2,13 @@
 // builds. On the tracer's thread.
 #pragma once
 
+#include <sys/types.h>
+
 #include <filesystem>
+#include <map>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/status.h"
@@ -15,9 +20,9 @@ namespace fermata::node_agent {
 
 class PodPlacer {
  public:
-  /// Plans for this machine and what this process may use of it. kDamaged: the placement, which
-  /// comes from an image, makes no sense.
-  static Result<PodPlacer> plan(const image::Placement& saved, numa::Mode mode);
+  /// Plans for this machine and what process `init` may use of it: PID 1 of the new pod. kDamaged:
+  /// the placement, which comes from an image, makes no sense.
+  static Result<PodPlacer> plan(const image::Placement& saved, numa::Mode mode, pid_t init);
 
   /// As the engine's rebuild calls them (engine/rebuild.h). A policy that the machine refuses is
   /// told in notes(); it does not end the restart.
@@ -40,9 +45,14 @@ class PodPlacer {
 
  private:
   PodPlacer() = default;
-  Status make(const numa::PlannedCall& planned, engine::Remote& remote);
+  Status make(std::span<const numa::PlannedCall* const> planned, engine::Remote& remote);
+  Status make_those(const std::vector<numa::PlannedCall>& calls, int vpid, int vtid,
+                    engine::Remote& remote);
+  void settle(const engine::FrozenProcess& process);
 
   numa::Plan plan_;
+  bool has_nodes_ = false;  ///< more than one: pages can be in the wrong place
+  std::map<std::pair<int, int>, size_t> refused_;  ///< calls, by process and errno
   std::vector<std::string> notes_;
 };
 

@@ -79,15 +79,14 @@ Result<RestoredPod> restore(const RestoreOrder& order,
   };
   if (Status valid = engine::validate(image.objects, image.memory); !valid) return damaged(valid);
   if (Status met = engine::check_requirements(image.objects.needs()); !met) return damaged(met);
-  Result<PodPlacer> placer = PodPlacer::plan(image.placement, order.numa);
-  if (!placer) return damaged(placer.error());
-
   const image::PodState& state = image.objects.pod();
   FERMATA_ASSIGN(pod::Pod pod,
                  pod::Pod::make_shell(order.job, state.host_name(), state.domain_name(),
                                       {time_of(state.monotonic()), time_of(state.boottime())}));
   PodUndo undo(pod);
   FAULT_POINT("restore.shell");
+  Result<PodPlacer> placer = PodPlacer::plan(image.placement, order.numa, pod.init_pid());
+  if (!placer) return damaged(placer.error());
 
   engine::RebuildRequest request;
   request.objects = &image.objects;

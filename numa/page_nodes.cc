@@ -1,6 +1,5 @@
 #include "numa/page_nodes.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -8,86 +7,216 @@
 #include <algorithm>
 
 #include "common/memory_image.h"
-#include "common/unique_fd.h"
 
 namespace fermata::numa {
 namespace {
 
 constexpr size_t kBatch = 16384;
-constexpr uint64_t kPresent = uint64_t{1} << 63;  // proc(5), /proc/PID/pagemap
+constexpr uint64_t kStride = 32;          // pages for each that is asked for
+constexpr uint64_t kBlock = 512;          // pages in 2 MiB
+constexpr uint64_t kMostSamples = 65536;  // of a range
+constexpr uint64_t kSmall = 64;           // pages: all are asked for
+constexpr size_t kFewChanges = 2;         // in a block
 
-Status query(pid_t pid, const std::vector<void*>& pages, RunBuilder& runs) {
-  std::vector<int> status(pages.size(), -1);
-  // Without nodes to move to, it tells where the pages are (move_pages(2)).
-  if (::syscall(SYS_move_pages, pid, pages.size(), pages.data(), nullptr, status.data(), 0) < 0) {
-    return errno_status(errno, fmt::format("move_pages of process {}", pid));
-  }
-  for (size_t i = 0; i < pages.size(); ++i) {
-    if (status[i] >= 0) runs.add(reinterpret_cast<uint64_t>(pages[i]), status[i]);
-  }
-  return Status::ok();
+struct Sample {
+  uint64_t page = 0;
+  int node = -1;  // negative: absent
+};
+
+/// The same for one page at every time: the answer is to be reproducible.
+uint64_t scatter(uint64_t number) {
+  uint64_t x = (number + 1) * 0x9e3779b97f4a7c15ULL;
+  x ^= x >> 31;
+  x *= 0xbf58476d1ce4e5b9ULL;
+  return x ^ (x >> 29);
 }
+
+class Survey {
+ public:
+  Survey(uint64_t start, uint64_t end, const AskNodes& ask, size_t limit)
+      : first_(start / kPageSize), last_(end / kPageSize), ask_(ask), limit_(limit) {
+    const uint64_t pages = last_ - first_;
+    stride_ = pages <= kSmall
+                  ? 1
+                  : std::max<uint64_t>(kStride, (pages + kMostSamples - 1) / kMostSamples);
+    block_ = std::max<uint64_t>(kBlock, stride_ * 8);
+  }
+
+  Result<std::vector<NodeRun>> run() {
+    choose();
+    FERMATA_TRY_RESULT(answer(samples_));
+    join_blocks();
+    FERMATA_TRY_RESULT(find_changes());
+    for (NodeRun& run : runs_) run.bytes = std::min(run.bytes, run.length);
+    return std::move(runs_);
+  }
+
+ private:
+  uint64_t block_of(uint64_t page) const { return page / block_; }
+
+  void choose() {
+    if (stride_ > 1) samples_.push_back({first_});
+    for (uint64_t at = first_; at < last_; at += stride_) {
+      const uint64_t width = std::min(stride_, last_ - at);
+      const uint64_t page = at + scatter(at) % width;
+      if (samples_.empty() || samples_.back().page < page) samples_.push_back({page});
+    }
+    if (samples_.back().page < last_ - 1) samples_.push_back({last_ - 1});
+  }
+
+  Status answer(std::span<Sample> samples) const {
+    std::vector<uint64_t> pages;
+    std::vector<int> nodes;
+    while (!samples.empty()) {
+      const std::span<Sample> batch = samples.first(std::min(samples.size(), kBatch));
+      pages.clear();
+      for (const Sample& sample : batch) pages.push_back(sample.page * kPageSize);
+      nodes.assign(pages.size(), -1);
+      FERMATA_TRY(ask_(pages, nodes));
+      for (size_t i = 0; i < batch.size(); ++i) batch[i].node = nodes[i];
+      samples = samples.subspan(batch.size());
+    }
+    return {};
+  }
+
+  /// Runs by samples alone; their borders are those of blocks, or lie between two samples.
+  void join_blocks() {
+    for (size_t begin = 0; begin < samples_.size();) {
+      size_t end = begin;
+      while (end < samples_.size() &&
+             block_of(samples_[end].page) == block_of(samples_[begin].page)) {
+        ++end;
+      }
+      one_block(begin, end);
+      begin = end;
+    }
+    if (runs_.empty()) return;
+    runs_.front().start = first_ * kPageSize;
+    for (size_t i = 0; i < runs_.size(); ++i) {
+      const uint64_t stop = i + 1 < runs_.size() ? runs_[i + 1].start : last_ * kPageSize;
+      runs_[i].length = stop - runs_[i].start;
+    }
+  }
+
+  void one_block(size_t begin, size_t end) {
+    Numbers nodes;
+    size_t changes = 0;
+    int before = -1;
+    for (size_t i = begin; i < end; ++i) {
+      const int node = samples_[i].node;
+      if (node < 0) continue;
+      unite(nodes, {node});
+      if (before >= 0 && node != before) ++changes;
+      before = node;
+    }
+    const bool mixed = changes > kFewChanges || (changes > 0 && changes_.size() >= limit_);
+    if (mixed && was_mixed_ && !runs_.empty()) {
+      // Not each sample of a few meets every node: a block that shows fewer is like its neighbour.
+      Numbers& known = runs_.back().nodes;
+      if (includes(nodes, known)) known = nodes;
+      if (includes(known, nodes)) nodes = known;
+    }
+    for (size_t i = begin; i < end; ++i) {
+      const int node = samples_[i].node;
+      if (node < 0) continue;
+      const Numbers here = mixed ? nodes : Numbers{node};
+      if (runs_.empty() || runs_.back().nodes != here) begin_run(i, here, mixed);
+      runs_.back().bytes += pages_behind(i) * kPageSize;
+    }
+  }
+
+  /// How many pages a sample stands for. The two at the ends were asked for besides.
+  uint64_t pages_behind(size_t i) const {
+    const bool besides = stride_ > 1 && (i == 0 || i + 1 == samples_.size());
+    const uint64_t at = first_ + (samples_[i].page - first_) / stride_ * stride_;
+    return besides ? 1 : std::min(stride_, last_ - at);
+  }
+
+  void begin_run(size_t i, const Numbers& nodes, bool mixed) {
+    uint64_t page = samples_[i].page;
+    if (!runs_.empty() && (mixed || was_mixed_)) {
+      page = std::max(runs_.back().start / kPageSize + 1, block_of(page) * block_);
+    } else if (!runs_.empty()) {
+      changes_.push_back({runs_.size(), last_present_before(i), page});
+    }
+    was_mixed_ = mixed;
+    runs_.push_back({page * kPageSize, 0, nodes, 0});
+  }
+
+  uint64_t last_present_before(size_t i) const {
+    while (i > 0 && samples_[i - 1].node < 0) --i;
+    return i > 0 ? samples_[i - 1].page : first_;
+  }
+
+  struct Change {
+    size_t run = 0;     // the one that begins
+    uint64_t low = 0;   // a page of the run before
+    uint64_t high = 0;  // a page of this run
+  };
+
+  /// All changes at once: each round halves what is not known.
+  Status find_changes() {
+    for (;;) {
+      std::vector<Sample> middle;
+      std::vector<Change*> open;
+      for (Change& change : changes_) {
+        if (change.high - change.low < 2) continue;
+        middle.push_back({change.low + (change.high - change.low) / 2});
+        open.push_back(&change);
+      }
+      if (open.empty()) break;
+      FERMATA_TRY(answer(middle));
+      for (size_t i = 0; i < open.size(); ++i) {
+        const bool is_next = middle[i].node == runs_[open[i]->run].nodes.front();
+        (is_next ? open[i]->high : open[i]->low) = middle[i].page;
+      }
+    }
+    for (const Change& change : changes_) {
+      NodeRun& run = runs_[change.run];
+      NodeRun& before = runs_[change.run - 1];
+      const uint64_t stop = run.start + run.length;
+      run.start = change.high * kPageSize;
+      run.length = stop - run.start;
+      before.length = run.start - before.start;
+    }
+    return {};
+  }
+
+  uint64_t first_;
+  uint64_t last_;
+  const AskNodes& ask_;
+  size_t limit_;
+  uint64_t stride_ = 1;
+  uint64_t block_ = kBlock;
+  std::vector<Sample> samples_;
+  std::vector<NodeRun> runs_;
+  std::vector<Change> changes_;
+  bool was_mixed_ = false;  // the last run
+};
 
 }  // namespace
 
-RunBuilder::RunBuilder(uint64_t start, uint64_t end, size_t limit) : start_(start), end_(end) {
-  const uint64_t pages = (end - start) / kPageSize;
-  step_ = std::max<uint64_t>(1, (pages + limit - 1) / limit) * kPageSize;
-}
-
-void RunBuilder::add(uint64_t page, int node) {
-  const uint64_t step = (page - start_) / step_;
-  if (step != current_) close_step();
-  current_ = step;
-  ++pages_[node];
-}
-
-void RunBuilder::close_step() {
-  if (pages_.empty()) return;
-  const auto most = std::max_element(
-      pages_.begin(), pages_.end(),
-      [](const auto& left, const auto& right) { return left.second < right.second; });
-  const uint64_t start = start_ + current_ * step_;
-  const uint64_t end = std::min(end_, start + step_);
-  if (!runs_.empty() && runs_.back().node == most->first) {
-    runs_.back().length = end - runs_.back().start;
-  } else {
-    if (!runs_.empty()) runs_.back().length = start - runs_.back().start;
-    runs_.push_back({start, end - start, most->first});
-  }
-  pages_.clear();
-}
-
-std::vector<NodeRun> RunBuilder::take() {
-  close_step();
-  return std::move(runs_);
-}
-
-Result<std::vector<NodeRun>> nodes_of_pages(pid_t pid, uint64_t start, uint64_t end, size_t limit) {
-  const std::string path = fmt::format("/proc/{}/pagemap", pid);
-  const UniqueFd pagemap(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!pagemap.valid()) return errno_failure(errno, path);
-  RunBuilder runs(start, end, limit);
-  std::vector<uint64_t> entries(kBatch);
-  std::vector<void*> present;
-  for (uint64_t at = start; at < end;) {
-    const size_t count = std::min<uint64_t>(kBatch, (end - at) / kPageSize);
-    const ssize_t n = ::pread(pagemap.get(), entries.data(), count * sizeof(uint64_t),
-                              static_cast<off_t>(at / kPageSize * sizeof(uint64_t)));
-    if (n < 0) return errno_failure(errno, path);
-    const size_t got = static_cast<size_t>(n) / sizeof(uint64_t);
-    if (got == 0) break;
-    present.clear();
-    for (size_t i = 0; i < got; ++i) {
+AskNodes ask_process(pid_t pid) {
+  return [pid](std::span<const uint64_t> pages, std::span<int> nodes) -> Status {
+    std::vector<void*> addresses;
+    addresses.reserve(pages.size());
+    for (const uint64_t page : pages) {
       // An address of the other process: never used as a pointer here.
-      if ((entries[i] & kPresent) != 0) {
-        present.push_back(reinterpret_cast<void*>(at + i * kPageSize));  // NOLINT
-      }
+      addresses.push_back(reinterpret_cast<void*>(page));  // NOLINT(performance-no-int-to-ptr)
     }
-    if (!present.empty()) FERMATA_TRY_RESULT(query(pid, present, runs));
-    at += got * kPageSize;
-  }
-  return runs.take();
+    // Without nodes to move to, it tells where the pages are (move_pages(2)).
+    if (::syscall(SYS_move_pages, pid, addresses.size(), addresses.data(), nullptr, nodes.data(),
+                  0) < 0) {
+      return errno_status(errno, fmt::format("move_pages of process {}", pid));
+    }
+    return {};
+  };
+}
+
+Result<std::vector<NodeRun>> runs_of(uint64_t start, uint64_t end, const AskNodes& ask,
+                                     size_t limit) {
+  if (end <= start) return std::vector<NodeRun>{};
+  return Survey(start, end, ask, limit).run();
 }
 
 }  // namespace fermata::numa

@@ -1,24 +1,16 @@
 #include "numa/placement.h"
 
-#include <fmt/format.h>
-#include <sched.h>
-
 #include <algorithm>
 
-#include "common/file_util.h"
 #include "numa/affinity.h"
-#include "numa/numa_maps.h"
 #include "numa/number_list.h"
-#include "numa/page_nodes.h"
 
 namespace fermata::numa {
 namespace {
 
-constexpr size_t kMaxRuns = 4096;
-
 Status add_threads(const ProcessToPlace& process, image::Placement& out) {
   for (const ThreadToPlace& thread : process.threads) {
-    FERMATA_ASSIGN_STATUS(const std::vector<int> cpus, affinity_of(thread.tid));
+    FERMATA_ASSIGN_STATUS(const Numbers cpus, affinity_of(thread.tid));
     image::ThreadPlacement* placed = out.add_threads();
     placed->set_vpid(process.vpid);
     placed->set_vtid(thread.vtid);
@@ -29,72 +21,58 @@ Status add_threads(const ProcessToPlace& process, image::Placement& out) {
   return Status::ok();
 }
 
-// numa_maps shows the leader's policy for maps that have none: such a map has none, or one that
-// says the same.
-bool is_own_policy(const NumaMap& map, const ProcessToPlace& process) {
-  if (map.policy_mode == 0) return false;
-  return std::none_of(process.threads.begin(), process.threads.end(), [&](const auto& thread) {
-    return thread.vtid == process.vpid && thread.policy_mode == map.policy_mode &&
-           thread.policy_nodes == map.policy_nodes;
-  });
-}
-
-Status add_range(const ProcessToPlace& process, const RangeToPlace& range, const NumaMap& map,
-                 image::ProcessPlacement& out) {
-  const bool own_policy = is_own_policy(map, process);
-  if (!own_policy && map.pages.empty()) return Status::ok();
+void add_range(const RangeToPlace& range, const std::vector<NodeRun>& runs,
+               image::ProcessPlacement& out) {
+  const std::vector<NodeRun> inside = clip(runs, range.start, range.end);
+  const bool own_policy = range.policy_mode > 0;
+  if (!own_policy && inside.empty()) return;
   image::RangePlacement* placed = out.add_ranges();
   placed->set_start(range.start);
   placed->set_end(range.end);
-  placed->set_policy_mode(own_policy ? map.policy_mode : -1);
-  if (own_policy) placed->set_policy_nodes(format_list(map.policy_nodes));
-  std::vector<NodeRun> runs;
-  if (map.pages.size() == 1) {
-    runs.push_back({range.start, range.end - range.start, map.pages.begin()->first});
-  } else if (map.pages.size() > 1) {
-    FERMATA_ASSIGN_STATUS(runs, nodes_of_pages(process.pid, range.start, range.end, kMaxRuns));
-  }
-  for (const NodeRun& run : runs) {
+  placed->set_shared(range.shared);
+  placed->set_policy_mode(own_policy ? range.policy_mode : -1);
+  if (own_policy) placed->set_policy_nodes(format_list(range.policy_nodes));
+  for (const NodeRun& run : inside) {
     image::PageRun* record = placed->add_runs();
     record->set_start(run.start);
     record->set_length(run.length);
-    record->set_node(run.node);
+    record->set_node(run.nodes.front());
+    if (run.nodes.size() > 1) record->set_nodes(format_list(run.nodes));
+    record->set_bytes(std::min(run.bytes, run.length));
   }
-  return Status::ok();
 }
 
-Status add_ranges(const ProcessToPlace& process, image::Placement& out) {
+Status add_ranges(const ProcessToPlace& process, const PageSurvey& survey, image::Placement& out) {
   if (process.ranges.empty()) return Status::ok();
-  auto text = read_file(fmt::format("/proc/{}/numa_maps", process.pid));
-  if (!text) {
-    if (text.error().code() == Code::kNotFound)
-      return Status::ok();  // a kernel without CONFIG_NUMA
-    return text.error();
+  std::vector<NodeRun> asked;
+  const auto known = survey.find(process.pid);
+  if (known == survey.end()) {
+    Result<std::vector<NodeRun>> runs = survey_process(process.pid);
+    // ENOSYS: a kernel without NUMA. What was where is then no question.
+    if (runs) asked = *std::move(runs);
   }
-  const std::vector<NumaMap> maps = parse_numa_maps(*text);
+  const std::vector<NodeRun>& runs = known == survey.end() ? asked : known->second;
   image::ProcessPlacement placed;
   placed.set_vpid(process.vpid);
-  for (const RangeToPlace& range : process.ranges) {
-    const auto after =
-        std::upper_bound(maps.begin(), maps.end(), range.start,
-                         [](uint64_t start, const NumaMap& map) { return start < map.start; });
-    if (after == maps.begin()) continue;
-    FERMATA_TRY(add_range(process, range, *std::prev(after), placed));
-  }
+  for (const RangeToPlace& range : process.ranges) add_range(range, runs, placed);
   if (placed.ranges_size() > 0) *out.add_processes() = std::move(placed);
   return Status::ok();
 }
 
 }  // namespace
 
-Result<image::Placement> capture_placement(const Topology& topology,
-                                           const std::vector<ProcessToPlace>& processes) {
+Result<image::Placement> capture_placement(const Topology& topology, const Allowed& allowed,
+                                           const std::vector<ProcessToPlace>& processes,
+                                           const PageSurvey& survey) {
   image::Placement placement;
   placement.set_numa_nodes(topology.numa_nodes);
   placement.set_topology_signature(topology.signature);
+  *placement.mutable_machine() = record_of(topology.machine);
+  placement.set_allowed_cpus(format_list(allowed.cpus));
+  placement.set_allowed_nodes(format_list(allowed.nodes));
   for (const ProcessToPlace& process : processes) {
     FERMATA_TRY_RESULT(add_threads(process, placement));
-    FERMATA_TRY_RESULT(add_ranges(process, placement));
+    FERMATA_TRY_RESULT(add_ranges(process, survey, placement));
   }
   return placement;
 }

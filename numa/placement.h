@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/status.h"
+#include "numa/survey.h"
 #include "numa/topology.h"
 #include "proto/placement.pb.h"
 
@@ -19,12 +20,16 @@ struct ThreadToPlace {
   /// What get_mempolicy(2) gave in the thread, flags included; -1: not known (then nothing is
   /// applied at a restart).
   int policy_mode = -1;
-  std::vector<int> policy_nodes;
+  Numbers policy_nodes;
 };
 
 struct RangeToPlace {
   uint64_t start = 0;
   uint64_t end = 0;
+  bool shared = false;
+  /// Its own, as mbind(2) sets it and get_mempolicy(MPOL_F_ADDR) tells; -1: none.
+  int policy_mode = -1;
+  Numbers policy_nodes;
 };
 
 struct ProcessToPlace {
@@ -34,11 +39,10 @@ struct ProcessToPlace {
   std::vector<RangeToPlace> ranges;  ///< its memory maps, ascending
 };
 
-/// Records the placement of stopped processes: affinity of each thread, policy of each range
-/// (/proc/PID/numa_maps), nodes of its pages. Where one node holds all pages of a range that is
-/// known from numa_maps; else each page is asked for by move_pages(2) without targets. At most 4096
-/// runs a range: beyond, each run is the node that holds most of its pages.
-Result<image::Placement> capture_placement(const Topology& topology,
-                                           const std::vector<ProcessToPlace>& processes);
+/// Records the placement of stopped processes: affinity of each thread, what is given of policies,
+/// and the pages that `survey` found in the ranges; processes that it lacks are asked now.
+Result<image::Placement> capture_placement(const Topology& topology, const Allowed& allowed,
+                                           const std::vector<ProcessToPlace>& processes,
+                                           const PageSurvey& survey);
 
 }  // namespace fermata::numa

@@ -2,177 +2,268 @@
 
 #include <fmt/format.h>
 #include <linux/mempolicy.h>
-#include <sys/syscall.h>
 
 #include <algorithm>
-#include <iterator>
+#include <memory>
+#include <optional>
 #include <set>
 
 #include "common/file_util.h"
 #include "common/memory_image.h"
+#include "common/size_parse.h"
 #include "numa/number_list.h"
+#include "numa/page_plan.h"
+#include "numa/thread_plan.h"
 
 namespace fermata::numa {
 namespace {
 
-constexpr int kModeFlags = MPOL_F_STATIC_NODES | MPOL_F_RELATIVE_NODES | MPOL_F_NUMA_BALANCING;
-constexpr int kHighestMode = 6;  // MPOL_WEIGHTED_INTERLEAVE, since Linux 6.9
-// More than this of calls comes from no machine: kMaxRuns a range, and the kernel has 65530 maps a
-// process.
+// More than this of calls comes from no machine: page_nodes.h bounds the runs of a range, and the
+// kernel has 65530 maps a process.
 constexpr size_t kMaxCalls = 1'000'000;
 
-std::vector<int> within(const std::vector<int>& wanted, const std::vector<int>& allowed) {
-  if (allowed.empty()) return wanted;
-  std::vector<int> both;
-  std::set_intersection(wanted.begin(), wanted.end(), allowed.begin(), allowed.end(),
-                        std::back_inserter(both));
-  return both;
-}
-
-std::vector<uint64_t> mask_of(const std::vector<int>& nodes) {
-  std::vector<uint64_t> words;
-  for (const int node : nodes) {
-    const auto word = static_cast<size_t>(node) / 64;
-    if (words.size() <= word) words.resize(word + 1);
-    words[word] |= uint64_t{1} << (node % 64);
+Status check_range(const image::RangePlacement& range, uint64_t after) {
+  if (range.start() % kPageSize != 0 || range.end() % kPageSize != 0 ||
+      range.start() >= range.end() || range.start() < after) {
+    return {Code::kDamaged,
+            fmt::format("placement of {:#x}-{:#x} makes no sense", range.start(), range.end())};
   }
-  return words;
-}
-
-// The kernel takes one bit less than it is told of (get_mempolicy(2), BUGS).
-uint64_t bits_of(const std::vector<uint64_t>& mask) { return mask.size() * 64 + 1; }
-
-PlannedCall mbind_call(int vpid, uint64_t start, uint64_t end, int mode,
-                       const std::vector<int>& nodes) {
-  PlannedCall call;
-  call.vpid = vpid;
-  call.vtid = vpid;
-  call.number = SYS_mbind;
-  call.nodemask = mask_of(nodes);
-  call.mask_argument = call.nodemask.empty() ? -1 : 3;
-  call.args = {start,
-               end - start,
-               static_cast<uint64_t>(mode),
-               0,
-               call.nodemask.empty() ? 0 : bits_of(call.nodemask),
-               0};
-  return call;
-}
-
-PlannedCall set_mempolicy_call(int vpid, int vtid, int mode, const std::vector<int>& nodes) {
-  PlannedCall call;
-  call.vpid = vpid;
-  call.vtid = vtid;
-  call.number = SYS_set_mempolicy;
-  call.nodemask = mask_of(nodes);
-  call.mask_argument = call.nodemask.empty() ? -1 : 1;
-  call.args = {static_cast<uint64_t>(mode), 0, call.nodemask.empty() ? 0 : bits_of(call.nodemask)};
-  return call;
-}
-
-// A saved policy inside what is allowed.
-struct Policy {
-  int mode = MPOL_DEFAULT;
-  std::vector<int> nodes;
-  bool dropped = false;  // none of its nodes may be used
-};
-
-Result<Policy> policy_within(int mode, const std::string& list, const Allowed& allowed) {
-  const int plain = mode & ~kModeFlags;
-  if (plain < 0 || plain > kHighestMode) {
-    return failure(Code::kDamaged, fmt::format("memory policy {:#x} does not exist", mode));
+  if (range.policy_mode() > 0 && !is_known_mode(range.policy_mode())) {
+    return {Code::kDamaged, fmt::format("memory policy {:#x} does not exist", range.policy_mode())};
   }
-  Policy policy;
-  policy.mode = mode;
-  FERMATA_ASSIGN(const std::vector<int> saved, parse_list(list));
-  // Relative nodes are counted within whatever is allowed.
-  policy.nodes = (mode & MPOL_F_RELATIVE_NODES) != 0 ? saved : within(saved, allowed.nodes);
-  policy.dropped = !saved.empty() && policy.nodes.empty();
-  return policy;
+  uint64_t end = range.start();
+  for (const image::PageRun& run : range.runs()) {
+    if (run.start() < end || run.start() % kPageSize != 0 || run.length() % kPageSize != 0 ||
+        run.length() == 0 || run.start() >= range.end() ||
+        run.length() > range.end() - run.start() || run.bytes() > run.length()) {
+      return {Code::kDamaged,
+              fmt::format("pages at {:#x} are placed out of their range", run.start())};
+    }
+    end = run.start() + run.length();
+  }
+  return {};
 }
 
 class Planner {
  public:
-  Planner(const Topology& current, const Allowed& allowed) : current_(current), allowed_(allowed) {}
-
-  Status add(const image::ThreadPlacement& thread) {
-    const std::string name = fmt::format("thread {} of process {}", thread.vtid(), thread.vpid());
-    auto cpus = parse_list(thread.cpuset());
-    if (!cpus) return cpus.error().within(name);
-    std::vector<int> usable = within(*cpus, allowed_.cpus);
-    if (!usable.empty()) {
-      plan_.affinity.push_back({thread.vpid(), thread.vtid(), std::move(usable)});
-    } else if (!cpus->empty()) {
-      plan_.notes.push_back(
-          fmt::format("{} was bound to CPUs {}, none of which may be used here: "
-                      "it runs unbound",
-                      name, thread.cpuset()));
+  Planner(const image::Placement& saved, const Topology& current, const Allowed& allowed, Mode mode)
+      : saved_(saved), current_(current), mode_(mode), now_{current.machine, allowed} {
+    for (const int node : current.machine.node_numbers()) {
+      if (allowed.nodes.empty() || contains(allowed.nodes, node)) usable_.push_back(node);
     }
-    if (thread.policy_mode() < 0) return Status::ok();
-    auto policy = policy_within(thread.policy_mode(), thread.policy_nodes(), allowed_);
-    if (!policy) return policy.error().within(name);
-    if (policy->dropped) {
-      plan_.notes.push_back(
-          fmt::format("the memory policy of {} names nodes {}, none of which may "
-                      "be used here: dropped",
-                      name, thread.policy_nodes()));
-      return Status::ok();
-    }
-    plan_.thread_policies.push_back(
-        set_mempolicy_call(thread.vpid(), thread.vtid(), policy->mode, policy->nodes));
-    return Status::ok();
   }
 
-  Status add(const image::ProcessPlacement& process) {
-    const std::string name = fmt::format("process {}", process.vpid());
-    uint64_t end = 0;
-    for (const image::RangePlacement& range : process.ranges()) {
-      if (range.start() % kPageSize != 0 || range.end() % kPageSize != 0 ||
-          range.start() >= range.end() || range.start() < end) {
-        return {Code::kDamaged, fmt::format("{}: placement of {:#x}-{:#x} makes no sense", name,
-                                            range.start(), range.end())};
-      }
-      end = range.end();
-      if (Status status = add_range(process.vpid(), range); !status) return status.within(name);
-      if (plan_.before_contents.size() + plan_.after_contents.size() > kMaxCalls) {
-        return {Code::kDamaged, fmt::format("{}: its placement has no end", name)};
-      }
-    }
-    note_missing_nodes(name);
-    return Status::ok();
+  Status run() {
+    FERMATA_TRY(read_before());
+    choose_mapping();
+    FERMATA_TRY(threads());
+    FERMATA_TRY(pages());
+    plan_.planned.set_numa_nodes(current_.numa_nodes);
+    plan_.planned.set_topology_signature(current_.signature);
+    *plan_.planned.mutable_machine() = record_of(current_.machine);
+    plan_.planned.set_allowed_cpus(format_list(now_.allowed.cpus));
+    plan_.planned.set_allowed_nodes(format_list(now_.allowed.nodes));
+    FERMATA_ASSIGN_STATUS(plan_.before, locality_of(saved_, before_.machine));
+    FERMATA_ASSIGN_STATUS(plan_.after, locality_of(plan_.planned, current_.machine));
+    return {};
   }
 
   Plan take() { return std::move(plan_); }
 
  private:
-  Status add_range(int vpid, const image::RangePlacement& range) {
-    bool placed = false;
-    uint64_t end = range.start();
+  Status read_before() {
+    if (saved_.has_machine()) {
+      FERMATA_ASSIGN_STATUS(before_.machine, machine_of(saved_.machine()));
+    } else {
+      before_.machine = current_.machine;  // its signature is this machine's
+    }
+    FERMATA_ASSIGN_STATUS(before_.allowed.cpus, parse_list(saved_.allowed_cpus()));
+    FERMATA_ASSIGN_STATUS(before_.allowed.nodes, parse_list(saved_.allowed_nodes()));
+    for (const image::ThreadPlacement& thread : saved_.threads()) {
+      const std::string name = name_of(thread);
+      auto cpus = parse_list(thread.cpuset());
+      if (!cpus) return cpus.error().within(name);
+      if (!is_known_mode(std::max(0, thread.policy_mode()))) {
+        return Status(Code::kDamaged,
+                      fmt::format("memory policy {:#x} does not exist", thread.policy_mode()))
+            .within(name);
+      }
+      cpus_.push_back(*std::move(cpus));
+      if (is_bound(cpus_.back())) unite(usage_.cpus, cpus_.back());
+    }
+    for (const image::ProcessPlacement& process : saved_.processes()) {
+      uint64_t end = 0;
+      for (const image::RangePlacement& range : process.ranges()) {
+        if (Status valid = check_range(range, end); !valid) return valid.within(name_of(process));
+        end = range.end();
+        for (const image::PageRun& run : range.runs()) {
+          auto nodes = nodes_of(run);
+          if (!nodes) return nodes.error().within(name_of(process));
+          for (const int node : *nodes) usage_.bytes[node] += bytes_of(run) / nodes->size();
+        }
+      }
+    }
+    return {};
+  }
+
+  /// One that may run everywhere goes on doing so.
+  bool is_bound(const Numbers& cpus) const {
+    const Numbers all =
+        before_.allowed.cpus.empty() ? before_.machine.cpus() : before_.allowed.cpus;
+    return !includes(cpus, all);
+  }
+
+  void choose_mapping() {
+    if (mode_ == Mode::kReplan) {
+      mapping_ = map_machines(before_, usage_, now_);
+      plan_.how = kind_name(mapping_.kind);
+      return;
+    }
+    plan_.how = "kept";
+    for (const int node : usable_) mapping_.node[node] = {node};
+    const Numbers here = allowed_cpus();
+    for (const int cpu : intersection(usage_.cpus, here)) mapping_.cpu[cpu] = cpu;
+  }
+
+  Numbers allowed_cpus() const {
+    const Numbers all = current_.machine.cpus();
+    return now_.allowed.cpus.empty() ? all : now_.allowed.cpus;
+  }
+
+  static std::string name_of(const image::ThreadPlacement& thread) {
+    return fmt::format("thread {} of process {}", thread.vtid(), thread.vpid());
+  }
+  static std::string name_of(const image::ProcessPlacement& process) {
+    return fmt::format("process {}", process.vpid());
+  }
+
+  Status threads() {
+    const ThreadPlan thread_plan(mapping_, before_, now_, mode_ == Mode::kReplan);
+    const Numbers all_before = before_nodes();
+    page_plan_ = std::make_unique<PagePlan>(mapping_, before_.machine, current_.machine, all_before,
+                                            usable_);
+    for (int i = 0; i < saved_.threads_size(); ++i) {
+      const image::ThreadPlacement& thread = saved_.threads(i);
+      const Numbers& had = cpus_[static_cast<size_t>(i)];
+      const bool bound = is_bound(had);
+      Numbers cpus = bound ? thread_plan.cpus_for(had) : allowed_cpus();
+      if (cpus.empty()) {
+        plan_.notes.push_back(
+            fmt::format("{} was bound to CPUs {}, none of which may be used here: it runs unbound",
+                        name_of(thread), thread.cpuset()));
+        cpus = allowed_cpus();
+      }
+      if (bound && mode_ == Mode::kReplan) page_plan_->add_thread(thread.vpid(), had);
+      image::ThreadPlacement* planned = plan_.planned.add_threads();
+      *planned = thread;
+      planned->set_cpuset(format_list(cpus));
+      plan_.affinity.push_back({thread.vpid(), thread.vtid(), std::move(cpus)});
+      FERMATA_TRY(thread_policy(thread, *planned));
+    }
+    return {};
+  }
+
+  /// Nodes that were to be used; what was spread over all of them is spread over all here.
+  Numbers before_nodes() const {
+    if (mode_ == Mode::kKeep) return {};
+    const Numbers all = before_.machine.node_numbers();
+    return before_.allowed.nodes.empty() ? all : intersection(all, before_.allowed.nodes);
+  }
+
+  Status thread_policy(const image::ThreadPlacement& thread, image::ThreadPlacement& planned) {
+    if (thread.policy_mode() < 0) return {};
+    Result<std::optional<Numbers>> nodes =
+        policy_nodes(thread.policy_mode(), thread.policy_nodes());
+    if (!nodes) return nodes.error().within(name_of(thread));
+    if (!*nodes) {
+      plan_.notes.push_back(fmt::format(
+          "the memory policy of {} names nodes {}, none of which may be used here: dropped",
+          name_of(thread), thread.policy_nodes()));
+      planned.set_policy_mode(MPOL_DEFAULT);
+      planned.clear_policy_nodes();
+      return {};
+    }
+    planned.set_policy_nodes(format_list(**nodes));
+    plan_.thread_policies.push_back(
+        set_mempolicy_call(thread.vpid(), thread.vtid(), thread.policy_mode(), **nodes));
+    return {};
+  }
+
+  /// nullopt: none of its nodes may be used.
+  Result<std::optional<Numbers>> policy_nodes(int mode, const std::string& list) const {
+    FERMATA_ASSIGN(Numbers nodes, parse_list(list));
+    // Relative nodes are counted within whatever is allowed.
+    if (nodes.empty() || (mode & MPOL_F_RELATIVE_NODES) != 0) {
+      return std::optional<Numbers>(std::move(nodes));
+    }
+    Numbers images = page_plan_->images_of(nodes);
+    if (images.empty()) return std::optional<Numbers>();
+    // It names one node; of several images the first has most of it.
+    if (plain_mode(mode) == MPOL_PREFERRED && images.size() > 1) {
+      images = {mapping_.node.at(nodes.front()).front()};
+    }
+    return std::optional<Numbers>(std::move(images));
+  }
+
+  Status pages() {
+    for (const image::ProcessPlacement& process : saved_.processes()) {
+      for (const image::RangePlacement& range : process.ranges()) {
+        for (const image::PageRun& run : range.runs()) {
+          if (run.nodes().empty() && !range.shared()) {
+            page_plan_->add_run(process.vpid(), run, run.node());
+          }
+        }
+      }
+    }
+    for (const image::ProcessPlacement& process : saved_.processes()) {
+      image::ProcessPlacement* planned = plan_.planned.add_processes();
+      planned->set_vpid(process.vpid());
+      for (const image::RangePlacement& range : process.ranges()) {
+        Status status = add_range(process.vpid(), range, *planned->add_ranges());
+        if (!status) return status.within(name_of(process));
+        if (plan_.before_contents.size() + plan_.after_contents.size() > kMaxCalls) {
+          return Status(Code::kDamaged, "its placement has no end").within(name_of(process));
+        }
+      }
+      note_missing_nodes(name_of(process));
+    }
+    return {};
+  }
+
+  Status add_range(int vpid, const image::RangePlacement& range, image::RangePlacement& planned) {
+    planned.set_start(range.start());
+    planned.set_end(range.end());
+    planned.set_shared(range.shared());
+    planned.set_policy_mode(-1);
     for (const image::PageRun& run : range.runs()) {
-      if (run.start() < end || run.start() % kPageSize != 0 || run.length() % kPageSize != 0 ||
-          run.length() == 0 || run.start() >= range.end() ||
-          run.length() > range.end() - run.start() || run.node() < 0 || run.node() >= kMaxNumber) {
-        return {Code::kDamaged,
-                fmt::format("pages at {:#x} are placed out of their range", run.start())};
+      FERMATA_ASSIGN_STATUS(const Numbers nodes, nodes_of(run));
+      std::vector<image::PageRun> places = page_plan_->place(vpid, run, nodes, range.shared());
+      if (places.empty()) {
+        missing_nodes_.insert(nodes.begin(), nodes.end());
+        missing_bytes_ += bytes_of(run);
       }
-      end = run.start() + run.length();
-      if (current_.numa_nodes < 2) continue;  // there is one place for all pages
-      if (within({run.node()}, allowed_.nodes).empty()) {
-        missing_nodes_.insert(run.node());
-        continue;
+      for (image::PageRun& place : places) add_run(std::move(place), planned);
+    }
+    bool placed = false;
+    if (usable_.size() > 1 || current_.numa_nodes > 1) {
+      for (const image::PageRun& run : planned.runs()) {
+        FERMATA_ASSIGN_STATUS(const Numbers nodes, nodes_of(run));
+        // Preferred: where the node is full, pages land elsewhere and the restart goes on.
+        const int mode = nodes.size() > 1 ? MPOL_INTERLEAVE : MPOL_PREFERRED;
+        plan_.before_contents.push_back(
+            mbind_call(vpid, run.start(), run.start() + run.length(), mode, nodes));
+        placed = true;
       }
-      // Preferred: where the node is full, pages land elsewhere and the restart goes on.
-      plan_.before_contents.push_back(
-          mbind_call(vpid, run.start(), end, MPOL_PREFERRED, {run.node()}));
-      placed = true;
     }
     if (range.policy_mode() > 0) {
-      FERMATA_ASSIGN_STATUS(const Policy policy,
-                            policy_within(range.policy_mode(), range.policy_nodes(), allowed_));
-      if (!policy.dropped) {
+      FERMATA_ASSIGN_STATUS(const std::optional<Numbers> nodes,
+                            policy_nodes(range.policy_mode(), range.policy_nodes()));
+      if (nodes) {
+        planned.set_policy_mode(range.policy_mode());
+        planned.set_policy_nodes(format_list(*nodes));
         plan_.after_contents.push_back(
-            mbind_call(vpid, range.start(), range.end(), policy.mode, policy.nodes));
-        return Status::ok();
+            mbind_call(vpid, range.start(), range.end(), range.policy_mode(), *nodes));
+        return {};
       }
       plan_.notes.push_back(fmt::format(
           "the memory policy of {:#x}-{:#x} of process {} names nodes {}, none of which may be "
@@ -183,22 +274,46 @@ class Planner {
       plan_.after_contents.push_back(
           mbind_call(vpid, range.start(), range.end(), MPOL_DEFAULT, {}));
     }
-    return Status::ok();
+    return {};
+  }
+
+  static void add_run(image::PageRun run, image::RangePlacement& planned) {
+    if (planned.runs_size() > 0) {
+      image::PageRun& last = *planned.mutable_runs(planned.runs_size() - 1);
+      const bool adjacent = last.start() + last.length() == run.start();
+      if (adjacent && last.node() == run.node() && last.nodes() == run.nodes()) {
+        last.set_bytes(bytes_of(last) + bytes_of(run));
+        last.set_length(last.length() + run.length());
+        return;
+      }
+    }
+    *planned.add_runs() = std::move(run);
   }
 
   void note_missing_nodes(const std::string& name) {
     if (missing_nodes_.empty()) return;
-    const std::vector<int> nodes(missing_nodes_.begin(), missing_nodes_.end());
+    const Numbers nodes(missing_nodes_.begin(), missing_nodes_.end());
     plan_.notes.push_back(
-        fmt::format("pages of {} were on nodes {}, which may not be used here: "
-                    "they land where the kernel puts them",
-                    name, format_list(nodes)));
+        fmt::format("{} of {} were on nodes {}, which may not be used here: they land where the "
+                    "kernel puts them",
+                    format_size(missing_bytes_), name, format_list(nodes)));
+    plan_.bytes_not_allowed += missing_bytes_;
     missing_nodes_.clear();
+    missing_bytes_ = 0;
   }
 
+  const image::Placement& saved_;
   const Topology& current_;
-  const Allowed& allowed_;
+  Mode mode_;
+  Side before_;
+  Side now_;
+  Numbers usable_;             // nodes
+  std::vector<Numbers> cpus_;  // of each saved thread
+  Usage usage_;
+  Mapping mapping_;
+  std::unique_ptr<PagePlan> page_plan_;
   std::set<int> missing_nodes_;
+  uint64_t missing_bytes_ = 0;
   Plan plan_;
 };
 
@@ -211,10 +326,11 @@ Result<Mode> parse_mode(std::string_view text) {
   return failure(Code::kUsage, fmt::format("--numa {}: must be keep, replan or ignore", text));
 }
 
-Result<Allowed> allowed_here() {
+Result<Allowed> allowed_of(pid_t pid) {
   Allowed allowed;
-  FERMATA_ASSIGN(allowed.cpus, affinity_of(0));
-  FERMATA_ASSIGN(const std::string status, read_file("/proc/self/status"));
+  FERMATA_ASSIGN(allowed.cpus, affinity_of(pid));
+  FERMATA_ASSIGN(const std::string status,
+                 read_file(pid == 0 ? "/proc/self/status" : fmt::format("/proc/{}/status", pid)));
   constexpr std::string_view kKey = "Mems_allowed_list:\t";
   const size_t at = status.find(kKey);
   if (at == std::string::npos) return allowed;  // a kernel without cpusets: all nodes
@@ -223,25 +339,21 @@ Result<Allowed> allowed_here() {
   return allowed;
 }
 
+Result<Allowed> allowed_here() { return allowed_of(0); }
+
 Result<Plan> plan_placement(const image::Placement& saved, const Topology& current,
-                            const Allowed& allowed) {
-  if (saved.topology_signature() != current.signature) {
+                            const Allowed& allowed, Mode mode) {
+  if (mode == Mode::kIgnore) return Plan{};
+  if (!saved.has_machine() && saved.topology_signature() != current.signature) {
     Plan plan;
     plan.notes.emplace_back(
         "this machine's topology is not the one of the checkpoint: CPU bindings, memory policies "
         "and the placement of pages are dropped");
     return plan;
   }
-  Planner planner(current, allowed);
-  for (const image::ThreadPlacement& thread : saved.threads()) {
-    FERMATA_TRY_RESULT(planner.add(thread).within("placement"));
-  }
-  for (const image::ProcessPlacement& process : saved.processes()) {
-    FERMATA_TRY_RESULT(planner.add(process).within("placement"));
-  }
-  Plan plan = planner.take();
-  plan.planned = saved;
-  return plan;
+  Planner planner(saved, current, allowed, mode);
+  FERMATA_TRY_RESULT(planner.run().within("placement"));
+  return planner.take();
 }
 
 }  // namespace fermata::numa

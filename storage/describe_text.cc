@@ -106,8 +106,7 @@ class TextWriter {
                           threads == 1 ? "" : "s", printable(cpus));
     }
     for (const auto& [node, bytes] : summary.bytes_on_node) {
-      text += fmt::format("{}ranges of {} on node {}", text.empty() ? "" : ", ", format_size(bytes),
-                          node);
+      text += fmt::format("{}{} on node {}", text.empty() ? "" : ", ", format_size(bytes), node);
     }
     if (summary.bound_ranges > 0) {
       text += fmt::format("{}{} ranges with a memory policy", text.empty() ? "" : ", ",

@@ -29,7 +29,7 @@ void add_placement(const image::Placement& placement, std::map<int, ProcessSumma
     for (const image::RangePlacement& range : process.ranges()) {
       if (range.policy_mode() > 0) ++summary.bound_ranges;
       for (const image::PageRun& run : range.runs()) {
-        summary.bytes_on_node[run.node()] += run.length();
+        summary.bytes_on_node[run.node()] += run.bytes() > 0 ? run.bytes() : run.length();
       }
     }
   }

@@ -13,8 +13,8 @@
 
 #include "numa/affinity.h"
 #include "numa/number_list.h"
-#include "numa/page_nodes.h"
 #include "numa/plan.h"
+#include "numa/survey.h"
 
 namespace fermata::numa {
 namespace {
@@ -57,7 +57,10 @@ class Child {
   bool ready() const { return ready_; }
   uint64_t start() const { return reinterpret_cast<uint64_t>(range_); }
   ProcessToPlace to_place() const {
-    return {7, pid_, {{7, pid_, MPOL_DEFAULT, {}}}, {{start(), start() + kLength}}};
+    return {7,
+            pid_,
+            {{7, pid_, MPOL_DEFAULT, {}}},
+            {{start(), start() + kLength, false, MPOL_BIND, {0}}}};
   }
 
  private:
@@ -75,7 +78,7 @@ TEST(Placement, RecordsCpusPoliciesAndPages) {
   EXPECT_NE(topology->xml.find("<topology"), std::string::npos);
   EXPECT_EQ(topology->signature.substr(0, 6), "nodes ");
 
-  const auto placement = capture_placement(*topology, {child.to_place()});
+  const auto placement = capture_placement(*topology, {}, {child.to_place()}, {});
   ASSERT_TRUE(placement) << placement.error().message();
   EXPECT_EQ(placement->numa_nodes(), topology->numa_nodes);
   ASSERT_EQ(placement->threads_size(), 1);
@@ -115,9 +118,10 @@ TEST(Placement, RecordsCpusPoliciesAndPages) {
 TEST(Placement, FindsThePresentPages) {
   const Child child(affinity_of(0)->front());
   ASSERT_TRUE(child.ready());
-  const auto runs = nodes_of_pages(child.pid(), child.start(), child.start() + kLength, 4096);
+  const auto runs = survey_process(child.pid());
   ASSERT_TRUE(runs) << runs.error().message();
-  EXPECT_EQ(*runs, (std::vector<NodeRun>{{child.start(), kLength / 2, 0}}));
+  const std::vector<NodeRun> inside = clip(*runs, child.start(), child.start() + kLength);
+  EXPECT_EQ(inside, (std::vector<NodeRun>{{child.start(), kLength, {0}, kLength / 2}}));
 }
 
 // Half of the pages on node 0, half on the last node: one and the same where there is but one.
@@ -135,8 +139,8 @@ TEST(Placement, TellsTheNodesOfPagesApart) {
   }
   // One policy again, and so one map.
   ASSERT_EQ(::syscall(SYS_mbind, start, kLength, MPOL_DEFAULT, nullptr, 0, 0), 0);
-  const ProcessToPlace self{7, ::getpid(), {}, {{start, start + kLength}}};
-  const auto placement = capture_placement(*topology, {self});
+  const ProcessToPlace self{7, ::getpid(), {}, {{start, start + kLength, false, -1, {}}}};
+  const auto placement = capture_placement(*topology, {}, {self}, {});
   ::munmap(range, kLength);
   ASSERT_TRUE(placement) << placement.error().message();
   ASSERT_EQ(placement->processes_size(), 1);
@@ -153,7 +157,7 @@ TEST(Placement, NamesTheThread_ThatIsGone) {
     const Child child(affinity_of(0)->front());
     pid = child.pid();
   }
-  const auto placement = capture_placement({}, {{7, pid, {{7, pid, -1, {}}}, {}}});
+  const auto placement = capture_placement({}, {}, {{7, pid, {{7, pid, -1, {}}}, {}}}, {});
   ASSERT_FALSE(placement);
   EXPECT_EQ(placement.error().code(), Code::kGone);
   EXPECT_NE(placement.error().message().find(std::to_string(pid)), std::string::npos);

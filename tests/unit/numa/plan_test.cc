@@ -119,10 +119,11 @@ TEST(Plan, StaysInsideWhatIsAllowed) {
   image::RangePlacement* range = add_range(saved, 0x10000, 0x20000, MPOL_BIND, "1");
   add_run(range, 0x10000, 0x8000, 0);
   add_run(range, 0x18000, 0x8000, 1);
-  const auto plan = plan_placement(saved, topology, {{0, 1, 2, 3}, {0}});
+  const auto plan = plan_placement(saved, topology, {{0, 1, 2, 3}, {0}}, Mode::kKeep);
   ASSERT_TRUE(plan) << plan.error().message();
-  ASSERT_EQ(plan->affinity.size(), 1U);
+  ASSERT_EQ(plan->affinity.size(), 2U);
   EXPECT_EQ(plan->affinity[0].cpus, std::vector<int>{3});
+  EXPECT_EQ(plan->affinity[1].cpus, (std::vector<int>{0, 1, 2, 3}));
   ASSERT_EQ(plan->thread_policies.size(), 1U);
   EXPECT_EQ(plan->thread_policies[0].nodemask, std::vector<uint64_t>{1});
   EXPECT_EQ(plan->before_contents.size(), 1U);
