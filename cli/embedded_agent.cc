@@ -48,6 +48,7 @@ Result<coord::AgentReport> EmbeddedAgent::await(coord::Time /*deadline*/) {
   report.image_bytes = numbers.image_bytes;
   report.stand_still = numbers.stand_still;
   report.copied = numbers.copied;
+  report.snapshot = numbers.snapshot;
   report.image = numbers.image;
   report.digest = numbers.digest;
   report.time = numbers.time;

@@ -226,6 +226,7 @@ std::string describe_json(const coord::TriedSet& tried) {
               {"memory_bytes", outcome.memory_bytes()},
               {"image_bytes", outcome.image_bytes()},
               {"copied", copied && !outcome.reports.empty()},
+              {"snapshot", outcome.reports.empty() ? "" : outcome.reports.front().snapshot},
               {"total_ms", milliseconds_of(outcome.total)},
               {"phases_ms", phases},
               {"sentence", describe(tried)}};

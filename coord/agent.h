@@ -45,7 +45,8 @@ struct AgentReport {
   uint64_t memory_bytes = 0;  ///< of the job, held in the image
   uint64_t image_bytes = 0;   ///< size of the image on disk
   Duration stand_still{};     ///< how long the pod stood still
-  bool copied = false;        ///< memory was copied while the pod stood, and written while it ran
+  bool copied = false;        ///< the pod ran on while its image was written
+  std::string snapshot;       ///< how: "twin", "copy", "stopped"
   std::string image;          ///< file name in the folder of the set
   std::string digest;         ///< of the image
   std::string time;           ///< of the cut, ISO 8601 in UTC

@@ -94,15 +94,16 @@ uint64_t available_memory() {
   return std::min(kilobytes_of("/proc/meminfo", "MemAvailable").value_or(0), room_in_cgroups());
 }
 
-uint64_t resident_bytes(const fs::path& group) {
-  uint64_t sum = 0;
+MemoryUse memory_use(const fs::path& group) {
+  MemoryUse use;
   std::ifstream processes(group / "cgroup.procs");
   for (pid_t pid = 0; processes >> pid;) {
     const fs::path status = fmt::format("/proc/{}/status", pid);
-    sum += kilobytes_of(status, "RssAnon").value_or(0);
-    sum += kilobytes_of(status, "RssShmem").value_or(0);
+    use.own += kilobytes_of(status, "RssAnon").value_or(0);
+    use.shared += kilobytes_of(status, "RssShmem").value_or(0);
+    ++use.processes;
   }
-  return sum;
+  return use;
 }
 
 }  // namespace fermata::node_agent

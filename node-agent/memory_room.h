@@ -12,8 +12,12 @@ namespace fermata::node_agent {
 /// leave. 0 when it cannot be told.
 uint64_t available_memory();
 
-/// Anonymous and shared memory that the processes of a cgroup v2 group have in RAM now (a shared
-/// page counts for each of its users).
-uint64_t resident_bytes(const std::filesystem::path& group);
+/// What the processes of a cgroup v2 group have in RAM now.
+struct MemoryUse {
+  uint64_t own = 0;     ///< anonymous memory
+  uint64_t shared = 0;  ///< shared memory; a page counts for each of its users
+  uint64_t processes = 0;
+};
+MemoryUse memory_use(const std::filesystem::path& group);
 
 }  // namespace fermata::node_agent

@@ -24,6 +24,10 @@ constexpr unsigned kThreads = 2;    // more gain little: disk and memory are sha
 constexpr double kCopyShare = 0.4;  // of available memory that a copy may take
 constexpr double kEstimateMargin = 1.1;  // the job grows between the estimate and the cut
 
+uint64_t with_margin(uint64_t bytes) {
+  return static_cast<uint64_t>(static_cast<double>(bytes) * kEstimateMargin);
+}
+
 uint64_t bytes_here(const std::vector<MemoryRegion>& regions) {
   uint64_t sum = 0;
   for (const MemoryRegion& region : regions) sum += region.bytes_here();
@@ -73,21 +77,18 @@ Status PodAgent::prepare(const ImageOrder& order) {
   work_ = std::make_unique<Work>();
   work_->order = order;
 
-  const auto estimate =
-      static_cast<uint64_t>(static_cast<double>(resident_bytes(pod_.group)) * kEstimateMargin);
+  MemoryUse use = memory_use(pod_.group);
+  use.own = with_margin(use.own);
+  use.shared = with_margin(use.shared);
   {
     FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(pod_.owner));
-    FERMATA_TRY(storage::check_free_room(order.folder, estimate));
+    FERMATA_TRY(storage::check_free_room(order.folder, use.own + use.shared));
   }
-  copy_limit_ = static_cast<uint64_t>(static_cast<double>(available_memory()) * kCopyShare);
-  if (order.end_job) copy_limit_ = 0;  // it stands still to its end: nothing is gained by a copy
-  if (estimate <= copy_limit_) {
-    const Status warm = arena_.warm(estimate);
-    if (!warm) {
-      log_info(
-          fmt::format("the job will stand still while its image is written: {}", warm.message()));
-      copy_limit_ = 0;
-    }
+  if (order.end_job) {
+    snapshot_.prepare_stopped();  // it stands still to its end: nothing is gained
+  } else {
+    snapshot_.prepare(use,
+                      static_cast<uint64_t>(static_cast<double>(available_memory()) * kCopyShare));
   }
 
   FERMATA_TRY(read_topology());
@@ -132,15 +133,14 @@ Status PodAgent::capture(std::chrono::milliseconds deadline) {
   watch.note("placement");
 
   numbers_.memory_bytes = bytes_here(work.frozen->memory());
-  if (numbers_.memory_bytes <= copy_limit_) {
-    FERMATA_ASSIGN_STATUS(work.image.memory, arena_.copy(work.frozen->memory(), kThreads));
-    FAULT_POINT("capture.copied");
-    watch.note("copy");
+  FERMATA_ASSIGN_STATUS(work.image.memory, snapshot_.take(*work.frozen, work.image.objects));
+  numbers_.snapshot = Snapshot::name_of(snapshot_.way());
+  FAULT_POINT("capture.copied");
+  watch.note(numbers_.snapshot);
+  if (snapshot_.way() != Snapshot::Way::kStopped) {
     FERMATA_TRY(let_run());
     watch.note("let run");
     numbers_.copied = true;
-  } else {
-    work.image.memory = work.frozen->memory();
   }
   log_debug(fmt::format("job {} stood still:{}", to_string(pod_.job), watch.text()));
   return {};
@@ -163,7 +163,7 @@ Status PodAgent::write_back() {
     work.image.memory.clear();
     FERMATA_TRY(work.writer->write_pages(kThreads));
   }
-  arena_.release();
+  snapshot_.release();
   FAULT_POINT("write_back.pages");
   if (!work.order.end_job) FERMATA_TRY(let_run());
 
@@ -187,7 +187,7 @@ void PodAgent::roll_back() {
   // First of all: the job runs on.
   const Status resumed = let_run();
   if (!resumed) log_error(fmt::format("job {}: {}", to_string(pod_.job), resumed.message()));
-  arena_.release();
+  snapshot_.release();
   {
     // The writer's destructor removes its file, with the owner's rights. Without them it may fail:
     // then the next attempt removes it.

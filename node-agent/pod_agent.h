@@ -14,7 +14,7 @@
 #include "common/credentials.h"
 #include "common/ids.h"
 #include "common/status.h"
-#include "node-agent/copy_arena.h"
+#include "node-agent/snapshot.h"
 
 namespace fermata::numa {
 struct Topology;
@@ -42,8 +42,9 @@ struct ImageNumbers {
   uint64_t memory_bytes = 0;
   uint64_t image_bytes = 0;
   std::chrono::nanoseconds stand_still{};
-  bool copied = false;  ///< memory was copied while the pod stood and written while it ran
-  std::string image;    ///< file name
+  bool copied = false;   ///< the pod ran on while its image was written
+  std::string snapshot;  ///< how: Snapshot::name_of()
+  std::string image;     ///< file name
   std::string digest;
   std::string time;  ///< of the cut
 };
@@ -93,8 +94,7 @@ class PodAgent {
 
   PodToHold pod_;
   ImageNumbers numbers_;
-  CopyArena arena_;
-  uint64_t copy_limit_ = 0;
+  Snapshot snapshot_;
   std::unique_ptr<numa::Topology> topology_;  ///< asked for once: it takes some 10 ms
   std::unique_ptr<Work> work_;
 };

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
+#include <time.h>
 
 #include <algorithm>
 #include <chrono>
@@ -25,31 +26,44 @@ class Twin {
   ~Twin() {
     ::kill(pid_, SIGKILL);
     reap_tracees({pid_});
+    if (left_behind_) wait_until_inherited();
   }
 
   pid_t pid() const { return pid_; }
+  /// The pod is let go and the twin stays: from now on PID 1 can wait for it.
+  void leave_behind() { left_behind_ = true; }
 
  private:
+  /// A capture that follows at once must not find it as a zombie of the job's.
+  void wait_until_inherited() const {
+    constexpr int kMilliseconds = 300;
+    for (int i = 0; i < kMilliseconds && ::kill(pid_, 0) == 0; ++i) {
+      const timespec pause{0, 1'000'000};
+      ::nanosleep(&pause, nullptr);
+    }
+  }
+
   pid_t pid_;
+  bool left_behind_ = false;
 };
 
 class TwinSource final : public MemorySource {
  public:
-  TwinSource(std::shared_ptr<const Twin> twin, std::shared_ptr<const MemorySource> memory)
+  TwinSource(std::shared_ptr<Twin> twin, std::shared_ptr<const MemorySource> memory)
       : twin_(std::move(twin)), memory_(std::move(memory)) {}
   Status read(uint64_t address, std::span<std::byte> out) const override {
     return memory_->read(address, out);
   }
 
  private:
-  std::shared_ptr<const Twin> twin_;  // outlives the reading of it
+  std::shared_ptr<Twin> twin_;  // outlives the reading of it
   std::shared_ptr<const MemorySource> memory_;
 };
 
 /// Takes hold of a twin that sleeps.
-Result<std::shared_ptr<const Twin>> take(pid_t pid) {
+Result<std::shared_ptr<Twin>> take(pid_t pid) {
   FERMATA_TRY_RESULT(seize(pid, PTRACE_O_EXITKILL));
-  auto twin = std::make_shared<const Twin>(pid);
+  auto twin = std::make_shared<Twin>(pid);
   FERMATA_TRY_RESULT(interrupt(pid));
   FERMATA_ASSIGN([[maybe_unused]] const Stop stop, wait_stop(pid));
   // Where memory runs out it is the twin that goes, and the set with it, not the job.
@@ -58,7 +72,7 @@ Result<std::shared_ptr<const Twin>> take(pid_t pid) {
 }
 
 /// Twins by the PID in the pod of who they are of.
-using Twins = std::map<int, std::shared_ptr<const Twin>>;
+using Twins = std::map<int, std::shared_ptr<Twin>>;
 
 /// Has every process make its twin; `wanted` gets the PIDs in the pod of twin and original.
 Status fork_all(std::vector<HeldProcess>& held, std::map<int, int>& wanted) {
@@ -137,22 +151,6 @@ std::vector<Extent> inside(const std::vector<Extent>& extents, const std::vector
   return out;
 }
 
-/// Cuts extents at the ends of `ranges`, so that each is either in a twin or not.
-std::vector<Extent> cut_at(const std::vector<Extent>& extents, const std::vector<Range>& ranges) {
-  std::vector<Extent> out;
-  for (Extent extent : extents) {
-    for (const Range& range : ranges) {
-      for (const uint64_t at : {range.start, range.end}) {
-        if (at <= extent.address || at >= extent.address + extent.length) continue;
-        out.push_back({extent.address, at - extent.address, extent.where});
-        extent = {at, extent.address + extent.length - at, extent.where};
-      }
-    }
-    out.push_back(extent);
-  }
-  return out;
-}
-
 }  // namespace
 
 Result<TwinMemory> make_twins(const std::filesystem::path& group, std::vector<HeldProcess>& held,
@@ -174,14 +172,15 @@ Result<TwinMemory> make_twins(const std::filesystem::path& group, std::vector<He
     }
     const auto vpid = static_cast<int>(region.id.id);
     const std::vector<Range> ranges = left_out(objects, vpid);
-    const std::shared_ptr<const Twin>& twin = twins.at(vpid);
+    const std::shared_ptr<Twin>& twin = twins.at(vpid);
     FERMATA_ASSIGN(std::shared_ptr<const MemorySource> bytes,
                    ProcessMemorySource::open(twin->pid()));
-    out.regions.push_back({region.id, cut_at(region.extents, ranges),
-                           std::make_shared<TwinSource>(twin, std::move(bytes))});
+    out.regions.push_back(
+        {region.id, region.extents, std::make_shared<TwinSource>(twin, std::move(bytes))});
     std::vector<Extent> rest = inside(region.extents, ranges);
     if (!rest.empty()) out.rest.push_back({region.id, std::move(rest), region.source});
   }
+  for (const auto& [vpid, twin] : twins) twin->leave_behind();
   return out;
 }
 

@@ -114,7 +114,7 @@ TEST(MemoryRoom, IsSomeMemoryAndNotMoreThanTheMachineHas) {
   EXPECT_LE(available_memory(), machine);
 }
 
-TEST(MemoryRoom, GroupWithoutProcessesHasNone) { EXPECT_EQ(resident_bytes("/no/such/group"), 0U); }
+TEST(MemoryRoom, GroupWithoutProcessesHasNone) { EXPECT_EQ(memory_use("/no/such/group").own, 0U); }
 
 }  // namespace
 }  // namespace fermata::node_agent
