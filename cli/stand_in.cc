@@ -1,5 +1,7 @@
 #include "cli/stand_in.h"
 
+#include <fmt/format.h>
+
 #include "cli/job_session.h"
 
 namespace fermata::cli {
@@ -7,6 +9,12 @@ namespace fermata::cli {
 Result<node_agent::ControlReply> ask_or_stand_in(const Invocation& invocation,
                                                  const node_agent::JobRecord& record,
                                                  const node_agent::ControlRequest& request) {
+  if (record.service) {
+    return failure(Code::kUsage, fmt::format("job {} belongs to the coordinator: name it with "
+                                             "--coordinator, $FERMATA_COORDINATOR or in the config "
+                                             "file",
+                                             to_string(record.job)));
+  }
   node_agent::JobRegistry registry = invocation.registry();
   Result<node_agent::ControlReply> reply =
       node_agent::ask(registry.control_socket(record.job), request);

@@ -16,6 +16,8 @@
 #include <sstream>
 
 #include "common/file_util.h"
+#include "node-agent/pod_registry.h"
+#include "node-agent/record_file.h"
 #include "node-agent/thaw_guard.h"
 
 namespace fermata::node_agent {
@@ -26,37 +28,6 @@ using nlohmann::json;
 
 // For the number of a job: the file is locked for an instant.
 constexpr std::chrono::seconds kLockPatience{10};
-
-/// Readable for all whatever the umask: owners look for their jobs in it.
-Status make_folder(const fs::path& path) {
-  if (mkdir(path.c_str(), 0755) != 0) {
-    if (errno == EEXIST) return {};
-    return errno_status(errno, fmt::format("{}: cannot be created", path.string()));
-  }
-  const UniqueFd folder(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-  if (folder && fchmod(folder.get(), 0755) == 0) return {};
-  if (errno == ENOENT) return {};  // a collector was quicker: our caller will see
-  return errno_status(errno, fmt::format("{}: its mode cannot be set", path.string()));
-}
-
-/// The text of a record that only root, or who we are, can have written: what stands in it is done
-/// with our rights.
-std::optional<std::string> trusted_text(const fs::path& file) {
-  const UniqueFd fd(open(file.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
-  struct stat status {};
-  if (!fd || fstat(fd.get(), &status) != 0 || !S_ISREG(status.st_mode)) return std::nullopt;
-  const bool ours = status.st_uid == 0 || status.st_uid == geteuid();
-  if (!ours || (status.st_mode & (S_IWGRP | S_IWOTH)) != 0) return std::nullopt;
-  std::string text;
-  std::array<char, 16384> buffer;
-  for (;;) {
-    const ssize_t got = read(fd.get(), buffer.data(), buffer.size());
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return std::nullopt;
-    if (got == 0) return text;
-    text.append(buffer.data(), static_cast<size_t>(got));
-  }
-}
 
 std::string text_of(const JobRecord& record) {
   const json out = {{"job", to_string(record.job)},    {"init", record.init},
@@ -71,7 +42,7 @@ std::string text_of(const JobRecord& record) {
 }
 
 std::optional<JobRecord> record_of(const fs::path& file) {
-  const std::optional<std::string> text = trusted_text(file);
+  const std::optional<std::string> text = trusted_record(file);
   if (!text) return std::nullopt;
   try {
     const json object = json::parse(*text);
@@ -94,6 +65,29 @@ std::optional<JobRecord> record_of(const fs::path& file) {
   } catch (const json::exception&) {
     return std::nullopt;
   }
+}
+
+/// Pods of the service, as jobs.
+std::vector<JobRecord> living_pods(const fs::path& root) {
+  std::vector<JobRecord> jobs;
+  for (const PodRecord& pod : PodRegistry(root).all()) {
+    const bool another = !jobs.empty() && jobs.back().job == pod.id.step;
+    if (another || !pod.alive()) continue;
+    JobRecord record;
+    record.job = pod.id.step;
+    record.init = pod.init;
+    record.init_start = pod.init_start;
+    record.group = pod.group;
+    record.folder = pod.folder;
+    record.owner_uid = pod.owner_uid;
+    record.owner = pod.owner;
+    record.ranks = static_cast<uint32_t>(pod.pod_of_rank.size());
+    record.command = pod.command;
+    record.started = pod.started;
+    record.service = true;
+    jobs.push_back(std::move(record));
+  }
+  return jobs;
 }
 
 /// Takes the lock of a job's folder. nullopt: somebody has it, or the folder vanished under us.
@@ -141,27 +135,6 @@ void collect(const fs::path& folder) {
 
 }  // namespace
 
-uint64_t process_start_time(pid_t pid) {
-  std::ifstream in(fmt::format("/proc/{}/stat", pid));
-  std::string text;
-  if (!in || !std::getline(in, text)) return 0;
-  // The name in parentheses may hold spaces and parentheses itself: the fields begin after the last
-  // one.
-  const size_t end_of_name = text.rfind(')');
-  if (end_of_name == std::string::npos) return 0;
-  std::istringstream fields(text.substr(end_of_name + 1));
-  std::string field;
-  for (int number = 3; number <= 22 && fields >> field; ++number) {
-    if (number == 3 && (field == "Z" || field == "X")) return 0;
-    if (number == 22) {
-      uint64_t value = 0;
-      std::from_chars(field.data(), field.data() + field.size(), value);
-      return value;
-    }
-  }
-  return 0;
-}
-
 JobClaim::~JobClaim() {
   if (!lock_) return;
   const std::optional<JobRecord> record = record_of(folder_ / "job.json");
@@ -190,7 +163,7 @@ Status JobClaim::publish(const JobRecord& record) {
 fs::path JobRegistry::folder(JobStep job) const { return root_ / "jobs" / to_string(job); }
 
 Result<JobStep> JobRegistry::allot(uint64_t at_least) {
-  FERMATA_TRY_RESULT(make_folder(root_));
+  FERMATA_TRY_RESULT(make_record_folder(root_));
   const fs::path file = root_ / "next-job";
   // Who cannot open it cannot lock it.
   const UniqueFd counter(open(file.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
@@ -218,11 +191,11 @@ Result<JobStep> JobRegistry::allot(uint64_t at_least) {
 }
 
 Result<JobClaim> JobRegistry::claim(JobStep job) {
-  FERMATA_TRY_RESULT(make_folder(root_));
-  FERMATA_TRY_RESULT(make_folder(root_ / "jobs"));
+  FERMATA_TRY_RESULT(make_record_folder(root_));
+  FERMATA_TRY_RESULT(make_record_folder(root_ / "jobs"));
   const fs::path path = folder(job);
   for (int attempt = 0; attempt < 10; ++attempt) {
-    FERMATA_TRY_RESULT(make_folder(path));
+    FERMATA_TRY_RESULT(make_record_folder(path));
     Result<std::optional<UniqueFd>> lock = try_lock(path, true);
     if (!lock) return Failure(std::move(lock).error());
     if (*lock) return JobClaim(path, std::move(**lock));
@@ -244,6 +217,7 @@ Result<std::vector<JobRecord>> JobRegistry::living() {
   if (error && error != std::errc::no_such_file_or_directory) {
     return errno_failure(error.value(), (root_ / "jobs").string());
   }
+  for (JobRecord& pod : living_pods(root_)) jobs.push_back(std::move(pod));
   std::sort(jobs.begin(), jobs.end(),
             [](const JobRecord& a, const JobRecord& b) { return a.job < b.job; });
   return jobs;
@@ -253,6 +227,9 @@ Result<JobRecord> JobRegistry::find(JobStep job) {
   if (fs::exists(folder(job))) collect(folder(job));
   std::optional<JobRecord> record = record_of(folder(job) / "job.json");
   if (!record || !record->alive()) {
+    for (JobRecord& pod : living_pods(root_)) {
+      if (pod.job == job) return std::move(pod);
+    }
     return failure(Code::kNotFound,
                    fmt::format("no job {} runs on this machine; `fermata ls` lists jobs and sets",
                                to_string(job)));

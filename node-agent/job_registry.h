@@ -16,12 +16,9 @@
 #include "common/ids.h"
 #include "common/status.h"
 #include "common/unique_fd.h"
+#include "node-agent/record_file.h"
 
 namespace fermata::node_agent {
-
-/// Start time of a process in clock ticks since boot (proc(5), stat field 22): with the PID it
-/// names one process for ever. 0 when there is none, or only a zombie.
-uint64_t process_start_time(pid_t pid);
 
 struct JobRecord {
   JobStep job;
@@ -36,6 +33,8 @@ struct JobRecord {
   std::vector<std::string> command;
   int64_t started = 0;    ///< seconds since the epoch
   double interval_s = 0;  ///< 0: only on request
+  /// A pod of the service (pod_registry.h): its sets are the coordinator's to take.
+  bool service = false;
 
   /// Whether PID 1 still is the process that was recorded.
   bool alive() const { return init > 0 && process_start_time(init) == init_start; }
@@ -76,9 +75,10 @@ class JobRegistry {
   /// Claims a job. kBusy: somebody else works on it.
   Result<JobClaim> claim(JobStep job);
 
-  /// The living jobs, in ascending order. What dead ones left is removed as far as the caller may.
+  /// The living jobs, in ascending order, those of the service included: of a step with several
+  /// pods here the first stands for all. What dead ones left is removed as far as the caller may.
   Result<std::vector<JobRecord>> living();
-  /// One living job; kNotFound.
+  /// One living job, as above; kNotFound.
   Result<JobRecord> find(JobStep job);
 
   std::filesystem::path control_socket(JobStep job) const { return folder(job) / "control"; }

@@ -1,0 +1,111 @@
+#include "node-agent/pod_registry.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "common/file_util.h"
+#include "node-agent/record_file.h"
+
+namespace fermata::node_agent {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+std::string text_of(const PodRecord& record) {
+  json out = {{"job", record.id.step.job},
+              {"step", record.id.step.step},
+              {"pod", record.id.pod},
+              {"start", record.id.start},
+              {"init", record.init},
+              {"init_start", record.init_start},
+              {"group", record.group.string()},
+              {"owner_uid", record.owner_uid},
+              {"owner", record.owner},
+              {"pod_of_rank", record.pod_of_rank},
+              {"command", record.command},
+              {"folder", record.folder.string()},
+              {"started", record.started},
+              {"ended", record.ended},
+              {"reason", record.reason}};
+  if (record.wait_status) out["wait_status"] = *record.wait_status;
+  // An argument may hold any bytes; what is not UTF-8 is replaced.
+  return out.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+std::optional<PodRecord> record_of(const fs::path& file) {
+  const std::optional<std::string> text = trusted_record(file);
+  if (!text) return std::nullopt;
+  try {
+    const json object = json::parse(*text);
+    PodRecord record;
+    record.id.step.job = object.at("job").get<uint64_t>();
+    record.id.step.step = object.at("step").get<uint32_t>();
+    record.id.pod = object.at("pod").get<uint32_t>();
+    record.id.start = object.at("start").get<uint32_t>();
+    record.init = object.at("init").get<pid_t>();
+    record.init_start = object.at("init_start").get<uint64_t>();
+    record.group = object.at("group").get<std::string>();
+    record.owner_uid = object.at("owner_uid").get<uid_t>();
+    record.owner = object.at("owner").get<std::string>();
+    record.pod_of_rank = object.at("pod_of_rank").get<std::vector<uint32_t>>();
+    record.command = object.at("command").get<std::vector<std::string>>();
+    record.folder = object.at("folder").get<std::string>();
+    record.started = object.at("started").get<int64_t>();
+    record.ended = object.at("ended").get<bool>();
+    record.reason = object.at("reason").get<std::string>();
+    if (object.contains("wait_status")) record.wait_status = object["wait_status"].get<int>();
+    return record;
+  } catch (const json::exception&) {
+    return std::nullopt;
+  }
+}
+
+}  // namespace
+
+bool PodRecord::alive() const {
+  return !ended && init > 0 && process_start_time(init) == init_start;
+}
+
+bool PodRecord::has_peers() const {
+  return std::any_of(pod_of_rank.begin(), pod_of_rank.end(),
+                     [&](uint32_t pod) { return pod != id.pod; });
+}
+
+fs::path PodRegistry::file_of(const PodId& id) const {
+  return folder_ / fmt::format("{}.{}.{}.json", to_string(id.step), id.pod, id.start);
+}
+
+Status PodRegistry::put(const PodRecord& record) const {
+  FERMATA_TRY(make_record_folder(folder_.parent_path()));
+  FERMATA_TRY(make_record_folder(folder_));
+  return write_file_durable(file_of(record.id), text_of(record), 0644);
+}
+
+void PodRegistry::remove(const PodId& id) const { unlink(file_of(id).c_str()); }
+
+std::vector<PodRecord> PodRegistry::all() const {
+  std::vector<PodRecord> records;
+  std::error_code ignored;  // no folder, no pods
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder_, ignored)) {
+    if (entry.path().extension() != ".json") continue;
+    if (std::optional<PodRecord> record = record_of(entry.path())) {
+      records.push_back(*std::move(record));
+    }
+  }
+  std::sort(records.begin(), records.end(),
+            [](const PodRecord& a, const PodRecord& b) { return a.id < b.id; });
+  return records;
+}
+
+void PodRegistry::tidy() const {
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder_, ignored)) {
+    if (entry.path().extension() != ".json") unlink(entry.path().c_str());
+  }
+}
+
+}  // namespace fermata::node_agent

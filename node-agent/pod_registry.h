@@ -1,0 +1,62 @@
+// The pods that an agent of the service holds on this node, as files that outlive it:
+//   <run_dir>/pods/<job>.<step>.<pod>.<start>.json
+// A record is written before the pod's first process runs and stays until its end was reported, so
+// that an agent that comes after one that was killed finds every pod, and nothing else. Any thread;
+// one agent writes, anybody reads.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/ids.h"
+#include "common/status.h"
+
+namespace fermata::node_agent {
+
+struct PodRecord {
+  PodId id;
+  pid_t init = -1;              ///< host PID of PID 1; -1: the pod was being made
+  uint64_t init_start = 0;      ///< process_start_time(init)
+  std::filesystem::path group;  ///< cgroup v2 directory
+  uid_t owner_uid = 0;
+  std::string owner;                  ///< login name
+  std::vector<uint32_t> pod_of_rank;  ///< of the whole step
+  std::vector<std::string> command;   ///< empty after a restart: the image knows it
+  std::filesystem::path folder;       ///< of checkpoints
+  int64_t started = 0;                ///< seconds since the epoch
+  bool ended = false;
+  std::optional<int> wait_status;  ///< of a pod that has ended, where that is known
+  std::string reason;              ///< of its end, where that is not the ranks' own
+
+  /// Whether PID 1 still is the process that was recorded.
+  bool alive() const;
+  /// Whether the step has other pods.
+  bool has_peers() const;
+};
+
+class PodRegistry {
+ public:
+  explicit PodRegistry(std::filesystem::path run_dir) : folder_(std::move(run_dir) / "pods") {}
+
+  /// Writes or replaces the record.
+  Status put(const PodRecord& record) const;
+  /// Fine when there is none.
+  void remove(const PodId& id) const;
+  /// In ascending order. A file that is none of ours, or that others can have written, is passed
+  /// over.
+  std::vector<PodRecord> all() const;
+  /// Removes what an agent left that was killed while it wrote a record.
+  void tidy() const;
+
+ private:
+  std::filesystem::path file_of(const PodId& id) const;
+
+  std::filesystem::path folder_;
+};
+
+}  // namespace fermata::node_agent
