@@ -106,28 +106,91 @@ class Collected {
   image::AddressMap map_;
 };
 
-class Lookup {
+Result<std::vector<InetAddress>> parse_all(
+    const google::protobuf::RepeatedPtrField<std::string>& all) {
+  std::vector<InetAddress> out;
+  for (const std::string& bytes : all) {
+    FERMATA_ASSIGN(out.emplace_back(), InetAddress::parse(bytes));
+    if (out.back().empty()) return failure(Code::kDamaged, "an empty address of a node");
+  }
+  return out;
+}
+
+/// The names that a pod's programs know its addresses by.
+class Names {
  public:
-  explicit Lookup(const std::vector<Pair>& pairs) {
-    for (const Pair& pair : pairs)
-      by_key_.emplace(std::pair(pair.protocol, pair.from.key()), pair.to);
+  explicit Names(const AddressesThen& then) {
+    for (const Pair& pair : pairs_of(then.translations)) {
+      by_wire_.emplace(std::pair(pair.protocol, pair.to.key()), pair.from);
+      if (pair.from.port() != 0) names_.insert(pair.from.key());
+    }
+    std::set<std::string> known;
+    for (const InetAddress& address : then.known) known.insert(host_of(address));
+    for (const Pair& pair : pairs_of(then.translations)) {
+      const bool own_host = pair.from.port() == 0 && known.contains(host_of(pair.from));
+      if (own_host) hosts_.emplace(host_of(pair.to), host_of(pair.from));
+    }
+    for (const std::string& host : known) hosts_.emplace(host, host);
   }
-  std::optional<InetAddress> exact(uint32_t protocol, const InetAddress& from) const {
-    auto found = by_key_.find({protocol, from.key()});
-    if (found == by_key_.end()) found = by_key_.find({0, from.key()});
-    if (found == by_key_.end()) return std::nullopt;
-    return found->second;
-  }
-  /// By the entry of its host, with the port that `from` has.
-  std::optional<InetAddress> by_host(uint32_t protocol, const InetAddress& from) const {
-    const std::optional<InetAddress> host = exact(protocol, with(host_of(from), 0));
-    if (!host) return std::nullopt;
-    return in_form_of(from, host_of(*host), from.port());
+
+  InetAddress of(uint32_t protocol, const InetAddress& wire) const {
+    for (const uint32_t one : {protocol, 0U}) {
+      const auto found = by_wire_.find({one, wire.key()});
+      if (found != by_wire_.end()) return found->second;
+    }
+    if (names_.contains(wire.key())) return wire;
+    const auto host = hosts_.find(host_of(wire));
+    return host == hosts_.end() ? wire : in_form_of(wire, host->second, wire.port());
   }
 
  private:
-  std::map<std::pair<uint32_t, std::string>, InetAddress> by_key_;
+  std::map<std::pair<uint32_t, std::string>, InetAddress> by_wire_;
+  std::set<std::string> names_;
+  std::map<std::string, std::string> hosts_;  ///< wire to name
 };
+
+/// Where hosts are now: the first that is said of one stays.
+class Hosts {
+ public:
+  void add(const std::string& from, const std::string& to) {
+    const auto is_it = [&](const auto& host) { return host.first == from; };
+    if (std::none_of(hosts_.begin(), hosts_.end(), is_it)) hosts_.emplace_back(from, to);
+  }
+  void add(const std::vector<InetAddress>& addresses,
+           const std::function<Result<InetAddress>(const InetAddress&)>& here) {
+    for (const InetAddress& address : addresses) {
+      if (!is_global(address)) continue;
+      if (const Result<InetAddress> now = here(address)) add(host_of(address), host_of(*now));
+    }
+  }
+  /// A socket bound to all addresses of its host can be reached by each.
+  void expand(uint32_t protocol, const InetAddress& from, uint16_t to, Collected& out) const {
+    for (const auto& [then, now] : hosts_) {
+      // One bound to [::] is reached by IPv4, too.
+      if (host_of(from).size() == kIpv4Bytes && then.size() != kIpv4Bytes) continue;
+      out.add(protocol, with(then, from.port()), with(now, to));
+    }
+  }
+  const std::vector<std::pair<std::string, std::string>>& all() const { return hosts_; }
+
+ private:
+  std::vector<std::pair<std::string, std::string>> hosts_;
+};
+
+/// What holds in a pod of its own entries and of those of all: its own first, and no other's that
+/// is of its node only.
+image::AddressMap chosen(const image::AddressMap& own, const image::AddressMap& all, bool named) {
+  Collected out;
+  const auto add = [&](const Pair& pair) {
+    if (((pair.protocol & kNamed) != 0) != named) return;
+    out.add(pair.protocol & ~kNamed, pair.from, pair.to);
+  };
+  for (const Pair& pair : pairs_of(own)) add(pair);
+  for (const Pair& pair : pairs_of(all)) {
+    if (!is_of_its_node_only(pair.from)) add(pair);
+  }
+  return out.take();
+}
 
 }  // namespace
 
@@ -195,87 +258,59 @@ Result<InetAddress> address_here(const InetAddress& then, std::span<const NodeAd
                              host.size() == kIpv4Bytes ? "IPv4" : "IPv6", then.text()));
 }
 
+Result<AddressesThen> addresses_then(const image::PodObjects& objects) {
+  AddressesThen then;
+  then.translations = objects.translations();
+  FERMATA_ASSIGN(then.known, parse_all(objects.known_addresses()));
+  FERMATA_ASSIGN(then.node, parse_all(objects.node_addresses()));
+  return then;
+}
+
 image::AddressMap addresses_to_tell(
-    const image::AddressMap& own, std::span<const InetAddress> node_then,
+    const image::AddressMap& own, const AddressesThen& then,
     const std::function<Result<InetAddress>(const InetAddress&)>& here) {
   const std::vector<Pair> pairs = pairs_of(own);
+  const Names names(then);
   Collected out;
-  for (const Pair& pair : pairs) out.add(pair.protocol, pair.from, pair.to);
-
-  // Hosts: what the sockets say, then what the node says.
-  std::vector<std::pair<std::string, std::string>> hosts;
-  const auto know = [&](const std::string& from, const std::string& to) {
-    const auto is_it = [&](const auto& host) { return host.first == from; };
-    if (std::none_of(hosts.begin(), hosts.end(), is_it)) hosts.emplace_back(from, to);
-  };
+  Hosts wire;
+  Hosts named;
   for (const Pair& pair : pairs) {
-    if (!is_of_its_node_only(pair.from)) know(host_of(pair.from), host_of(pair.to));
+    const InetAddress name = names.of(pair.protocol, pair.from);
+    out.add(pair.protocol, pair.from, pair.to);
+    out.add(pair.protocol | kNamed, name, pair.to);
+    if (is_of_its_node_only(pair.from)) continue;
+    wire.add(host_of(pair.from), host_of(pair.to));
+    named.add(host_of(name), host_of(pair.to));
   }
-  for (const InetAddress& address : node_then) {
-    if (!is_global(address)) continue;
-    if (const Result<InetAddress> now = here(address)) know(host_of(address), host_of(*now));
-  }
+  wire.add(then.node, here);
+  named.add(then.known, here);
 
   for (const Pair& pair : pairs) {
     if (!pair.from.is_wildcard() || pair.from.port() == 0) continue;
-    const bool ipv4_only = host_of(pair.from).size() == kIpv4Bytes;
-    for (const auto& [from, to] : hosts) {
-      // A socket bound to [::] is reached by IPv4, too.
-      if (ipv4_only && from.size() != kIpv4Bytes) continue;
-      out.add(pair.protocol, with(from, pair.from.port()), with(to, pair.to.port()));
-    }
+    wire.expand(pair.protocol, pair.from, pair.to.port(), out);
+    named.expand(pair.protocol | kNamed, names.of(pair.protocol, pair.from), pair.to.port(), out);
   }
-  for (const auto& [from, to] : hosts) out.add(0, with(from, 0), with(to, 0));
+  for (const auto& [from, to] : named.all()) out.add(kNamed, with(from, 0), with(to, 0));
   return out.take();
 }
 
-image::AddressMap addresses_seen(const image::AddressMap& own, const image::AddressMap& all) {
-  Collected out;
-  for (const Pair& pair : pairs_of(own)) out.add(pair.protocol, pair.from, pair.to);
-  for (const Pair& pair : pairs_of(all)) {
-    if (!is_of_its_node_only(pair.from)) out.add(pair.protocol, pair.from, pair.to);
-  }
-  return out.take();
+image::AddressMap wire_addresses(const image::AddressMap& own, const image::AddressMap& all) {
+  return chosen(own, all, false);
 }
 
-image::AddressMap with_port(const image::AddressMap& addresses) {
-  image::AddressMap out;
-  for (const image::AddressEntry& entry : addresses.entries()) {
-    const Result<InetAddress> from = InetAddress::parse(entry.from());
-    if (from && !from->empty() && from->port() != 0) *out.add_entries() = entry;
+image::AddressMap translations(const image::AddressMap& own, const image::AddressMap& all) {
+  const std::vector<Pair> pairs = pairs_of(chosen(own, all, true));
+  std::set<std::string> moved;  // hosts of which something is not where it was
+  for (const Pair& pair : pairs) {
+    if (pair.from.key() == pair.to.key() || is_of_its_node_only(pair.from)) continue;
+    moved.insert(host_of(pair.from));
+    moved.insert(host_of(pair.to));
   }
-  return out;
-}
-
-image::AddressMap compose(const image::AddressMap& before, const image::AddressMap& seen) {
-  const std::vector<Pair> known = pairs_of(before);
-  const std::vector<Pair> moved = pairs_of(seen);
-  const Lookup now(moved);
-
-  std::vector<Pair> all;
-  std::set<std::pair<uint32_t, std::string>> wire;  // addresses that have another name in the pod
-  for (const Pair& pair : known) {
-    std::optional<InetAddress> to = now.exact(pair.protocol, pair.to);
-    if (!to) to = now.exact(pair.protocol, pair.from);
-    if (!to) to = now.by_host(pair.protocol, pair.to);
-    all.push_back({pair.protocol, pair.from, to.value_or(pair.to)});
-    wire.emplace(pair.protocol, pair.to.key());
-  }
-  for (const Pair& pair : moved) {
-    const bool named = pair.from.port() != 0 && (wire.contains({pair.protocol, pair.from.key()}) ||
-                                                 wire.contains({0, pair.from.key()}));
-    if (!named) all.push_back(pair);
-  }
-
-  const Lookup final_hosts(all);
   Collected out;
-  for (const Pair& pair : all) {
-    if (pair.from.key() == pair.to.key()) {
-      // Needs saying only where its host says something else.
-      const std::optional<InetAddress> host = final_hosts.by_host(pair.protocol, pair.from);
-      if (pair.from.port() == 0 || !host || host->key() == pair.from.key()) continue;
-    }
-    out.add(pair.protocol, pair.from, pair.to);
+  for (const Pair& pair : pairs) {
+    // What stayed has to be said as well, where something else of its host did not.
+    const bool stayed = pair.from.key() == pair.to.key();
+    if (!stayed || moved.contains(host_of(pair.from))) out.add(pair.protocol, pair.from, pair.to);
   }
   return out.take();
 }

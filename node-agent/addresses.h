@@ -1,6 +1,10 @@
 // The IP addresses of a node, and what becomes of a pod's addresses when it is restarted elsewhere.
-// A map goes from an address as it was at the cut to the one that stands for it now; port 0 stands
-// for every port of the host, protocol 0 for every protocol. Plain functions; any thread.
+// A socket has two: the one on the wire, and the one its programs take for it. They are the same
+// until the pod is restarted where its address or port cannot be had; from then on isolation
+// translates. So at a restart a pod tells the others two things about each of its sockets, in one
+// map: what stands for its address on the wire at the cut (the engine connects by that), and what
+// stands for the name that programs know (isolation translates by that). Plain functions; any
+// thread.
 #pragma once
 
 #include <functional>
@@ -11,6 +15,7 @@
 #include "common/status.h"
 #include "node-agent/engine/inet_address.h"
 #include "proto/addresses.pb.h"
+#include "proto/objects.pb.h"
 
 namespace fermata::node_agent {
 
@@ -36,23 +41,27 @@ bool is_global(const engine::InetAddress& address);
 Result<engine::InetAddress> address_here(const engine::InetAddress& then,
                                          std::span<const NodeAddress> node);
 
-/// What the other pods have to know of a pod, given the addresses of its sockets then and now
-/// (`own`): these; for each address the node had then, the host that stands for it; and under each
-/// of those addresses the sockets that were bound to all of them. `here` is address_here() of this
-/// node.
+/// What an image says of the addresses of its pod.
+struct AddressesThen {
+  image::AddressMap translations;          ///< names that programs know (from), on the wire (to)
+  std::vector<engine::InetAddress> known;  ///< of the node it was first started on
+  std::vector<engine::InetAddress> node;   ///< of the node at the cut
+};
+/// kDamaged.
+Result<AddressesThen> addresses_then(const image::PodObjects& objects);
+
+/// What the other pods have to know of a pod, given the addresses of its sockets on the wire then
+/// and now (`own`). `here` is address_here() of this node. Entries of names have kNamed added to
+/// their protocol; of hosts (port 0, any protocol) there are names only.
+inline constexpr uint32_t kNamed = 0x100;
 image::AddressMap addresses_to_tell(
-    const image::AddressMap& own, std::span<const engine::InetAddress> node_then,
+    const image::AddressMap& own, const AddressesThen& then,
     const std::function<Result<engine::InetAddress>(const engine::InetAddress&)>& here);
 
-/// What of the addresses of all pods holds in a pod whose own are `own`: its own first; what is of
-/// its node only counts for no other.
-image::AddressMap addresses_seen(const image::AddressMap& own, const image::AddressMap& all);
-
-/// The entries that name a port.
-image::AddressMap with_port(const image::AddressMap& addresses);
-
-/// The translations of a restarted pod: `before` is what its programs knew (from) and what that was
-/// on the wire at the cut (to), `seen` what has become of the latter.
-image::AddressMap compose(const image::AddressMap& before, const image::AddressMap& seen);
+/// From what all pods told, and what this one did: what the engine connects by. What is of its node
+/// only counts for no other pod.
+image::AddressMap wire_addresses(const image::AddressMap& own, const image::AddressMap& all);
+/// From the same: what isolation translates. Empty where everything is where it was.
+image::AddressMap translations(const image::AddressMap& own, const image::AddressMap& all);
 
 }  // namespace fermata::node_agent

@@ -40,12 +40,16 @@ image::AddressMap map_of(const std::vector<Entry>& entries) {
   return map;
 }
 
-/// "10.0.0.1:5000 > 10.0.0.2:5000"; of any protocol: "* ..." before it.
+/// "10.0.0.1:5000 > 10.0.0.2:5000"; of a name "named ...", of any protocol "* ..." before it.
 std::vector<std::string> text_of(const image::AddressMap& map) {
   std::vector<std::string> lines;
   for (const image::AddressEntry& entry : map.entries()) {
-    lines.push_back((entry.protocol() == 0 ? "* " : "") + InetAddress::parse(entry.from())->text() +
-                    " > " + InetAddress::parse(entry.to())->text());
+    const bool named = (entry.protocol() & kNamed) != 0;
+    lines.push_back((named                   ? "named "
+                     : entry.protocol() == 0 ? "* "
+                                             : "") +
+                    InetAddress::parse(entry.from())->text() + " > " +
+                    InetAddress::parse(entry.to())->text());
   }
   return lines;
 }
@@ -106,112 +110,115 @@ TEST(ThisNode, HasALoopbackAddress) {
   EXPECT_EQ(found->prefix, 8U);
 }
 
+AddressesThen then_on_a() {
+  return {{}, {at("10.0.0.1"), at("fe80::1")}, {at("10.0.0.1"), at("fe80::1")}};
+}
+
 TEST(AddressesToTell, NamesHosts_AndWhatIsBoundToAllOfThem) {
-  const std::vector<InetAddress> then{at("10.0.0.1"), at("2001:db8:1::1"), at("fe80::1")};
   const image::AddressMap own = map_of({{at("0.0.0.0", 1024), at("0.0.0.0", 1031)},
                                         {at("10.0.0.1", 40000), at("10.0.0.2", 40000)},
                                         {at("127.0.0.1", 700), at("127.0.0.1", 701)}});
   EXPECT_THAT(
-      text_of(addresses_to_tell(own, then, on_b)),
-      UnorderedElementsAre("0.0.0.0:1024 > 0.0.0.0:1031", "10.0.0.1:40000 > 10.0.0.2:40000",
-                           "127.0.0.1:700 > 127.0.0.1:701", "10.0.0.1:1024 > 10.0.0.2:1031",
-                           "* 10.0.0.1:0 > 10.0.0.2:0", "* [2001:db8:1::1]:0 > [2001:db8:1::2]:0"));
+      text_of(addresses_to_tell(own, then_on_a(), on_b)),
+      UnorderedElementsAre("0.0.0.0:1024 > 0.0.0.0:1031", "named 0.0.0.0:1024 > 0.0.0.0:1031",
+                           "10.0.0.1:40000 > 10.0.0.2:40000",
+                           "named 10.0.0.1:40000 > 10.0.0.2:40000", "127.0.0.1:700 > 127.0.0.1:701",
+                           "named 127.0.0.1:700 > 127.0.0.1:701", "10.0.0.1:1024 > 10.0.0.2:1031",
+                           "named 10.0.0.1:1024 > 10.0.0.2:1031", "named 10.0.0.1:0 > 10.0.0.2:0"));
 }
 
 TEST(AddressesToTell, ASocketOfAllIpv6Addresses_IsReachedByIpv4) {
-  const std::vector<InetAddress> then{at("10.0.0.1"), at("2001:db8:1::1")};
+  AddressesThen then = then_on_a();
+  then.known.push_back(at("2001:db8:1::1"));
   const image::AddressMap own = map_of({{at("::", 1024), at("::", 1025)}});
-  EXPECT_THAT(
-      text_of(addresses_to_tell(own, then, on_b)),
-      UnorderedElementsAre("[::]:1024 > [::]:1025", "10.0.0.1:1024 > 10.0.0.2:1025",
-                           "[2001:db8:1::1]:1024 > [2001:db8:1::2]:1025",
-                           "* 10.0.0.1:0 > 10.0.0.2:0", "* [2001:db8:1::1]:0 > [2001:db8:1::2]:0"));
+  EXPECT_THAT(text_of(addresses_to_tell(own, then, on_b)),
+              UnorderedElementsAre(
+                  "[::]:1024 > [::]:1025", "named [::]:1024 > [::]:1025",
+                  "10.0.0.1:1024 > 10.0.0.2:1025", "named 10.0.0.1:1024 > 10.0.0.2:1025",
+                  "named [2001:db8:1::1]:1024 > [2001:db8:1::2]:1025",
+                  "named 10.0.0.1:0 > 10.0.0.2:0", "named [2001:db8:1::1]:0 > [2001:db8:1::2]:0"));
 }
 
-TEST(AddressesSeen, OthersLoopbackAndWildcards_AreNotOurs) {
+TEST(AddressesToTell, AtTheSecondRestart_SocketsHaveTheNamesOfTheFirstNode) {
+  // Started on 10.0.0.1, restarted on 10.0.0.9 with one port changed, now on node B.
+  AddressesThen then;
+  then.known = {at("10.0.0.1")};
+  then.node = {at("10.0.0.9")};
+  then.translations = map_of({{at("10.0.0.1", 80), at("10.0.0.9", 81)},
+                              {at("0.0.0.0", 90), at("0.0.0.0", 91)},
+                              {at("10.0.0.1"), at("10.0.0.9"), 0},
+                              {at("10.0.0.7"), at("10.0.0.9"), 0}});
+  const image::AddressMap own = map_of({{at("10.0.0.9", 81), at("10.0.0.2", 82)},
+                                        {at("10.0.0.9", 5000), at("10.0.0.2", 5000)},
+                                        {at("0.0.0.0", 91), at("0.0.0.0", 92)}});
+  EXPECT_THAT(
+      text_of(addresses_to_tell(own, then, on_b)),
+      UnorderedElementsAre("10.0.0.9:81 > 10.0.0.2:82", "named 10.0.0.1:80 > 10.0.0.2:82",
+                           "10.0.0.9:5000 > 10.0.0.2:5000", "named 10.0.0.1:5000 > 10.0.0.2:5000",
+                           "0.0.0.0:91 > 0.0.0.0:92", "named 0.0.0.0:90 > 0.0.0.0:92",
+                           "10.0.0.9:91 > 10.0.0.2:92", "named 10.0.0.1:90 > 10.0.0.2:92",
+                           "named 10.0.0.1:0 > 10.0.0.2:0"));
+}
+
+TEST(WireAddresses, OthersLoopbackAndWildcards_AreNotOurs) {
   const image::AddressMap own = map_of({{at("127.0.0.1", 700), at("127.0.0.1", 701)}});
   const image::AddressMap all = map_of({{at("127.0.0.1", 700), at("127.0.0.1", 700)},
                                         {at("127.0.0.1", 800), at("127.0.0.1", 801)},
                                         {at("0.0.0.0", 900), at("0.0.0.0", 901)},
-                                        {at("10.0.0.1", 900), at("10.0.0.2", 901)}});
-  EXPECT_THAT(text_of(addresses_seen(own, all)),
+                                        {at("10.0.0.1", 900), at("10.0.0.2", 901)},
+                                        {at("10.0.0.1"), at("10.0.0.2"), kNamed}});
+  EXPECT_THAT(text_of(wire_addresses(own, all)),
               ElementsAre("127.0.0.1:700 > 127.0.0.1:701", "10.0.0.1:900 > 10.0.0.2:901"));
 }
 
-TEST(AddressesSeen, TheOwnHostWins_WherePodsOfOneNodeWentApart) {
-  const image::AddressMap own = map_of({{at("10.0.0.1"), at("10.0.0.4"), 0}});
-  const image::AddressMap all =
-      map_of({{at("10.0.0.1"), at("10.0.0.3"), 0}, {at("10.0.0.1", 80), at("10.0.0.3", 80)}});
-  EXPECT_THAT(text_of(addresses_seen(own, all)),
-              ElementsAre("* 10.0.0.1:0 > 10.0.0.4:0", "10.0.0.1:80 > 10.0.0.3:80"));
+constexpr uint32_t kNamedTcp = IPPROTO_TCP | kNamed;
+
+TEST(Translations, AreNone_WhereEverythingIsWhereItWas) {
+  const image::AddressMap all = map_of({{at("10.0.0.1", 80), at("10.0.0.1", 80), kNamedTcp},
+                                        {at("0.0.0.0", 80), at("0.0.0.0", 80), kNamedTcp},
+                                        {at("10.0.0.1"), at("10.0.0.1"), kNamed},
+                                        {at("10.0.0.5"), at("10.0.0.5"), kNamed}});
+  EXPECT_THAT(text_of(translations(all, all)), IsEmpty());
 }
 
-TEST(Compose, TheFirstRestart_IsTheTableItself) {
-  const image::AddressMap seen = map_of({{at("10.0.0.1", 80), at("10.0.0.2", 81)},
-                                         {at("10.0.0.5", 90), at("10.0.0.5", 90)},
-                                         {at("10.0.0.1"), at("10.0.0.2"), 0},
-                                         {at("10.0.0.5"), at("10.0.0.5"), 0}});
-  EXPECT_THAT(text_of(compose({}, seen)),
+TEST(Translations, NameWhatMoved) {
+  const image::AddressMap all = map_of({{at("10.0.0.1", 80), at("10.0.0.2", 81), kNamedTcp},
+                                        {at("10.0.0.1", 80), at("10.0.0.2", 81)},
+                                        {at("10.0.0.1"), at("10.0.0.2"), kNamed},
+                                        {at("10.0.0.5"), at("10.0.0.5"), kNamed}});
+  EXPECT_THAT(text_of(translations({}, all)),
               ElementsAre("10.0.0.1:80 > 10.0.0.2:81", "* 10.0.0.1:0 > 10.0.0.2:0"));
 }
 
-TEST(Compose, TheSecondRestart_KeepsTheNamesThatProgramsKnow) {
-  const image::AddressMap before =
-      map_of({{at("10.0.0.1", 80), at("10.0.0.2", 81)}, {at("10.0.0.1"), at("10.0.0.2"), 0}});
-  const image::AddressMap seen =
-      map_of({{at("10.0.0.2", 81), at("10.0.0.3", 82)}, {at("10.0.0.2"), at("10.0.0.3"), 0}});
-  EXPECT_THAT(text_of(compose(before, seen)),
-              UnorderedElementsAre("10.0.0.1:80 > 10.0.0.3:82", "* 10.0.0.1:0 > 10.0.0.3:0",
-                                   "* 10.0.0.2:0 > 10.0.0.3:0"));
+TEST(Translations, TheOwnHostWins_WherePodsOfOneNodeWentApart) {
+  const image::AddressMap own = map_of({{at("10.0.0.1"), at("10.0.0.4"), kNamed}});
+  const image::AddressMap all = map_of({{at("10.0.0.1"), at("10.0.0.3"), kNamed},
+                                        {at("10.0.0.1", 80), at("10.0.0.3", 80), kNamedTcp}});
+  EXPECT_THAT(text_of(translations(own, all)),
+              ElementsAre("* 10.0.0.1:0 > 10.0.0.4:0", "10.0.0.1:80 > 10.0.0.3:80"));
 }
 
-TEST(Compose, BackHome_NothingIsLeftToTranslate) {
-  const image::AddressMap before =
-      map_of({{at("10.0.0.1", 80), at("10.0.0.2", 81)}, {at("10.0.0.1"), at("10.0.0.2"), 0}});
-  const image::AddressMap home =
-      map_of({{at("10.0.0.2", 81), at("10.0.0.1", 80)}, {at("10.0.0.2"), at("10.0.0.1"), 0}});
-  EXPECT_THAT(text_of(compose(before, home)), ElementsAre("* 10.0.0.2:0 > 10.0.0.1:0"));
+TEST(Translations, NameWhatStayed_WhereAnotherHostCameToIt) {
+  const image::AddressMap all = map_of({{at("10.0.0.1"), at("10.0.0.1"), kNamed},
+                                        {at("10.0.0.2"), at("10.0.0.1"), kNamed},
+                                        {at("10.0.0.1", 80), at("10.0.0.1", 80), kNamedTcp},
+                                        {at("10.0.0.3"), at("10.0.0.3"), kNamed}});
+  EXPECT_THAT(text_of(translations({}, all)),
+              ElementsAre("* 10.0.0.1:0 > 10.0.0.1:0", "* 10.0.0.2:0 > 10.0.0.1:0",
+                          "10.0.0.1:80 > 10.0.0.1:80"));
 }
 
-TEST(Compose, AnEntryWithoutSuccessor_FollowsItsHost_OrStays) {
-  const image::AddressMap before =
-      map_of({{at("10.0.0.1", 80), at("10.0.0.2", 81)}, {at("10.0.0.7", 80), at("10.0.0.8", 80)}});
-  const image::AddressMap seen = map_of({{at("10.0.0.2"), at("10.0.0.3"), 0}});
-  EXPECT_THAT(text_of(compose(before, seen)),
-              UnorderedElementsAre("10.0.0.1:80 > 10.0.0.3:81", "10.0.0.7:80 > 10.0.0.8:80",
-                                   "* 10.0.0.2:0 > 10.0.0.3:0"));
-}
-
-TEST(Compose, APortThatStayed_IsNamed_WhereItsHostWentElsewhere) {
-  // Two pods of one node: one stayed with its port, ours left.
-  const image::AddressMap seen =
-      map_of({{at("10.0.0.1"), at("10.0.0.2"), 0}, {at("10.0.0.1", 80), at("10.0.0.1", 80)}});
-  EXPECT_THAT(text_of(compose({}, seen)),
-              UnorderedElementsAre("* 10.0.0.1:0 > 10.0.0.2:0", "10.0.0.1:80 > 10.0.0.1:80"));
-}
-
-TEST(Compose, TwoNodesOnOne_EachKeepsItsPorts) {
-  const image::AddressMap seen = map_of({{at("10.0.0.1", 1024), at("10.0.0.3", 1024)},
-                                         {at("10.0.0.2", 1024), at("10.0.0.3", 1025)},
-                                         {at("10.0.0.1"), at("10.0.0.3"), 0},
-                                         {at("10.0.0.2"), at("10.0.0.3"), 0}});
-  EXPECT_THAT(text_of(compose({}, seen)),
-              ElementsAre("10.0.0.1:1024 > 10.0.0.3:1024", "10.0.0.2:1024 > 10.0.0.3:1025",
-                          "* 10.0.0.1:0 > 10.0.0.3:0", "* 10.0.0.2:0 > 10.0.0.3:0"));
-}
-
-TEST(Compose, WhatIsNoAddress_IsPassedOver) {
+TEST(Addresses, WhatIsNone_IsPassedOver_AndDamagedInAnImage) {
   image::AddressMap damaged;
   damaged.add_entries()->set_from("xyz");
   damaged.add_entries();
-  EXPECT_THAT(text_of(compose(damaged, damaged)), IsEmpty());
-  EXPECT_THAT(text_of(with_port(damaged)), IsEmpty());
-}
-
-TEST(WithPort, LeavesHostsOut) {
-  const image::AddressMap seen =
-      map_of({{at("10.0.0.1"), at("10.0.0.2"), 0}, {at("10.0.0.1", 80), at("10.0.0.1", 80)}});
-  EXPECT_THAT(text_of(with_port(seen)), ElementsAre("10.0.0.1:80 > 10.0.0.1:80"));
+  EXPECT_THAT(text_of(translations(damaged, damaged)), IsEmpty());
+  EXPECT_THAT(text_of(wire_addresses(damaged, damaged)), IsEmpty());
+  EXPECT_THAT(text_of(addresses_to_tell(damaged, then_on_a(), on_b)),
+              ElementsAre("named 10.0.0.1:0 > 10.0.0.2:0"));
+  image::PodObjects objects;
+  objects.add_node_addresses("xyz");
+  EXPECT_EQ(addresses_then(objects).error().code(), Code::kDamaged);
 }
 
 }  // namespace
