@@ -143,11 +143,14 @@ class ExchangeFolder::Worker {
     {
       const std::lock_guard lock(mutex_);
       last = ending_;
-      if (std::exchange(resend_, false)) sent_.clear();
+      if (std::exchange(resend_, false)) {
+        sends_ = true;
+        sent_.clear();
+      }
     }
     if (!files_.is_open() && !last) open_folders();
     if (files_.is_open()) {
-      send_outbox();
+      if (sends_) send_outbox();
       if (!last) write_inbox();
     }
     if (!last) wait();
@@ -248,7 +251,7 @@ class ExchangeFolder::Worker {
 
   void wait() {
     std::this_thread::sleep_for(kBetweenScans);
-    std::array<pollfd, 3> sources{{{changes_.get(), POLLIN, 0},
+    std::array<pollfd, 3> sources{{{sends_ ? changes_.get() : -1, POLLIN, 0},
                                    {wake_.get(), POLLIN, 0},
                                    {gone_ ? -1 : pidfd_.get(), POLLIN, 0}}};
     const int timeout =
@@ -268,6 +271,7 @@ class ExchangeFolder::Worker {
   UniqueFd changes_;
   UniqueFd wake_;
   std::set<uint64_t> sent_;
+  bool sends_ = false;  ///< resend() has been called
   bool retry_ = false;
   bool gone_ = false;
   bool complained_ = false;  ///< once is enough for a log

@@ -5,8 +5,10 @@
 // makes of the folders holds up nobody else.
 //
 // When to call what (all functions: any thread):
-//   start()    the pod runs (launched, adopted, rebuilt). All that lies in the outbox is handed up.
-//   resend()   the stream to the coordinator stands (again).
+//   start()    the pod runs (launched, adopted, rebuilt).
+//   resend()   whoever delivers knows this object, and at every new stream to the coordinator.
+//   Nothing
+//              is handed up before the first call: an answer must find its way back.
 //   hold()     at ISOLATE, before that phase is answered; release() at JOIN and at every roll-back.
 //              Between them nothing reaches the pod: a pod that was captured must not have heard
 //              what another one said after its own capture.
@@ -46,7 +48,7 @@ class ExchangeFolder {
 
   /// For the pod. Dropped with a word in the log when it is for another pod or start, or too big.
   void deliver(wire::ExchangeDown message);
-  /// Hands everything in the outbox up again.
+  /// Hands everything in the outbox up (again), and from now on what comes.
   void resend();
 
   /// From its return to release() nothing is written to the pod's folders. kTimeout: the folder's

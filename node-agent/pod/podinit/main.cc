@@ -23,6 +23,8 @@
 #include <string>
 
 #include "common/unique_fd.h"
+#include "node-agent/pod/exchange_layout.h"
+#include "node-agent/pod/podinit/folder_exchange.h"
 #include "node-agent/pod/podinit/mailbox.h"
 #include "node-agent/pod/podinit/pmix_server.h"
 #include "node-agent/pod/podinit/rank_environment.h"
@@ -71,17 +73,12 @@ unsigned usable_cores() {
   return static_cast<unsigned>(std::max(CPU_COUNT(&set), 1));
 }
 
-std::string host_name() {
-  std::array<char, HOST_NAME_MAX + 1> name{};
-  gethostname(name.data(), name.size() - 1);
-  return name.data();
-}
-
 Result<UniqueFd> take_signals() {
   signal(SIGPIPE, SIG_IGN);
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGCHLD);
+  sigaddset(&set, SIGRTMIN);  // the agent has put something into the inbox
   for (const int signo : kForwarded) sigaddset(&set, signo);
   // Before any thread is there, so that none of libpmix's takes them.
   if (sigprocmask(SIG_BLOCK, &set, nullptr) != 0) return errno_failure(errno, "sigprocmask");
@@ -107,7 +104,10 @@ Status make_session_folders() {
 
 class Podinit {
  public:
-  explicit Podinit(PodinitConfig config) : config_(std::move(config)), ranks_(config_.ranks) {}
+  explicit Podinit(PodinitConfig config)
+      : config_(std::move(config)),
+        ranks_(config_.ranks),
+        context_{PmixJob(config_, kSessionFolder), &ranks_, &mailbox_, &no_exchange_} {}
 
   /// Exit status of the job.
   Result<int> run() {
@@ -122,18 +122,31 @@ class Podinit {
     FERMATA_ASSIGN_STATUS(signals_, take_signals());
     if (mailbox_.fd() < 0) return errno_status(errno, "eventfd");
     FERMATA_TRY(make_session_folders());
-    context_.job = {to_string(config_.job), host_name(), kSessionFolder, config_.ranks};
-    context_.ranks = &ranks_;
-    context_.mailbox = &mailbox_;
-    context_.exchange = &exchange_;
+    if (context_.job.pods() > 1) FERMATA_TRY(join_exchange());
     return start_pmix_server(context_);
+  }
+
+  Status join_exchange() {
+    const std::string root = "/";
+    FERMATA_TRY(make_exchange_folders(root + kExchangeOut, root + kExchangeIn));
+    exchange_.emplace(root + kExchangeOut, root + kExchangeIn, mailbox_,
+                      FolderExchange::Handlers{serve_rank, serve_names,
+                                               [this](int32_t status, const std::string& why) {
+                                                 on_aborted_elsewhere(status, why);
+                                               },
+                                               say});
+    context_.exchange = &*exchange_;
+    return Status::ok();
   }
 
   Status start_ranks() {
     const unsigned cores = usable_cores();
-    for (uint32_t rank = 0; rank < config_.ranks; ++rank) {
-      std::vector<std::string> environment =
-          rank_environment(config_.environment, {config_.job, rank, config_.ranks, cores});
+    const std::vector<uint32_t>& here = context_.job.ranks_here();
+    for (uint32_t local = 0; local < here.size(); ++local) {
+      const uint32_t rank = here[local];
+      std::vector<std::string> environment = rank_environment(
+          config_.environment, {config_.job, rank, config_.ranks, local,
+                                static_cast<uint32_t>(here.size()), context_.job.pods(), cores});
       FERMATA_TRY(add_pmix_variables(context_, rank, environment));
       FERMATA_TRY(ranks_.start(rank, config_, environment));
     }
@@ -156,7 +169,7 @@ class Podinit {
   void on_rank_ended(uint32_t rank) {
     pmix_proc_t process;
     PMIX_LOAD_PROCID(&process, context_.job.nspace.c_str(), rank);
-    context_.publisher.process_ended(process);
+    forget_names_of(process);
     if (ending_ || !ranks_.left_without_finalize(rank)) return;
     const int status = ranks_.status_of(rank);
     if (status == 0) {
@@ -168,10 +181,25 @@ class Podinit {
             SIGTERM, rank);
   }
 
+  /// Something here ends the whole step: the other pods are told.
   void end_job(const std::string& why, int signo, std::optional<uint32_t> culprit) {
     if (ending_) return;
-    ending_ = true;
     say(why);
+    const int status =
+        abort_status_.value_or(culprit ? std::max(ranks_.status_of(*culprit), 1) : 1);
+    context_.exchange->abort(status, fmt::format("{}: {}", config_.hosts[config_.pod], why));
+    end_ranks(signo, culprit);
+  }
+
+  void on_aborted_elsewhere(int32_t status, const std::string& why) {
+    if (ending_) return;
+    say(why);
+    abort_status_ = status & 0xff;
+    end_ranks(SIGTERM, std::nullopt);
+  }
+
+  void end_ranks(int signo, std::optional<uint32_t> culprit) {
+    ending_ = true;
     ranks_.stop_counting(culprit);
     kill_at_ = Clock::now() + kGrace;
     // -1 from PID 1: everybody else in the pod, daemons included. Stopped ones have to wake to end.
@@ -182,7 +210,7 @@ class Podinit {
   void wait_for_something() {
     std::array<pollfd, 2> sources{{{signals_.get(), POLLIN, 0}, {mailbox_.fd(), POLLIN, 0}}};
     poll(sources.data(), sources.size(), milliseconds_to_deadline());
-    forward_signals();
+    take_signals_in();
     for (const Message& message : mailbox_.take()) handle(message);
     const Clock::time_point now = Clock::now();
     context_.publisher.expire(now);
@@ -201,12 +229,18 @@ class Podinit {
     return static_cast<int>(std::clamp<int64_t>(left, 0, INT_MAX));
   }
 
-  void forward_signals() {
+  void take_signals_in() {
     signalfd_siginfo info{};
+    bool has_mail = false;
     while (read(signals_.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
       const int signo = static_cast<int>(info.ssi_signo);
-      if (signo != SIGCHLD) ranks_.signal_all(signo);
+      if (signo == SIGRTMIN) {
+        has_mail = true;
+      } else if (signo != SIGCHLD) {
+        ranks_.signal_all(signo);
+      }
     }
+    if (has_mail && exchange_) exchange_->read_inbox();
   }
 
   void handle(const Message& message) {
@@ -247,7 +281,8 @@ class Podinit {
   PodinitConfig config_;
   RankTable ranks_;
   Mailbox mailbox_;
-  SinglePodExchange exchange_;
+  SinglePodExchange no_exchange_;
+  std::optional<FolderExchange> exchange_;  ///< in a step of several pods
   PmixContext context_;
   UniqueFd signals_;
   bool ending_ = false;

@@ -5,10 +5,11 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <span>
 
+#include "node-agent/pod/podinit/pmix_callbacks.h"
 #include "node-agent/pod/podinit/pmix_values.h"
 #include "node-agent/pod/podinit/rank_environment.h"
 
@@ -24,7 +25,7 @@ bool is_of_job(const pmix_proc_t* process) {
 }
 
 RankFlags* flags_of(const pmix_proc_t* process) {
-  if (!is_of_job(process) || process->rank >= g_context->ranks->size()) return nullptr;
+  if (!is_of_job(process) || !g_context->job.is_here(process->rank)) return nullptr;
   return &g_context->ranks->flags()[process->rank];
 }
 
@@ -39,7 +40,7 @@ pmix_status_t on_connected(const pmix_proc_t* process, void*, pmix_info_t[], siz
 
 pmix_status_t on_finalized(const pmix_proc_t* process, void*, pmix_op_cbfunc_t, void*) {
   if (RankFlags* flags = flags_of(process)) flags->finalized = true;
-  if (process != nullptr) g_context->publisher.process_ended(*process);
+  if (process != nullptr) forget_names_of(*process);
   return PMIX_OPERATION_SUCCEEDED;
 }
 
@@ -55,91 +56,6 @@ pmix_status_t on_abort(const pmix_proc_t* process, void*, int status, const char
   return PMIX_OPERATION_SUCCEEDED;
 }
 
-/// Gives `data` to libpmix, which returns it to std::free.
-void answer_modex(pmix_modex_cbfunc_t callback, void* callback_data, pmix_status_t status,
-                  const std::string& data) {
-  char* copy = nullptr;
-  if (!data.empty()) {
-    copy = static_cast<char*>(std::malloc(data.size()));
-    if (copy == nullptr) {
-      callback(PMIX_ERR_NOMEM, nullptr, 0, callback_data, nullptr, nullptr);
-      return;
-    }
-    memcpy(copy, data.data(), data.size());
-  }
-  callback(status, copy, data.size(), callback_data, std::free, copy);
-}
-
-void answer_modex_later(pmix_modex_cbfunc_t callback, void* callback_data, pmix_status_t status,
-                        std::string data) {
-  g_context->mailbox->call([callback, callback_data, status, data = std::move(data)] {
-    answer_modex(callback, callback_data, status, data);
-  });
-}
-
-/// The ranks that take part, as text that is the same on every node.
-std::string signature_of(std::span<const pmix_proc_t> processes) {
-  std::string signature;
-  for (const pmix_proc_t& process : processes) {
-    signature += fmt::format("{}:{};", process.nspace, process.rank);
-  }
-  return signature;
-}
-
-pmix_status_t on_fence(const pmix_proc_t processes[], size_t process_count,
-                       const pmix_info_t infos[], size_t info_count, char* data, size_t data_size,
-                       pmix_modex_cbfunc_t callback, void* callback_data) {
-  std::string blob;
-  if (data != nullptr) {
-    blob.assign(data, data_size);
-    std::free(data);  // libpmix hands it over
-  }
-  // A rank of ours died or timed out while the others waited: they have to be told, not kept
-  // waiting.
-  const pmix_info_t* local = find_info({infos, info_count}, PMIX_LOCAL_COLLECTIVE_STATUS);
-  const auto status = local == nullptr ? std::nullopt : integer_of(local->value);
-  if (status && *status != PMIX_SUCCESS) {
-    answer_modex_later(callback, callback_data, static_cast<pmix_status_t>(*status), {});
-    return PMIX_SUCCESS;
-  }
-  g_context->exchange->gather(signature_of({processes, process_count}), std::move(blob),
-                              [callback, callback_data](bool found, const std::string& all) {
-                                answer_modex_later(callback, callback_data,
-                                                   found ? PMIX_SUCCESS : PMIX_ERR_LOST_CONNECTION,
-                                                   all);
-                              });
-  return PMIX_SUCCESS;
-}
-
-pmix_status_t on_direct_modex(const pmix_proc_t* process, const pmix_info_t[], size_t,
-                              pmix_modex_cbfunc_t callback, void* callback_data) {
-  if (!is_of_job(process)) return PMIX_ERR_NOT_FOUND;
-  g_context->exchange->fetch(process->rank, [callback, callback_data](bool found,
-                                                                      const std::string& data) {
-    answer_modex_later(callback, callback_data, found ? PMIX_SUCCESS : PMIX_ERR_NOT_FOUND, data);
-  });
-  return PMIX_SUCCESS;
-}
-
-pmix_status_t on_publish(const pmix_proc_t* source, const pmix_info_t infos[], size_t count,
-                         pmix_op_cbfunc_t, void*) {
-  const pmix_status_t status = g_context->publisher.publish(*source, {infos, count});
-  return status == PMIX_SUCCESS ? PMIX_OPERATION_SUCCEEDED : status;
-}
-
-pmix_status_t on_lookup(const pmix_proc_t* reader, char** keys, const pmix_info_t infos[],
-                        size_t count, pmix_lookup_cbfunc_t callback, void* callback_data) {
-  g_context->publisher.lookup(*reader, keys, {infos, count}, callback, callback_data);
-  g_context->mailbox->post({});  // there may be a new deadline
-  return PMIX_SUCCESS;
-}
-
-pmix_status_t on_unpublish(const pmix_proc_t* source, char** keys, const pmix_info_t[], size_t,
-                           pmix_op_cbfunc_t, void*) {
-  const pmix_status_t status = g_context->publisher.unpublish(*source, keys);
-  return status == PMIX_SUCCESS ? PMIX_OPERATION_SUCCEEDED : status;
-}
-
 // A pod starts its ranks once, and connects to no other job: MPI_Comm_spawn and MPI_Comm_connect
 // fail.
 pmix_status_t on_spawn(const pmix_proc_t*, const pmix_info_t[], size_t, const pmix_app_t[], size_t,
@@ -153,7 +69,8 @@ pmix_status_t on_connect(const pmix_proc_t[], size_t, const pmix_info_t[], size_
 }
 
 // libpmix keeps who listens to what, and hands an event of one rank to the others of this server
-// before it asks us to carry it to other nodes.
+// before it asks us to carry it to other nodes: of that a pod knows nothing (Open MPI 4 does not
+// ask for it), and says so.
 pmix_status_t on_register_events(pmix_status_t*, size_t, const pmix_info_t[], size_t,
                                  pmix_op_cbfunc_t, void*) {
   return PMIX_OPERATION_SUCCEEDED;
@@ -163,9 +80,11 @@ pmix_status_t on_deregister_events(pmix_status_t*, size_t, pmix_op_cbfunc_t, voi
   return PMIX_OPERATION_SUCCEEDED;
 }
 
-pmix_status_t on_notify_event(pmix_status_t, const pmix_proc_t*, pmix_data_range_t, pmix_info_t[],
-                              size_t, pmix_op_cbfunc_t, void*) {
-  return PMIX_OPERATION_SUCCEEDED;
+pmix_status_t on_notify_event(pmix_status_t, const pmix_proc_t*, pmix_data_range_t range,
+                              pmix_info_t[], size_t, pmix_op_cbfunc_t, void*) {
+  const bool stays_here = g_context->job.pods() == 1 || range == PMIX_RANGE_LOCAL ||
+                          range == PMIX_RANGE_PROC_LOCAL || range == PMIX_RANGE_RM;
+  return stays_here ? PMIX_OPERATION_SUCCEEDED : PMIX_ERR_NOT_SUPPORTED;
 }
 
 void free_infos(void* infos) {
@@ -182,7 +101,7 @@ pmix_status_t on_query(pmix_proc_t*, pmix_query_t* queries, size_t count,
       if (strcmp(*key, PMIX_QUERY_NAMESPACES) == 0) {
         answers->add(PMIX_QUERY_NAMESPACES, g_context->job.nspace);
       } else if (strcmp(*key, PMIX_JOB_SIZE) == 0) {
-        answers->add_u32(PMIX_JOB_SIZE, g_context->job.ranks);
+        answers->add_u32(PMIX_JOB_SIZE, g_context->job.ranks());
       } else {
         unknown = true;
       }
@@ -197,12 +116,13 @@ pmix_status_t on_query(pmix_proc_t*, pmix_query_t* queries, size_t count,
   return PMIX_SUCCESS;
 }
 
-/// The ranks a request is about; empty: the whole job.
-std::vector<uint32_t> targets_of(std::span<const pmix_proc_t> processes) {
+/// The ranks a request is about; empty: the whole job. Nothing when one of them is not of this pod.
+std::optional<std::vector<uint32_t>> targets_of(std::span<const pmix_proc_t> processes) {
   std::vector<uint32_t> ranks;
   for (const pmix_proc_t& process : processes) {
-    if (process.rank == PMIX_RANK_WILDCARD) return {};
-    if (flags_of(&process) != nullptr) ranks.push_back(process.rank);
+    if (process.rank == PMIX_RANK_WILDCARD) return std::vector<uint32_t>();
+    if (flags_of(&process) == nullptr) return std::nullopt;
+    ranks.push_back(process.rank);
   }
   return ranks;
 }
@@ -222,14 +142,18 @@ int signal_of(const pmix_info_t& info) {
 pmix_status_t on_job_control(const pmix_proc_t*, const pmix_proc_t targets[], size_t target_count,
                              const pmix_info_t directives[], size_t directive_count,
                              pmix_info_cbfunc_t, void*) {
+  const auto ranks = targets_of({targets, target_count});
+  if (!ranks) return PMIX_ERR_NOT_SUPPORTED;
   bool done = false;
   for (const pmix_info_t& info : std::span(directives, directive_count)) {
     const int signo = signal_of(info);
     if (signo <= 0 || signo > SIGRTMAX) continue;
     Message message;
-    message.ranks = targets_of({targets, target_count});
+    message.ranks = *ranks;
     message.value = signo;
-    const bool ends_all = message.ranks.empty() && (signo == SIGKILL || signo == SIGTERM);
+    const bool ends_all = ranks->empty() && (signo == SIGKILL || signo == SIGTERM);
+    // The end of a step is told to its other pods; any other signal stays here.
+    if (ranks->empty() && !ends_all && g_context->job.pods() > 1) continue;
     message.kind = ends_all ? Message::Kind::kEnd : Message::Kind::kSignal;
     g_context->mailbox->post(std::move(message));
     done = true;
@@ -295,13 +219,15 @@ pmix_server_module_t make_module() {
 
 }  // namespace
 
+PmixContext& pmix_context() { return *g_context; }
+
 Status start_pmix_server(PmixContext& context) {
   g_context = &context;
   static pmix_server_module_t module = make_module();
   InfoList infos;
   infos.add(PMIX_SERVER_TMPDIR, context.job.folder + "/server");
   infos.add(PMIX_SERVER_NSPACE, context.job.nspace + ".podinit");
-  infos.add_rank(PMIX_SERVER_RANK, 0);
+  infos.add_rank(PMIX_SERVER_RANK, context.job.pod);
   const pmix_status_t status = PMIx_server_init(&module, infos.data(), infos.size());
   if (status != PMIX_SUCCESS) return pmix_failure(status, "PMIx_server_init");
   // No codes: the handler of everything that has none of its own.

@@ -24,9 +24,9 @@ namespace fermata::pod {
 /// What the callbacks work on; outlives libpmix's thread.
 struct PmixContext {
   PmixJob job;
-  RankTable* ranks = nullptr;
-  Mailbox* mailbox = nullptr;
-  Exchange* exchange = nullptr;
+  RankTable* ranks;
+  Mailbox* mailbox;
+  Exchange* exchange;
   Publisher publisher{[this](std::function<void()> answer) { mailbox->call(std::move(answer)); }};
 };
 
@@ -37,5 +37,13 @@ Status start_pmix_server(PmixContext& context);
 /// Adds what rank `rank` needs to find the server (PMIX_*) to its environment.
 Status add_pmix_variables(const PmixContext& context, uint32_t rank,
                           std::vector<std::string>& environment);
+
+// What other pods ask of this one, once the server has started; see FolderExchange::Handlers.
+void serve_rank(uint32_t rank, Exchange::Answer answer);
+void serve_names(const std::string& call, Exchange::Answer answer);
+
+/// A rank of this pod has finalized or ended: forgets what it published to be kept only as long,
+/// and the lookups it waits for.
+void forget_names_of(const pmix_proc_t& source);
 
 }  // namespace fermata::pod

@@ -12,15 +12,14 @@ struct Setting {
   std::string_view value;
 };
 
-// Defaults for Open MPI and the PMIx client in it: shared memory and loopback only, no device that
-// bypasses the kernel, and all addresses exchanged at start, so that no lookup is under way at a
-// later cut.
-constexpr std::array<Setting, 10> kDefaults{{
+// Defaults for Open MPI and the PMIx client in it: shared memory and, between pods, TCP: no device
+// that bypasses the kernel, and all addresses exchanged at start, so that no lookup is under way at
+// a later cut.
+constexpr std::array<Setting, 9> kDefaults{{
     {"PMIX_MCA_gds", "hash"},
     {"PMIX_MCA_psec", "native"},
     {"PMIX_MCA_ptl_base_if_include", "lo"},
     {"OMPI_MCA_pml", "ob1"},
-    {"OMPI_MCA_btl", "self,vader"},
     {"OMPI_MCA_osc", "^ucx"},
     {"OMPI_MCA_shmem", "mmap"},
     {"OMPI_MCA_mpi_add_procs_cutoff", "65536"},
@@ -71,7 +70,8 @@ std::vector<std::string> rank_environment(const std::vector<std::string>& user,
   std::copy_if(user.begin(), user.end(), std::back_inserter(environment),
                [](const std::string& entry) { return !is_foreign(entry); });
   for (const Setting& setting : kDefaults) set_default(environment, setting.name, setting.value);
-  if (place.ranks > place.usable_cores) {
+  set_default(environment, "OMPI_MCA_btl", place.pods > 1 ? "self,vader,tcp" : "self,vader");
+  if (place.local_ranks > place.usable_cores) {
     set_default(environment, "OMPI_MCA_mpi_yield_when_idle", "1");
   }
   // Open MPI 4 uses a PMIx server only where it knows the launcher; to anything else it starts as a
@@ -86,6 +86,7 @@ std::vector<std::string> rank_environment(const std::vector<std::string>& user,
   set_variable(environment, "FERMATA_STEP_ID", std::to_string(place.job.step));
   set_variable(environment, "FERMATA_RANK", std::to_string(place.rank));
   set_variable(environment, "FERMATA_NTASKS", std::to_string(place.ranks));
+  set_variable(environment, "FERMATA_LOCAL_RANK", std::to_string(place.local_rank));
   return environment;
 }
 

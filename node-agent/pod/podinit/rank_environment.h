@@ -14,7 +14,10 @@ namespace fermata::pod {
 struct RankPlace {
   JobStep job;
   uint32_t rank = 0;
-  uint32_t ranks = 1;
+  uint32_t ranks = 1;        ///< of the step
+  uint32_t local_rank = 0;   ///< among those of this pod
+  uint32_t local_ranks = 1;  ///< of this pod
+  uint32_t pods = 1;
   unsigned usable_cores = 1;
 };
 

@@ -21,10 +21,12 @@ namespace fermata::pod {
 struct RankFlags {
   std::atomic<bool> connected{false};
   std::atomic<bool> finalized{false};
+  std::atomic<bool> uses_names{false};
 };
 
 class RankTable {
  public:
+  /// `ranks` of the step; those of other pods are never started here and count for nothing.
   explicit RankTable(uint32_t ranks) : ranks_(ranks), flags_(ranks) {}
 
   uint32_t size() const { return static_cast<uint32_t>(ranks_.size()); }

@@ -1,5 +1,5 @@
-// Asks podinit's PMIx server for everything that Open MPI does not: run on two ranks. Prints "rank
-// N: ok" or what went wrong.
+// Asks podinit's PMIx server for everything that Open MPI does not: run on two ranks, "apart" when
+// they are in different pods. Prints "rank N: ok" or what went wrong.
 #include <pmix.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -110,6 +110,66 @@ static void try_wait(void) {
   fence();
 }
 
+/// What the other rank puts after the last fence is fetched from its server, also when it is put
+/// later than it is asked for.
+static void try_direct_modex(void) {
+  char key[32];
+  snprintf(key, sizeof key, "fermata.card.%u", me.rank);
+  pmix_value_t value;
+  PMIX_VALUE_LOAD(&value, me.rank == 0 ? "zero" : "one", PMIX_STRING);
+  if (me.rank == 0) usleep(300000);
+  pmix_status_t status = PMIx_Put(PMIX_GLOBAL, key, &value);
+  require(status == PMIX_SUCCESS, "put", status);
+  status = PMIx_Commit();
+  require(status == PMIX_SUCCESS, "commit", status);
+  pmix_proc_t other;
+  PMIX_LOAD_PROCID(&other, me.nspace, 1 - me.rank);
+  snprintf(key, sizeof key, "fermata.card.%u", other.rank);
+  pmix_value_t* got = NULL;
+  status = PMIx_Get(&other, key, NULL, 0, &got);
+  require(status == PMIX_SUCCESS && strcmp(got->data.string, me.rank == 0 ? "one" : "zero") == 0,
+          "direct modex", status);
+  PMIX_VALUE_RELEASE(got);
+  fence();
+}
+
+/// Fences of all and of pairs, with data that every rank checks.
+static void many_fences(int count) {
+  pmix_info_t collect;
+  PMIX_INFO_CONSTRUCT(&collect);
+  PMIX_INFO_LOAD(&collect, PMIX_COLLECT_DATA, NULL, PMIX_BOOL);
+  pmix_proc_t pair[2];
+  PMIX_LOAD_PROCID(&pair[0], me.nspace, 0);
+  PMIX_LOAD_PROCID(&pair[1], me.nspace, 1);
+  char key[32];
+  char text[32];
+  for (int i = 0; i < count; ++i) {
+    snprintf(key, sizeof key, "fermata.%d.%u", i, me.rank);
+    snprintf(text, sizeof text, "%d of %u", i, me.rank);
+    pmix_value_t value;
+    PMIX_VALUE_LOAD(&value, text, PMIX_STRING);
+    pmix_status_t status = PMIx_Put(PMIX_GLOBAL, key, &value);
+    require(status == PMIX_SUCCESS, "put", status);
+    PMIX_VALUE_DESTRUCT(&value);
+    PMIx_Commit();
+    status = PMIx_Fence(NULL, 0, &collect, 1);
+    require(status == PMIX_SUCCESS, "fence that collects", status);
+    pmix_proc_t other;
+    PMIX_LOAD_PROCID(&other, me.nspace, me.rank == 0 ? 1 : 0);
+    snprintf(key, sizeof key, "fermata.%d.%u", i, other.rank);
+    snprintf(text, sizeof text, "%d of %u", i, other.rank);
+    pmix_value_t* got = NULL;
+    status = PMIx_Get(&other, key, NULL, 0, &got);
+    require(status == PMIX_SUCCESS && strcmp(got->data.string, text) == 0, "data of a fence",
+            status);
+    PMIX_VALUE_RELEASE(got);
+    if (me.rank <= 1 && i % 3 == 0) {
+      status = PMIx_Fence(pair, 2, NULL, 0);
+      require(status == PMIX_SUCCESS, "fence of two", status);
+    }
+  }
+}
+
 static void try_events(void) {
   pmix_status_t code = PMIX_EXTERNAL_ERR_BASE - 7;
   PMIx_Register_event_handler(&code, 1, NULL, 0, on_event, on_registered, NULL);
@@ -183,9 +243,16 @@ int main(int argc, char** argv) {
   const pmix_status_t status = PMIx_Init(&me, NULL, 0);
   require(status == PMIX_SUCCESS, "init", status);
   if (argc > 1 && strcmp(argv[1], "kill") == 0) kill_other();
+  if (argc > 2 && strcmp(argv[1], "fences") == 0) {
+    many_fences(atoi(argv[2]));
+    PMIx_Finalize(NULL, 0);
+    return 0;
+  }
+  const bool apart = argc > 1 && strcmp(argv[1], "apart") == 0;  // in different pods
   try_publish();
   try_wait();
-  try_events();
+  if (!apart) try_events();
+  if (apart) try_direct_modex();
   try_query();
   if (me.rank == 0) try_log();
   try_unsupported();

@@ -9,7 +9,7 @@ using ::testing::Contains;
 using ::testing::Not;
 using ::testing::StartsWith;
 
-const RankPlace kPlace{{7, 1}, 2, 4, 8};
+const RankPlace kPlace{{7, 1}, 2, 4, 2, 4, 1, 8};
 
 TEST(RankEnvironmentTest, Environment_HasTheRanksPlace) {
   const auto environment = rank_environment({"HOME=/home/a"}, kPlace);
@@ -22,7 +22,7 @@ TEST(RankEnvironmentTest, Environment_HasTheRanksPlace) {
 
 TEST(RankEnvironmentTest, UsersSettings_Win) {
   const auto environment = rank_environment(
-      {"OMPI_MCA_btl=self,tcp", "OMPI_MCA_mpi_yield_when_idle=0"}, {{7, 1}, 0, 9, 8});
+      {"OMPI_MCA_btl=self,tcp", "OMPI_MCA_mpi_yield_when_idle=0"}, {{7, 1}, 0, 9, 0, 9, 1, 8});
   EXPECT_THAT(environment, Contains("OMPI_MCA_btl=self,tcp"));
   EXPECT_THAT(environment, Not(Contains("OMPI_MCA_btl=self,vader")));
   EXPECT_THAT(environment, Contains("OMPI_MCA_mpi_yield_when_idle=0"));
@@ -31,8 +31,18 @@ TEST(RankEnvironmentTest, UsersSettings_Win) {
 
 TEST(RankEnvironmentTest, Ranks_YieldWhenIdle_OnlyWhenMoreThanCores) {
   const std::string yield = "OMPI_MCA_mpi_yield_when_idle=1";
-  EXPECT_THAT(rank_environment({}, {{1, 0}, 0, 8, 8}), Not(Contains(yield)));
-  EXPECT_THAT(rank_environment({}, {{1, 0}, 0, 9, 8}), Contains(yield));
+  EXPECT_THAT(rank_environment({}, {{1, 0}, 0, 8, 0, 8, 1, 8}), Not(Contains(yield)));
+  EXPECT_THAT(rank_environment({}, {{1, 0}, 0, 9, 0, 9, 1, 8}), Contains(yield));
+  // Those of other pods have cores of their own.
+  EXPECT_THAT(rank_environment({}, {{1, 0}, 0, 9, 0, 3, 3, 8}), Not(Contains(yield)));
+}
+
+TEST(RankEnvironmentTest, PodsOfAStep_TalkByTcp_AndKnowTheirLocalRanks) {
+  const auto environment = rank_environment({}, {{1, 0}, 5, 8, 1, 4, 2, 8});
+  EXPECT_THAT(environment, Contains("OMPI_MCA_btl=self,vader,tcp"));
+  EXPECT_THAT(environment, Contains("FERMATA_RANK=5"));
+  EXPECT_THAT(environment, Contains("FERMATA_LOCAL_RANK=1"));
+  EXPECT_THAT(environment, Contains("FERMATA_NTASKS=8"));
 }
 
 TEST(RankEnvironmentTest, ForeignLaunchers_AreForgotten) {
