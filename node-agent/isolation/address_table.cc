@@ -121,6 +121,11 @@ class Builder {
     for (const Given& entry : given) {
       if (entry.from.port == 0) hosts_[entry.to.address].insert(entry.from.address);
     }
+    for (const Given& entry : given) {
+      const auto hosts = hosts_.find(entry.to.address);
+      if (hosts == hosts_.end() || !hosts->second.contains(entry.from.address)) continue;
+      own_.emplace(entry.to.address, entry.from.address);
+    }
     for (uint32_t i = 0; i < given.size(); ++i) add(given[i], i);
     for (uint32_t i = 0; i < given.size(); ++i) add_loopback(given[i]);
     add_ordinals();
@@ -160,6 +165,7 @@ class Builder {
     }
     for (const uint8_t protocol : protocols_of(given.protocol)) {
       put(kFromProgram, protocol, given.from, given.to, rest);
+      if (given.from.port == 0 && own_[given.to.address] != given.from.address) continue;
       put(kFromWire, protocol, given.to, given.from, rest);
     }
   }
@@ -192,6 +198,8 @@ class Builder {
   std::set<std::tuple<uint8_t, uint8_t, Endpoint>> keys_;
   /// Hosts behind an address on the wire, in an order that every pod finds.
   std::map<Address, std::set<Address>> hosts_;
+  /// Which of them a socket of the pod's at that address is taken for.
+  std::map<Address, Address> own_;
 };
 
 }  // namespace
@@ -219,8 +227,8 @@ image::AddressMap given_addresses(std::vector<TableEntry> entries) {
   };
   std::ranges::sort(entries, {}, place);
   // A table that changes while it is read may show an entry twice.
-  const auto twice = std::ranges::unique(entries, {}, place);
-  entries.erase(twice.begin(), twice.end());
+  const auto same = [&](const TableEntry& a, const TableEntry& b) { return place(a) == place(b); };
+  entries.erase(std::unique(entries.begin(), entries.end(), same), entries.end());
   image::AddressMap map;
   for (const TableEntry& entry : entries) {
     image::AddressEntry& given = *map.add_entries();

@@ -89,14 +89,22 @@ Status keep_generation(int map, uint32_t generation) {
 }
 
 Status put_entries(int map, const std::vector<TableEntry>& entries) {
+  std::vector<AddressKey> keys;
+  std::vector<AddressValue> values;
+  keys.reserve(entries.size());
+  values.reserve(entries.size());
   for (const TableEntry& entry : entries) {
-    if (bpf_map_update_elem(map, &entry.key, &entry.value, BPF_ANY) == 0) continue;
-    if (errno != E2BIG) return errno_status(errno, "filling the address table of a pod");
-    return errno_status(
-        Code::kUnsupported, errno,
-        fmt::format("the address table of a pod: {} entries do not fit", entries.size()));
+    keys.push_back(entry.key);
+    values.push_back(entry.value);
   }
-  return Status::ok();
+  auto count = static_cast<uint32_t>(entries.size());
+  if (count == 0 || bpf_map_update_batch(map, keys.data(), values.data(), &count, nullptr) == 0) {
+    return Status::ok();
+  }
+  if (errno != E2BIG) return errno_status(errno, "filling the address table of a pod");
+  return errno_status(
+      Code::kUnsupported, E2BIG,
+      fmt::format("the address table of a pod: {} entries do not fit", entries.size()));
 }
 
 Status must_be_empty(const fs::path& group) {
@@ -122,6 +130,8 @@ Status must_see_kernel_clock() {
 }  // namespace
 
 struct Isolation::State {
+  State(Maps m, ControlPage c) : maps(std::move(m)), control(std::move(c)) {}
+
   Maps maps;
   ControlPage control;
   uint64_t cut_since = 0;  ///< of the cut that cut() began or took over; 0: none

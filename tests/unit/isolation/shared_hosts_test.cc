@@ -192,10 +192,11 @@ TEST_P(SharedHosts, EntryWithAPort_ComesBeforeTheHosts) {
   in_network([&] {
     // As after a restart: a socket of each host was moved to a port of its own.
     for (int own = 1; own <= 3; ++own) {
-      std::vector<Entry> entries = {{0, known(own), wire(own)}};
+      std::vector<Entry> entries = {{IPPROTO_TCP, known(1, 7000), wire(1, 7000)},
+                                    {IPPROTO_TCP, known(2, 7000), wire(2, 7001)}};
+      // The first entry of an address says which host the pod itself is, with a port or without.
+      if (own == 2) std::swap(entries[0], entries[1]);
       for (int host = 1; host <= 3; ++host) entries.push_back({0, known(host), wire(host)});
-      entries.push_back({IPPROTO_TCP, known(1, 7000), wire(1, 7000)});
-      entries.push_back({IPPROTO_TCP, known(2, 7000), wire(2, 7001)});
       set(*pods_[own].isolation, entries);
     }
     pods_[1].group.enter();
@@ -208,6 +209,9 @@ TEST_P(SharedHosts, EntryWithAPort_ComesBeforeTheHosts) {
     const UniqueFd server(accept4(second.get(), nullptr, nullptr, SOCK_CLOEXEC));
     EXPECT_EQ(local_of(server), known(2, 7000));
     EXPECT_TRUE(passes(client, server, kPatience));
+    pods_[2].group.enter();
+    const UniqueFd another = bound_socket(known(2), SOCK_STREAM);
+    EXPECT_EQ(local_of(another), known(2, local_of(another).port()));
   });
 }
 

@@ -262,16 +262,17 @@ TEST_P(Translation, OtherAddressesStay) {
 }
 
 TEST(TranslationTest, WildcardWithAPortReplaced_IsReachedByLoopbackToo) {
-  for (const auto& [wildcard, loopback] :
-       {std::pair("0.0.0.0", "127.0.0.1"), std::pair("::", "::1"), std::pair("::", "127.0.0.1")}) {
+  using Case = std::pair<const char*, const char*>;
+  for (const Case& both :
+       {Case("0.0.0.0", "127.0.0.1"), Case("::", "::1"), Case("::", "127.0.0.1")}) {
     in_pod([&](Isolation& isolation, const PodGroup& group) {
-      set(isolation, {{IPPROTO_TCP, address(wildcard, 7000), address(wildcard, 7001)}});
+      set(isolation, {{IPPROTO_TCP, address(both.first, 7000), address(both.first, 7001)}});
       const UniqueFd taken = bound_socket(address("10.77.0.4", 7000), SOCK_STREAM);
       group.enter();
-      const UniqueFd listener = bound_socket(address(wildcard, 7000), SOCK_STREAM);
-      EXPECT_EQ(local_of(listener), address(wildcard, 7000));
-      const UniqueFd client = connected_socket(address(loopback, 7000), SOCK_STREAM);
-      EXPECT_EQ(peer_of(client), address(loopback, 7000));
+      const UniqueFd listener = bound_socket(address(both.first, 7000), SOCK_STREAM);
+      EXPECT_EQ(local_of(listener), address(both.first, 7000));
+      const UniqueFd client = connected_socket(address(both.second, 7000), SOCK_STREAM);
+      EXPECT_EQ(peer_of(client), address(both.second, 7000));
       const UniqueFd server(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
       EXPECT_EQ(local_of(server).port(), 7000);
       EXPECT_TRUE(passes(client, server, kPatience));
