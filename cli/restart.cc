@@ -107,10 +107,10 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
   record.command = set.manifest.command;
   record.started = std::time(nullptr);
   record.interval_s = std::chrono::duration<double>(session.interval).count();
-  const auto publish = [&](const pod::Pod& pod) {
-    record.init = pod.init_pid();
+  const auto publish = [&](const node_agent::StandingPod& standing) {
+    record.init = standing.pod.init_pid();
     record.init_start = node_agent::process_start_time(record.init);
-    record.group = pod.group();
+    record.group = standing.pod.group();
     return claim.publish(record);
   };
 

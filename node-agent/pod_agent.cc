@@ -7,9 +7,12 @@
 
 #include "common/fault_point.h"
 #include "common/log.h"
+#include "node-agent/addresses.h"
 #include "node-agent/engine/capture.h"
+#include "node-agent/isolation/isolation.h"
 #include "node-agent/memory_room.h"
 #include "node-agent/pod_placement.h"
+#include "node-agent/stoppable_source.h"
 #include "node-agent/thaw_guard.h"
 #include "numa/topology.h"
 #include "storage/image_writer.h"
@@ -61,6 +64,8 @@ struct PodAgent::Work {
   numa::PageSurvey pages;  ///< where they were before the stop
   storage::PodImage image;
   std::optional<storage::ImageWriter> writer;
+  bool isolated = false;
+  std::vector<UniqueFd> outside_sockets;  ///< for the nudge at join()
 };
 
 PodAgent::PodAgent(PodToHold pod) : pod_(std::move(pod)) {}
@@ -68,7 +73,7 @@ PodAgent::PodAgent(PodToHold pod) : pod_(std::move(pod)) {}
 PodAgent::~PodAgent() { roll_back(); }
 
 std::filesystem::path PodAgent::part_file() const {
-  return work_->order.folder / (storage::image_file_name(0) + ".part");
+  return work_->order.folder / (storage::image_file_name(pod_.pod) + ".part");
 }
 
 Status PodAgent::prepare(const ImageOrder& order) {
@@ -98,6 +103,7 @@ Status PodAgent::prepare(const ImageOrder& order) {
   header.crid = order.crid;
   header.parent = order.parent;
   header.job = pod_.job;
+  header.pod = pod_.pod;
   header.tool_version = FERMATA_VERSION;
   utsname host{};
   uname(&host);
@@ -113,10 +119,58 @@ Status PodAgent::read_topology() {
   return {};
 }
 
+Status PodAgent::record_addresses(image::PodObjects& objects) const {
+  FERMATA_ASSIGN_STATUS(const std::vector<NodeAddress> node, addresses_of_this_node());
+  for (const NodeAddress& one : node) {
+    if (is_global(one.address)) objects.add_node_addresses(one.address.bytes());
+  }
+  for (const std::string& known : pod_.known_addresses) objects.add_known_addresses(known);
+  if (pod_.known_addresses.empty()) {
+    *objects.mutable_known_addresses() = objects.node_addresses();
+  }
+  if (pod_.isolation != nullptr) {
+    FERMATA_ASSIGN_STATUS(*objects.mutable_translations(), pod_.isolation->addresses());
+  }
+  return {};
+}
+
+Status PodAgent::isolate(std::chrono::nanoseconds at_most) {
+  Work& work = *work_;
+  if (pod_.isolation == nullptr) return {Code::kInternal, "this pod cannot be isolated"};
+  isolation::Isolation* isolation = pod_.isolation;
+  if (work.isolated) {
+    isolation->cut(at_most);
+    return {};
+  }
+  FERMATA_ASSIGN_STATUS(
+      work.guard, ThawGuard::start(pod_.group, pod_.init, [isolation] { isolation->join(); }));
+  work.isolated = true;
+  isolation->cut(at_most);
+  FAULT_POINT("isolate.cut");
+  return {};
+}
+
+Status PodAgent::join() {
+  Work& work = *work_;
+  if (!work.isolated) return {Code::kInternal, "the pod is not isolated"};
+  const bool held = pod_.isolation->still_cut();
+  if (work.frozen) work.outside_sockets = work.frozen->take_outside_sockets();
+  pod_.isolation->join();
+  work.isolated = false;
+  if (!work.frozen) work.guard.reset();
+  engine::nudge(std::move(work.outside_sockets));
+  work.outside_sockets.clear();
+  if (held) return {};
+  return {Code::kTimeout, "the pod was isolated for longer than allowed, and then no more"};
+}
+
 Status PodAgent::capture(std::chrono::milliseconds deadline) {
   Work& work = *work_;
+  outside_.clear();
   StopWatch watch;
-  FERMATA_ASSIGN_STATUS(work.guard, ThawGuard::start(pod_.group, pod_.init));
+  if (!work.guard) {
+    FERMATA_ASSIGN_STATUS(work.guard, ThawGuard::start(pod_.group, pod_.init));
+  }
   work.stopped_at = SteadyClock::now();
   FAULT_POINT("capture.freeze");
   FERMATA_ASSIGN_STATUS(work.frozen, engine::FrozenPod::freeze(pod_.group, pod_.init,
@@ -125,7 +179,10 @@ Status PodAgent::capture(std::chrono::milliseconds deadline) {
   watch.note("freeze");
   work.image.header.time = storage::utc_now();
   numbers_.time = work.image.header.time;
+  if (pod_.allow_outside) work.frozen->allow_outside_connections();
   FERMATA_ASSIGN_STATUS(work.image.objects, work.frozen->capture());
+  outside_ = work.frozen->outside_connections();
+  FERMATA_TRY(record_addresses(work.image.objects));
   watch.note("record");
   FERMATA_ASSIGN_STATUS(work.image.placement,
                         record_placement(*topology_, *work.frozen, work.image.objects, work.pages));
@@ -134,6 +191,7 @@ Status PodAgent::capture(std::chrono::milliseconds deadline) {
 
   numbers_.memory_bytes = bytes_here(work.frozen->memory());
   FERMATA_ASSIGN_STATUS(work.image.memory, snapshot_.take(*work.frozen, work.image.objects));
+  make_stoppable(work.image.memory, pod_.stop);
   numbers_.snapshot = Snapshot::name_of(snapshot_.way());
   FAULT_POINT("capture.copied");
   watch.note(numbers_.snapshot);
@@ -148,9 +206,11 @@ Status PodAgent::capture(std::chrono::milliseconds deadline) {
 
 Status PodAgent::let_run() {
   if (!work_ || !work_->frozen) return {};
+  // Those that are connected with others; they are not ours to keep open.
+  if (work_->isolated) work_->outside_sockets = work_->frozen->take_outside_sockets();
   Status resumed = work_->frozen->resume();
   work_->frozen.reset();
-  work_->guard.reset();
+  if (!work_->isolated) work_->guard.reset();
   numbers_.stand_still = SteadyClock::now() - work_->stopped_at;
   return resumed;
 }
@@ -169,7 +229,7 @@ Status PodAgent::write_back() {
 
   FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(pod_.owner));
   FERMATA_ASSIGN_STATUS(storage::WrittenImage written, work.writer->finish());
-  numbers_.image = storage::image_file_name(0);
+  numbers_.image = storage::image_file_name(pod_.pod);
   numbers_.image_bytes = written.bytes;
   numbers_.digest = std::move(written.digest);
   if (work.frozen) numbers_.stand_still = SteadyClock::now() - work.stopped_at;  // and goes on
@@ -187,6 +247,10 @@ void PodAgent::roll_back() {
   // First of all: the job runs on.
   const Status resumed = let_run();
   if (!resumed) log_error(fmt::format("job {}: {}", to_string(pod_.job), resumed.message()));
+  if (work_->isolated) {
+    const Status joined = join();
+    if (!joined) log_info(fmt::format("job {}: {}", to_string(pod_.job), joined.message()));
+  }
   snapshot_.release();
   {
     // The writer's destructor removes its file, with the owner's rights. Without them it may fail:
@@ -215,7 +279,9 @@ Result<AbleAnswer> PodAgent::able(std::chrono::milliseconds deadline) {
   FERMATA_ASSIGN(
       const std::unique_ptr<engine::FrozenPod> frozen,
       engine::FrozenPod::freeze(pod_.group, pod_.init, static_cast<int>(deadline.count())));
+  if (pod_.allow_outside) frozen->allow_outside_connections();
   FERMATA_ASSIGN(const image::PodObjects objects, frozen->capture());
+  outside_ = frozen->outside_connections();
   FERMATA_TRY_RESULT([&]() -> Status {
     FERMATA_ASSIGN_STATUS([[maybe_unused]] const image::Placement placement,
                           record_placement(*topology_, *frozen, objects, pages));

@@ -7,17 +7,23 @@
 
 #include <chrono>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "common/credentials.h"
 #include "common/ids.h"
 #include "common/status.h"
 #include "node-agent/snapshot.h"
+#include "proto/addresses.pb.h"
 
 namespace fermata::numa {
 struct Topology;
+}
+namespace fermata::isolation {
+class Isolation;
 }
 
 namespace fermata::node_agent {
@@ -28,6 +34,17 @@ struct PodToHold {
   pid_t init = -1;              ///< host PID of PID 1
   std::filesystem::path group;  ///< cgroup v2 directory
   Credentials owner;            ///< with whose rights images are written
+
+  // Of a pod that is one of several; the defaults are those of a pod alone.
+  uint32_t pod = 0;
+  isolation::Isolation* isolation = nullptr;  ///< its cable; not owned
+  /// Connections may leave the pod: they are told by outside_connections(), for others to judge.
+  bool allow_outside = false;
+  /// Of the node it was first started on, as an image has them (PodObjects.known_addresses). Empty:
+  /// this one.
+  std::vector<std::string> known_addresses{};
+  /// Looked at while an image is written, from any thread: true ends that (kGone). May be null.
+  std::function<bool()> stop{};
 };
 
 /// The image to be made.
@@ -67,8 +84,13 @@ class PodAgent {
 
   /// Looks whether there is room on disk and makes room for a copy in memory. The job runs.
   Status prepare(const ImageOrder& order);
+  /// Cuts the pod off from all others until join(), for `at_most` at the longest. Called again, it
+  /// prolongs that.
+  Status isolate(std::chrono::nanoseconds at_most);
   /// Stops the pod, records it, and lets it run on, if its memory could be copied meanwhile.
   Status capture(std::chrono::milliseconds deadline);
+  /// Ends the isolation. kTimeout: it had run out before, and what was captured is no cut.
+  Status join();
   /// Writes the image under its ".part" name, durably. A pod that still stood runs when its memory
   /// is written.
   Status write_back();
@@ -78,6 +100,9 @@ class PodAgent {
   void roll_back();
   /// With ImageOrder::end_job: kills the pod that stands still.
   Status end_job();
+
+  /// Of the capture last made: TCP connections whose other end is not in the pod.
+  const std::vector<image::OutsideConnection>& outside_connections() const { return outside_; }
 
   /// Numbers of the set in work, or the last one.
   const ImageNumbers& numbers() const { return numbers_; }
@@ -89,6 +114,7 @@ class PodAgent {
   struct Work;  // of one set
 
   Status read_topology();
+  Status record_addresses(image::PodObjects& objects) const;
   Status let_run();
   std::filesystem::path part_file() const;
 
@@ -96,6 +122,7 @@ class PodAgent {
   ImageNumbers numbers_;
   Snapshot snapshot_;
   std::unique_ptr<numa::Topology> topology_;  ///< asked for once: it takes some 10 ms
+  std::vector<image::OutsideConnection> outside_;
   std::unique_ptr<Work> work_;
 };
 

@@ -5,6 +5,7 @@
 #include "common/fault_point.h"
 #include "node-agent/engine/rebuild.h"
 #include "node-agent/pod_placer.h"
+#include "node-agent/stoppable_source.h"
 #include "storage/image_reader.h"
 
 namespace fermata::node_agent {
@@ -30,12 +31,15 @@ class ToldSource final : public MemorySource {
 Result<storage::PodImage> read_checked(const RestoreOrder& order) {
   FERMATA_ASSIGN(const FsCredentialScope scope, FsCredentialScope::enter(order.owner));
   FERMATA_ASSIGN(storage::PodImage image, storage::read_image(order.image, order.digest));
-  if (image.header.crid != order.crid || image.header.job != order.job) {
-    return failure(Code::kDamaged, fmt::format("{}: holds set {} of job {}, not set {} of job {}",
-                                               order.image.string(), to_string(image.header.crid),
-                                               to_string(image.header.job), to_string(order.crid),
-                                               to_string(order.job)));
+  const JobStep saved = order.saved.value_or(order.job);
+  const storage::ImageHeader& header = image.header;
+  if (header.crid != order.crid || header.job != saved || header.pod != order.pod) {
+    return failure(Code::kDamaged,
+                   fmt::format("{}: holds set {} of job {}, pod {}, not set {} of job {}, pod {}",
+                               order.image.string(), to_string(header.crid), to_string(header.job),
+                               header.pod, to_string(order.crid), to_string(saved), order.pod));
   }
+  make_stoppable(image.memory, order.stop);
   if (order.on_read) {
     for (MemoryRegion& region : image.memory) {
       if (region.source) {
@@ -72,17 +76,24 @@ class PodUndo {
 }  // namespace
 
 Result<RestoredPod> restore(const RestoreOrder& order,
-                            const std::function<Status(const pod::Pod&)>& before_run) {
+                            const std::function<Status(const StandingPod&)>& before_run) {
   FERMATA_ASSIGN(const storage::PodImage image, read_checked(order));
   const auto damaged = [&](const Status& status) {
     return Failure(status.within(order.image.string()));
   };
   if (Status valid = engine::validate(image.objects, image.memory); !valid) return damaged(valid);
-  if (Status met = engine::check_requirements(image.objects.needs()); !met) return damaged(met);
+  if (Status met = engine::check_requirements(image.objects.needs()); !met) {
+    met = met.within(order.image.string());
+    return Failure(order.node.empty() ? met : met.within("node " + order.node));
+  }
+  if (order.on_image) {
+    if (Status taken = order.on_image(image.objects); !taken) return damaged(taken);
+  }
   const image::PodState& state = image.objects.pod();
-  FERMATA_ASSIGN(pod::Pod pod,
-                 pod::Pod::make_shell(order.job, state.host_name(), state.domain_name(),
-                                      {time_of(state.monotonic()), time_of(state.boottime())}));
+  FERMATA_ASSIGN(
+      pod::Pod pod,
+      pod::Pod::make_shell(order.job, state.host_name(), state.domain_name(),
+                           {time_of(state.monotonic()), time_of(state.boottime())}, order.group));
   PodUndo undo(pod);
   FAULT_POINT("restore.shell");
   Result<PodPlacer> placer = PodPlacer::plan(image.placement, order.numa, pod.init_pid());
@@ -94,6 +105,7 @@ Result<RestoredPod> restore(const RestoreOrder& order,
   request.init = pod.init_pid();
   request.owner = order.owner;
   request.stdio = order.stdio;
+  request.network = order.network;
   request.before_contents = [&](const engine::FrozenProcess& process, engine::Remote& remote) {
     return placer->before_contents(process, remote);
   };
@@ -106,7 +118,7 @@ Result<RestoredPod> restore(const RestoreOrder& order,
   };
   FERMATA_ASSIGN(const std::unique_ptr<engine::RebuiltPod> rebuilt, engine::rebuild(request));
   placer->bind(rebuilt->processes());
-  FERMATA_TRY_RESULT(before_run(pod));
+  FERMATA_TRY_RESULT(before_run({pod, placer->notes()}));
   if (!order.placement_file.empty()) FERMATA_TRY_RESULT(placer->save(order.placement_file));
   FAULT_POINT("restore.run");
   FERMATA_TRY_RESULT(rebuilt->run());

@@ -6,12 +6,14 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "common/credentials.h"
 #include "common/ids.h"
 #include "common/status.h"
+#include "node-agent/engine/rebuild.h"
 #include "node-agent/pod/pod.h"
 #include "numa/plan.h"
 
@@ -29,6 +31,17 @@ struct RestoreOrder {
   std::filesystem::path placement_file;
   /// Told the bytes of memory that were read just now, from any thread. May be null.
   std::function<void(uint64_t bytes)> on_read;
+
+  // Of a pod of the service; the defaults are those of a pod alone.
+  std::optional<JobStep> saved;  ///< the step in the image; unset: `job`
+  uint32_t pod = 0;              ///< its number in the step, in the image as here
+  std::string node;              ///< named where this machine lacks what the pod needs
+  pod::GroupSpec group;
+  /// Called with what the image holds, checked, before anything is made. May be null.
+  std::function<Status(const image::PodObjects&)> on_image;
+  engine::NetworkRequest network;
+  /// Looked at while memory is read, from any thread: true ends the restore (kGone). May be null.
+  std::function<bool()> stop;
 };
 
 struct RestoredPod {
@@ -38,9 +51,15 @@ struct RestoredPod {
   std::vector<std::string> notes;  ///< what is not as it was, one sentence each
 };
 
-/// Rebuilds the pod. `before_run` is called when it stands and has not run yet: what has to be
-/// known of it elsewhere first; if it fails the pod is destroyed.
+/// A pod that stands and has not run yet.
+struct StandingPod {
+  const pod::Pod& pod;
+  std::vector<std::string> notes;  ///< what is not as it was, one sentence each
+};
+
+/// Rebuilds the pod. `before_run` is called when it stands: what has to be known of it elsewhere
+/// first; if it fails the pod is destroyed.
 Result<RestoredPod> restore(const RestoreOrder& order,
-                            const std::function<Status(const pod::Pod&)>& before_run);
+                            const std::function<Status(const StandingPod&)>& before_run);
 
 }  // namespace fermata::node_agent

@@ -32,7 +32,7 @@ void let_go(const std::filesystem::path& group, pid_t init) {
 /// that may have threads. After that memory may be allocated (the C library's fork sees to it), and
 /// nothing be logged.
 [[noreturn]] void guard(int agent_pidfd, int freeze_fd, const std::filesystem::path& group,
-                        pid_t init) {
+                        pid_t init, const std::function<void()>& then) {
   // Nothing of the agent may live on in the guard: not its locks, sockets or streams, nor its
   // terminal's signals.
   setsid();
@@ -58,12 +58,14 @@ void let_go(const std::filesystem::path& group, pid_t init) {
   if (init > 0 && pread(freeze_fd, &state, 1, 0) == 1 && state == '1') let_go(group, init);
   // A failure has nobody to be told to: the group is gone, or never was frozen.
   [[maybe_unused]] const ssize_t written = write(freeze_fd, "0", 1);
+  if (then) then();
   _exit(0);
 }
 
 }  // namespace
 
-Result<ThawGuard> ThawGuard::start(const std::filesystem::path& group, pid_t init) {
+Result<ThawGuard> ThawGuard::start(const std::filesystem::path& group, pid_t init,
+                                   const std::function<void()>& then) {
   const std::filesystem::path file = group / "cgroup.freeze";
   UniqueFd freeze(open(file.c_str(), O_RDWR | O_CLOEXEC));
   if (!freeze) return errno_failure(errno, file.string());
@@ -71,7 +73,7 @@ Result<ThawGuard> ThawGuard::start(const std::filesystem::path& group, pid_t ini
   if (!self) return errno_failure(errno, "pidfd_open of the agent itself");
   const pid_t pid = fork();
   if (pid < 0) return errno_failure(errno, "fork of the thaw guard");
-  if (pid == 0) guard(self.get(), freeze.get(), group, init);
+  if (pid == 0) guard(self.get(), freeze.get(), group, init, then);
   return ThawGuard(pid);
 }
 

@@ -8,6 +8,7 @@
 #include <sys/types.h>
 
 #include <filesystem>
+#include <functional>
 #include <utility>
 
 #include "common/status.h"
@@ -18,7 +19,10 @@ class ThawGuard {
  public:
   /// Starts the guard of the cgroup v2 group `group`, for the calling process. Call it before
   /// freezing. `init` is the host PID of the pod's PID 1; without one the group is merely thawed.
-  static Result<ThawGuard> start(const std::filesystem::path& group, pid_t init = -1);
+  /// `then` is called by the guard when the agent has died and the pod runs: on a copy of this
+  /// process's memory, without its descriptors. May be null.
+  static Result<ThawGuard> start(const std::filesystem::path& group, pid_t init = -1,
+                                 const std::function<void()>& then = nullptr);
 
   ThawGuard(ThawGuard&& other) noexcept : pid_(std::exchange(other.pid_, -1)) {}
   ThawGuard& operator=(ThawGuard&& other) noexcept;
