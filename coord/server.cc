@@ -106,17 +106,27 @@ struct Server::Parts final : wire::Coordinator::CallbackService {
       Caller caller;
       Request request;
       if (const Status allowed = admit(message, method, caller, request); !allowed) {
-        log_warning(fmt::format("refused {} from {}: {}", method, peer, allowed.message()));
+        log_refused(method, peer, allowed.message());
         call->finish(wire::grpc_status_of(allowed), [] {});
         return;
       }
-      ask(caller, request, [call, reply](Reply answer) {
+      ask(caller, request, [call, reply, method, peer, uid = caller.uid](Reply answer) {
+        if constexpr (requires { answer.outcome(); }) {
+          if (answer.outcome().code() == static_cast<int>(Code::kPermission)) {
+            log_refused(method, peer, fmt::format("uid {}: {}", uid, answer.outcome().message()));
+          }
+        }
         call->finish(grpc::Status::OK, [&] { *reply = std::move(answer); });
       });
     });
     return reactor;
   }
 
+  static void log_refused(std::string_view method, const std::string& peer, std::string_view why) {
+    log_warning(fmt::format("refused {} from {}: {}", method, peer, why));
+  }
+
+  /// kPermission, with who it is where that is known, unless the request may be carried out.
   template <typename Request>
   Status admit(const wire::Signed& message, std::string_view method, Caller& caller,
                Request& request) {
@@ -125,7 +135,8 @@ struct Server::Parts final : wire::Coordinator::CallbackService {
     caller = {.uid = who.uid, .gid = who.gid, .admin = options.admins.contains(who.uid)};
     FERMATA_TRY(may_call(method, caller));
     if (!request.ParseFromString(message.request())) {
-      return {Code::kUsage, "the request is no message of this protocol"};
+      return {Code::kUsage,
+              fmt::format("the request of uid {} is no message of this protocol", who.uid)};
     }
     return Status::ok();
   }

@@ -7,14 +7,14 @@ namespace fermata::node_agent {
 CoordinatorStream::CoordinatorStream(const std::shared_ptr<grpc::Channel>& channel, Events events)
     : stub_(wire::Coordinator::NewStub(channel)), events_(std::move(events)) {}
 
-void CoordinatorStream::begin(wire::FromAgent hello) {
+void CoordinatorStream::begin(std::optional<wire::FromAgent> hello) {
   self_ = shared_from_this();
   stub_->async()->Attach(&context_, this);
   // Writes are started from outside of gRPC's reactions: the hold keeps OnDone() away until the
   // last read has ended, and with it every writer (broken_).
   AddHold();
   StartRead(&incoming_);
-  send(std::move(hello));
+  if (hello) send(*std::move(hello));
   StartCall();
 }
 

@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 
 #include "proto/control.grpc.pb.h"
 
@@ -28,8 +29,8 @@ class CoordinatorStream final : public grpc::ClientBidiReactor<wire::FromAgent, 
 
   CoordinatorStream(const std::shared_ptr<grpc::Channel>& channel, Events events);
 
-  /// Opens the stream with this first message.
-  void begin(wire::FromAgent hello);
+  /// Opens the stream, with a first message at once if there is one.
+  void begin(std::optional<wire::FromAgent> hello);
   /// Queues a message behind those before; dropped when the stream has ended.
   void send(wire::FromAgent message);
   /// Ends it soon, whatever it is at.

@@ -96,6 +96,12 @@ class CoordinatorDouble : public FleetListener, public Requests {
     }
     for (const auto& respond : all) respond(reply);
   }
+  /// Drops what waits, unanswered.
+  void forget_waiting() {
+    std::vector<Respond<wire::WaitReply>> all;
+    const std::lock_guard lock(mutex_);
+    all.swap(waiting);
+  }
 
   void note(const std::string& event) {
     const std::lock_guard lock(mutex_);
