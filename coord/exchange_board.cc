@@ -73,6 +73,29 @@ std::vector<wire::ExchangeDown> ExchangeBoard::abort(int32_t status, const std::
   return tell_all(std::nullopt);
 }
 
+std::vector<wire::ExchangeDown> ExchangeBoard::pod_ended(uint32_t pod) {
+  Downs downs;
+  ended_.insert(pod);
+  for (auto request = requests_.begin(); request != requests_.end();) {
+    if (request->second.server() == pod) {
+      downs.push_back(not_found(request->second));
+      request = requests_.erase(request);
+    } else {
+      ++request;
+    }
+  }
+  return downs;
+}
+
+wire::ExchangeDown ExchangeBoard::not_found(const wire::FetchRequest& request) const {
+  wire::ExchangeDown down = to(request.asker());
+  wire::FetchReply* reply = down.mutable_fetched();
+  reply->set_rank(request.rank());
+  reply->set_asker(request.asker());
+  reply->set_number(request.number());
+  return down;
+}
+
 wire::ExchangeDown ExchangeBoard::to(uint32_t pod) const {
   wire::ExchangeDown down;
   wire::PodId* id = down.mutable_pod();
@@ -134,10 +157,11 @@ std::vector<wire::ExchangeDown> ExchangeBoard::contribute(uint32_t pod,
     drop(collective, collective.under_way.begin());
   }
   if (!make_room()) {
-    return abort(kFailedStatus,
-                 fmt::format("the collectives of step {} that are under way take more than {} MiB "
-                             "at the coordinator",
-                             to_string(step_), limits_.bytes >> 20));
+    return abort(
+        kFailedStatus,
+        fmt::format("the collectives of step {} that are under way are {}, of {} MiB: more "
+                    "than the coordinator holds for a step",
+                    to_string(step_), order_.size(), bytes_ >> 20));
   }
   return {};
 }
@@ -156,9 +180,10 @@ std::vector<wire::ExchangeDown> ExchangeBoard::complete(const std::string& key,
     drop(collective, collective.under_way.begin());
   }
   if (gathered.blobs().size() > limits_.gathered) {
-    return abort(kFailedStatus, fmt::format("a collective of step {} gathers {} MiB, which is more "
-                                            "than one message may hold",
-                                            to_string(step_), gathered.blobs().size() >> 20));
+    return abort(kFailedStatus,
+                 fmt::format("a collective of step {} gathers {} MiB, more than a message "
+                             "holds",
+                             to_string(step_), gathered.blobs().size() >> 20));
   }
   forget_gathered(collective);
   collective.completed = number;
@@ -209,6 +234,7 @@ std::vector<wire::ExchangeDown> ExchangeBoard::fetch(uint32_t asker, wire::Fetch
     request.set_server(pod_of_rank_[request.rank()]);
   }
   if (request.server() >= pods_ || request.server() == asker) return {};
+  if (ended_.contains(request.server())) return {not_found(request)};
   const auto mine = requests_.lower_bound({asker, 0});
   requests_.erase(mine,
                   requests_.lower_bound({asker, std::min(request.settled(), request.number())}));

@@ -20,7 +20,9 @@
 #include <list>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/ids.h"
@@ -55,6 +57,9 @@ class ExchangeBoard {
   /// first pod that aborts, decides the status.
   std::vector<wire::ExchangeDown> abort(int32_t status, const std::string& reason);
 
+  /// A pod has ended, well or not: who asks it for something has no answer to wait for.
+  std::vector<wire::ExchangeDown> pod_ended(uint32_t pod);
+
   /// Bytes of blobs kept.
   size_t bytes() const { return bytes_; }
 
@@ -80,6 +85,7 @@ class ExchangeBoard {
   bool makes_sense(uint32_t pod, const wire::Contribution& part) const;
   Downs complete(const std::string& key, Collective& collective, uint64_t number);
   Downs fetch(uint32_t asker, wire::FetchRequest request);
+  wire::ExchangeDown not_found(const wire::FetchRequest& request) const;
   Downs served(uint32_t server, const wire::FetchReply& reply);
   Downs tell_all(std::optional<uint32_t> but) const;
   void drop(Collective& collective, std::map<uint64_t, Gathering>::iterator gathering);
@@ -96,6 +102,7 @@ class ExchangeBoard {
   std::map<std::string, Collective> collectives_;
   std::list<std::string> order_;  ///< keys, the one longest untouched first
   std::map<RequestId, wire::FetchRequest> requests_;
+  std::set<uint32_t> ended_;
   std::optional<wire::AbortRequest> aborted_;
 };
 
