@@ -127,6 +127,16 @@ class ExchangeFolder::Worker {
   }
 
  private:
+  /// What a user does to the folders must not fill the log.
+  void complain(const std::string& what) {
+    const std::string line = fmt::format("pod {}: {}", to_string(pod_), what);
+    if (std::exchange(complained_, true)) {
+      log_debug(line);
+    } else {
+      log_warning(line);
+    }
+  }
+
   void wake() { (void)eventfd_write(wake_.get(), 1); }
 
   void run(std::promise<Status>& started) {
@@ -161,16 +171,13 @@ class ExchangeFolder::Worker {
     const Status opened = files_.open();
     if (!opened) {
       retry_ = true;
-      if (opened.code() != Code::kNotFound && !std::exchange(complained_, true)) {
-        log_warning(fmt::format("pod {}: {}", to_string(pod_), opened.message()));
-      }
+      if (opened.code() != Code::kNotFound) complain(opened.message());
       return;
     }
     // Before the first look, so that no message falls between the two.
     const std::string path = fmt::format("/proc/self/fd/{}", files_.outbox());
     if (inotify_add_watch(changes_.get(), path.c_str(), IN_MOVED_TO | IN_ONLYDIR) < 0) {
-      log_warning(fmt::format("pod {}: {}", to_string(pod_),
-                              errno_status(errno, "watching its outbox").message()));
+      complain(errno_status(errno, "watching its outbox").message());
     }
     // It may have unread messages of the time before a restart.
     wake_podinit();
@@ -182,9 +189,7 @@ class ExchangeFolder::Worker {
     }
     const Result<std::vector<uint64_t>> names = files_.list_outbox();
     if (!names) {
-      if (!std::exchange(complained_, true)) {
-        log_warning(fmt::format("pod {}: {}", to_string(pod_), names.error().message()));
-      }
+      complain(names.error().message());
       return;
     }
     std::set<uint64_t> there;
@@ -201,8 +206,8 @@ class ExchangeFolder::Worker {
     wire::ExchangeUp message;
     if (text && !*text) return;
     if (!text || !message.ParseFromString(**text)) {
-      log_warning(fmt::format("pod {}: message {} of its outbox {}", to_string(pod_), name,
-                              text ? "is none" : text.error().message()));
+      complain(fmt::format("message {} of its outbox {}", name,
+                           text ? "is none" : text.error().message()));
       return;
     }
     *message.mutable_pod() = to_wire(pod_);
@@ -217,9 +222,7 @@ class ExchangeFolder::Worker {
       const bool again = !written && !gone_;
       if (again) {
         retry_ = true;
-        if (!std::exchange(complained_, true)) {
-          log_warning(fmt::format("pod {}: {}; tried again", to_string(pod_), written.message()));
-        }
+        complain(written.message() + "; tried again");
       }
       done_writing(again ? std::move(message) : std::nullopt);
       if (!written) break;
@@ -274,7 +277,7 @@ class ExchangeFolder::Worker {
   bool sends_ = false;  ///< resend() has been called
   bool retry_ = false;
   bool gone_ = false;
-  bool complained_ = false;  ///< once is enough for a log
+  bool complained_ = false;
 
   std::mutex mutex_;
   std::condition_variable idle_;
