@@ -163,10 +163,19 @@ class Job:
         left = [os.path.join(folder, name) for folder, _, names in os.walk(self.sets) for name in names if ".part" in name]
         return left + [self.set_folder(crid) for crid in self.attempts() if crid not in self.committed()]
 
-    def restart(self, nodes=None, crid=None, options=(), seconds=60):
+    def begin_restart(self, nodes=None, crid=None, options=()):
         self._start("restart", self.id.split(".")[0], "--checkpoint-dir", self.sets, *self._nodes(nodes), *options,
                     *(["--crid", crid] if crid is not None else []))
+
+    def restart(self, nodes=None, crid=None, options=(), seconds=60):
+        self.begin_restart(nodes, crid, options)
         return self.wait_started(seconds)
+
+    def wait_running(self, seconds=60):
+        """Whatever became of its client."""
+        wait_until(lambda: (self.info() or {}).get("state") == "running", seconds, f"job {self.id} to run")
+        wait_until(lambda: not self.cluster.held_up(self.id), seconds, f"the pods of job {self.id} to run")
+        return self
 
     def unharmed(self, when):
         """It runs and nothing of it is held up."""
