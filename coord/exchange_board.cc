@@ -179,7 +179,7 @@ std::vector<wire::ExchangeDown> ExchangeBoard::complete(const std::string& key,
   while (!collective.under_way.empty() && collective.under_way.begin()->first <= number) {
     drop(collective, collective.under_way.begin());
   }
-  if (gathered.blobs().size() > limits_.gathered) {
+  if (gathered.ByteSizeLong() > limits_.gathered) {
     return abort(kFailedStatus,
                  fmt::format("a collective of step {} gathers {} MiB, more than a message "
                              "holds",

@@ -34,7 +34,7 @@ class ExchangeBoard {
  public:
   struct Limits {
     size_t bytes = size_t{1} << 30;      ///< of all blobs that are kept
-    size_t gathered = size_t{60} << 20;  ///< of one collective's: a message to a pod
+    size_t gathered = size_t{56} << 20;  ///< of one collective, as a message to a pod
     size_t collectives = 4096;           ///< different ones
     size_t requests = 4096;              ///< of one pod, unanswered
   };

@@ -33,6 +33,8 @@ constexpr std::chrono::milliseconds kRetry{20};
 // The outbox is not looked at more often than this: a user who writes there without end gets no
 // more of the agent's time.
 constexpr std::chrono::microseconds kBetweenScans{500};
+// Nor is more taken from it in a second: what waits for the stream lies in our memory.
+constexpr int64_t kBytesPerSecond = int64_t{256} << 20;
 // Messages kept for a pod that does not take them.
 constexpr size_t kMaxPending = pod::kMaxExchangeFiles;
 
@@ -212,6 +214,8 @@ class ExchangeFolder::Worker {
     }
     *message.mutable_pod() = to_wire(pod_);
     sender_(std::move(message));
+    const auto bytes = static_cast<int64_t>((*text)->size());
+    std::this_thread::sleep_for(std::chrono::microseconds(bytes * 1'000'000 / kBytesPerSecond));
   }
 
   void write_inbox() {

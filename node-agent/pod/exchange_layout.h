@@ -17,8 +17,9 @@ inline constexpr const char* kExchangeOut = "dev/shm/.fermata/exchange/out";
 /// The agent's messages (ExchangeDown), removed by podinit once it has read them.
 inline constexpr const char* kExchangeIn = "dev/shm/.fermata/exchange/in";
 
-/// Bytes of one message.
-inline constexpr size_t kMaxExchangeFile = size_t{64} << 20;
+/// Bytes of one message: with what is put round it, it has to stay below wire::kLargestMessage, or
+/// it would end the stream of the agent that carries it.
+inline constexpr size_t kMaxExchangeFile = size_t{60} << 20;
 /// Messages in one of the folders.
 inline constexpr size_t kMaxExchangeFiles = 4096;
 
