@@ -59,4 +59,5 @@ SEC("cgroup_skb/egress") int fermata_egress(struct __sk_buff* packet) {
   return state && is_cut(state) ? kDropAsCongested : kPass;
 }
 
-char isolation_license[] SEC("license") = "GPL";
+// No helper that asks for the GPL is called.
+char isolation_license[] SEC("license") = "Apache-2.0";
