@@ -4,6 +4,7 @@
 #include <munge.h>
 #include <openssl/evp.h>
 #include <openssl/sha.h>
+#include <signal.h>
 #include <stdlib.h>
 
 #include <array>
@@ -32,6 +33,32 @@ Result<Context> context_for(const std::filesystem::path& socket) {
   }
   return context;
 }
+
+/// libmunge writes to munged's socket by write(2): a munged that ends meanwhile must cost the call,
+/// not the process. SIGPIPE goes to the thread that writes (pipe(7), signal(7)).
+class NoSigpipe {
+ public:
+  NoSigpipe() {
+    ::sigemptyset(&sigpipe_);
+    ::sigaddset(&sigpipe_, SIGPIPE);
+    sigset_t pending;
+    ::sigpending(&pending);
+    was_pending_ = ::sigismember(&pending, SIGPIPE) == 1;
+    ::pthread_sigmask(SIG_BLOCK, &sigpipe_, &before_);
+  }
+  NoSigpipe(const NoSigpipe&) = delete;
+  NoSigpipe& operator=(const NoSigpipe&) = delete;
+  ~NoSigpipe() {
+    const timespec now{};
+    if (!was_pending_) ::sigtimedwait(&sigpipe_, nullptr, &now);
+    ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+
+ private:
+  sigset_t sigpipe_{};
+  sigset_t before_{};
+  bool was_pending_ = false;
+};
 
 Failure refused(munge_err_t error, const std::filesystem::path& socket, std::string_view whose) {
   const auto because = [](std::string sentence) {
@@ -99,6 +126,7 @@ Result<std::string> make_credential(const std::filesystem::path& socket, std::st
                                     std::string_view request) {
   FERMATA_ASSIGN(const Context context, context_for(socket));
   const std::string payload = credential_payload(method, request);
+  const NoSigpipe guard;
   char* encoded = nullptr;
   const munge_err_t error =
       ::munge_encode(&encoded, context.get(), payload.data(), static_cast<int>(payload.size()));
@@ -117,6 +145,7 @@ Result<Identity> check_credential(const std::filesystem::path& socket, std::stri
   FERMATA_ASSIGN(const Context context, context_for(socket));
   constexpr uid_t kNobody = static_cast<uid_t>(-1);
   Identity identity{.uid = kNobody, .gid = static_cast<gid_t>(-1)};
+  const NoSigpipe guard;
   void* payload = nullptr;
   int size = 0;
   const munge_err_t error = ::munge_decode(std::string(credential).c_str(), context.get(), &payload,

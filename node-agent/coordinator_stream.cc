@@ -8,7 +8,6 @@ CoordinatorStream::CoordinatorStream(const std::shared_ptr<grpc::Channel>& chann
     : stub_(wire::Coordinator::NewStub(channel)), events_(std::move(events)) {}
 
 void CoordinatorStream::begin(std::optional<wire::FromAgent> hello) {
-  self_ = shared_from_this();
   stub_->async()->Attach(&context_, this);
   // Writes are started from outside of gRPC's reactions: the hold keeps OnDone() away until the
   // last read has ended, and with it every writer (broken_).
@@ -59,10 +58,9 @@ void CoordinatorStream::OnReadDone(bool ok) {
 }
 
 void CoordinatorStream::OnDone(const grpc::Status& status) {
-  const auto self = std::move(self_);
-  events_.ended(status);
-  // What the events hold may hold this stream.
-  events_ = {};
+  // Who hears of it may destroy this at once.
+  const auto ended = std::move(events_.ended);
+  ended(status);
 }
 
 }  // namespace fermata::node_agent

@@ -16,14 +16,15 @@
 
 namespace fermata::node_agent {
 
-/// Thread-safe. Lives until gRPC is done with it and nobody holds it any more.
-class CoordinatorStream final : public grpc::ClientBidiReactor<wire::FromAgent, wire::ToAgent>,
-                                public std::enable_shared_from_this<CoordinatorStream> {
+/// Thread-safe. Once begun it has to live until `ended` was called, and is destroyed on another
+/// thread than gRPC's: with the process's last channel go gRPC's threads, and none of them can wait
+/// for itself.
+class CoordinatorStream final : public grpc::ClientBidiReactor<wire::FromAgent, wire::ToAgent> {
  public:
   /// Called on gRPC's threads, one at a time; none may block.
   struct Events {
     std::function<void(wire::ToAgent)> message;
-    /// The last one.
+    /// The last one, and the last that is heard of the stream.
     std::function<void(const grpc::Status&)> ended;
   };
 
@@ -46,8 +47,7 @@ class CoordinatorStream final : public grpc::ClientBidiReactor<wire::FromAgent, 
   const std::unique_ptr<wire::Coordinator::Stub> stub_;
   grpc::ClientContext context_;
   Events events_;
-  std::shared_ptr<CoordinatorStream> self_;  ///< until OnDone()
-  wire::ToAgent incoming_;                   ///< gRPC's until OnReadDone()
+  wire::ToAgent incoming_;  ///< gRPC's until OnReadDone()
 
   std::mutex mutex_;
   bool writing_ = false;
