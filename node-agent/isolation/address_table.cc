@@ -226,9 +226,6 @@ image::AddressMap given_addresses(std::vector<TableEntry> entries) {
                       endpoint_of(entry.key.address, entry.key.port), entry.key.protocol);
   };
   std::ranges::sort(entries, {}, place);
-  // A table that changes while it is read may show an entry twice.
-  const auto same = [&](const TableEntry& a, const TableEntry& b) { return place(a) == place(b); };
-  entries.erase(std::unique(entries.begin(), entries.end(), same), entries.end());
   image::AddressMap map;
   for (const TableEntry& entry : entries) {
     image::AddressEntry& given = *map.add_entries();

@@ -61,19 +61,22 @@ class ControlPage {
   IsolationControl* page_;
 };
 
+/// Each entry once, also while programs put some in or take some out.
 Result<std::vector<TableEntry>> read_table(int map) {
+  constexpr uint32_t kAtOnce = 4096;
+  std::vector<AddressKey> keys(kAtOnce);
+  std::vector<AddressValue> values(kAtOnce);
   std::vector<TableEntry> entries;
-  TableEntry entry{};
-  AddressKey* before = nullptr;
-  AddressKey last{};
-  while (bpf_map_get_next_key(map, before, &entry.key) == 0) {
-    last = entry.key;
-    before = &last;
-    // The programs take entries out as well.
-    if (bpf_map_lookup_elem(map, &entry.key, &entry.value) == 0) entries.push_back(entry);
+  uint32_t place = 0;
+  for (uint32_t* from = nullptr;; from = &place) {
+    uint32_t count = kAtOnce;
+    const int result =
+        bpf_map_lookup_batch(map, from, &place, keys.data(), values.data(), &count, nullptr);
+    const bool last = result != 0 && errno == ENOENT;
+    if (result != 0 && !last) return errno_failure(errno, "reading the address table of a pod");
+    for (uint32_t i = 0; i < count; ++i) entries.push_back({keys[i], values[i]});
+    if (last) return entries;
   }
-  if (errno != ENOENT) return errno_failure(errno, "reading the address table of a pod");
-  return entries;
 }
 
 /// Empties the table but for one generation.
