@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/kcmp.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <time.h>
@@ -33,10 +34,11 @@ namespace {
 /// One capture of held processes; what it finds goes to `objects` and `memory`.
 class Capture : public CaptureContext {
  public:
-  Capture(pid_t init, std::vector<HeldProcess>& held, image::PodObjects& objects,
-          std::vector<MemoryRegion>& memory)
+  Capture(pid_t init, std::vector<HeldProcess>& held, OutsideConnections& outside,
+          image::PodObjects& objects, std::vector<MemoryRegion>& memory)
       : init_(init),
         held_(held),
+        outside_(outside),
         objects_(objects),
         memory_(memory),
         recorder_(objects, memory),
@@ -83,6 +85,8 @@ class Capture : public CaptureContext {
   }
 
   uint32_t file_at(int vpid, int fd) const override { return files_.file_at(vpid, fd); }
+
+  OutsideConnections& outside() override { return outside_; }
 
   Result<uint32_t> shared_object(const FileProbe& probe) override {
     // A description of its own, so that reading it later moves no offset of the program's.
@@ -278,6 +282,7 @@ class Capture : public CaptureContext {
 
   pid_t init_;
   std::vector<HeldProcess>& held_;
+  OutsideConnections& outside_;
   image::PodObjects& objects_;
   std::vector<MemoryRegion>& memory_;
   SharedObjectRecorder recorder_;
@@ -293,7 +298,12 @@ class Capture : public CaptureContext {
 Result<image::PodObjects> HeldPod::capture() {
   image::PodObjects objects;
   memory_.clear();
-  Capture capture(init_, held_, objects, memory_);
+  // The kernel's number of a group is that of its directory.
+  struct stat group {};
+  outside_.group = ::stat(group_.c_str(), &group) == 0 ? group.st_ino : 0;
+  outside_.connections.clear();
+  outside_.sockets.clear();
+  Capture capture(init_, held_, outside_, objects, memory_);
   FERMATA_TRY_RESULT(capture.run());
   return objects;
 }

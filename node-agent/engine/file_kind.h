@@ -13,6 +13,8 @@
 
 #include "common/status.h"
 #include "common/unique_fd.h"
+#include "node-agent/engine/network_map.h"
+#include "node-agent/engine/outside.h"
 #include "node-agent/engine/remote.h"
 #include "proto/objects.pb.h"
 
@@ -51,6 +53,8 @@ class CaptureContext {
   /// Records the object behind `probe` (a memfd or an unlinked file), contents included, once
   /// however often it is asked for (by device and inode). Returns its id.
   virtual Result<uint32_t> shared_object(const FileProbe& probe) = 0;
+  /// Connections with other pods: whether they are captured, and those found.
+  virtual OutsideConnections& outside() = 0;
 };
 
 /// What a kind may ask of the rebuild that runs.
@@ -75,6 +79,8 @@ class RebuildContext {
   virtual Result<int> object_fd(uint32_t object_id) = 0;
   /// What replaces stream 0, 1 or 2 of the job.
   virtual int stdio_fd(int stream) const = 0;
+  /// Where sockets are, then and now.
+  virtual NetworkMap& network() = 0;
 };
 
 /// One kind. An instance serves one capture or one rebuild and may keep what it needs to pair the
@@ -105,9 +111,16 @@ class FileKind {
   /// Makes the open file description and returns our descriptor of it (with file.flags() and
   /// position set). Called in ascending order of file id.
   virtual Result<UniqueFd> create(const image::File& file, RebuildContext& context) = 0;
-  /// Called for each file after all were created and stand at their numbers in every process: what
+  /// Called once after all files were created: addresses that others may know.
+  virtual Status bind(RebuildContext& context);
+  /// Called for each file after all were bound and stand at their numbers in every process: what
   /// refers to others (epoll, connected sockets, locks). Threads are not running yet.
   virtual Status connect(const image::File& file, RebuildContext& context);
+  /// Called once after all were connected and the pods have told each other their addresses: what
+  /// refers to other pods.
+  virtual Status connect_outside(RebuildContext& context);
+  /// Called once when all pods stand and packets flow, right before the threads run.
+  virtual Status begin(RebuildContext& context);
 };
 
 /// New instances of every kind, in the order in which matches() is asked.

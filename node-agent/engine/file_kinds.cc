@@ -6,7 +6,13 @@ Status FileKind::finish_capture(CaptureContext&, image::PodObjects&) { return St
 
 Status FileKind::start_rebuild(const image::PodObjects&, RebuildContext&) { return Status::ok(); }
 
+Status FileKind::bind(RebuildContext&) { return Status::ok(); }
+
 Status FileKind::connect(const image::File&, RebuildContext&) { return Status::ok(); }
+
+Status FileKind::connect_outside(RebuildContext&) { return Status::ok(); }
+
+Status FileKind::begin(RebuildContext&) { return Status::ok(); }
 
 std::vector<std::unique_ptr<FileKind>> make_file_kinds() {
   std::vector<std::unique_ptr<FileKind>> kinds;

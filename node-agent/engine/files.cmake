@@ -7,6 +7,7 @@ set(engine_file_sources
   file_support.cc
   inet_address.cc
   netlink_socket.cc
+  network_map.cc
   pidfd.cc
   pipe.cc
   refused.cc
@@ -16,10 +17,16 @@ set(engine_file_sources
   socket_options.cc
   socket_support.cc
   stdio.cc
+  tcp_connect.cc
+  tcp_live.cc
   tcp_nudge.cc
+  tcp_outside.cc
+  tcp_pairs.cc
+  tcp_ports.cc
   tcp_repair.cc
   tcp_socket.cc
   timerfd.cc
   udp_socket.cc
   unix_name.cc
-  unix_socket.cc)
+  unix_socket.cc
+  wire_address.cc)

@@ -4,6 +4,7 @@
 
 #include "node-agent/engine/capture.h"
 #include "node-agent/engine/held.h"
+#include "node-agent/engine/outside.h"
 
 namespace fermata::engine {
 
@@ -18,11 +19,11 @@ class HeldPod : public FrozenPod {
   const std::vector<FrozenProcess>& processes() const override { return listed_; }
   Result<Remote*> remote(int vpid, int vtid) override;
   const std::vector<image::OutsideConnection>& outside_connections() const override {
-    return outside_;
+    return outside_.connections;
   }
-  void allow_outside_connections() override { outside_allowed_ = true; }
+  void allow_outside_connections() override { outside_.allowed = true; }
   std::vector<UniqueFd> take_outside_sockets() override {
-    return std::exchange(outside_sockets_, {});
+    return std::exchange(outside_.sockets, {});
   }
   Status resume() override;
   Status kill() override;
@@ -46,9 +47,7 @@ class HeldPod : public FrozenPod {
   std::vector<HeldProcess> held_;
   std::vector<FrozenProcess> listed_;
   std::vector<MemoryRegion> memory_;
-  bool outside_allowed_ = false;
-  std::vector<image::OutsideConnection> outside_;
-  std::vector<UniqueFd> outside_sockets_;
+  OutsideConnections outside_;
   std::vector<pid_t> dead_;  ///< tracees killed by others, still to be waited for
 };
 

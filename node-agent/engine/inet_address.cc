@@ -68,6 +68,31 @@ uint16_t InetAddress::port() const {
   return ntohs(reinterpret_cast<const sockaddr_in6*>(&storage_)->sin6_port);
 }
 
+InetAddress InetAddress::with_port(uint16_t port) const {
+  InetAddress other = *this;
+  if (family() == AF_INET) {
+    reinterpret_cast<sockaddr_in*>(&other.storage_)->sin_port = htons(port);
+  } else if (family() == AF_INET6) {
+    reinterpret_cast<sockaddr_in6*>(&other.storage_)->sin6_port = htons(port);
+  }
+  return other;
+}
+
+InetAddress InetAddress::unmapped() const {
+  if (family() != AF_INET6) return *this;
+  const auto* v6 = reinterpret_cast<const sockaddr_in6*>(&storage_);
+  if (!IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr)) return *this;
+  return {reinterpret_cast<const char*>(&v6->sin6_addr) + 12, AF_INET, port()};
+}
+
+InetAddress InetAddress::for_family(int wanted) const {
+  if (wanted != AF_INET6 || family() != AF_INET) return *this;
+  std::array<unsigned char, 16> mapped{};
+  mapped[10] = mapped[11] = 0xff;
+  std::memcpy(&mapped[12], &reinterpret_cast<const sockaddr_in*>(&storage_)->sin_addr, 4);
+  return {mapped.data(), AF_INET6, port()};
+}
+
 std::string InetAddress::bytes() const {
   return {reinterpret_cast<const char*>(&storage_), length_};
 }
@@ -109,6 +134,11 @@ std::string InetAddress::key() const {
 
 bool InetAddress::is_wildcard() const {
   return host_part(key()).find_first_not_of('\0') == std::string::npos;
+}
+
+bool InetAddress::is_loopback() const {
+  const std::string host = host_part(key());
+  return host.size() == 4 ? host[0] == 127 : host == std::string(15, '\0') + '\1';
 }
 
 bool InetAddress::is_local() const {

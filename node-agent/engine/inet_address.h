@@ -32,9 +32,16 @@ class InetAddress {
   /// "127.0.0.1:7000", "[::1]:7000".
   std::string text() const;
 
+  InetAddress with_port(uint16_t port) const;
+  /// An IPv4-mapped IPv6 address as the IPv4 one.
+  InetAddress unmapped() const;
+  /// The same for a socket of `family`: an IPv4 address mapped where that is AF_INET6.
+  InetAddress for_family(int family) const;
+
   /// Family, address, port; an IPv4-mapped IPv6 address is the IPv4 one. For maps and comparison.
   std::string key() const;
   bool is_wildcard() const;
+  bool is_loopback() const;
   /// Whether it is an address of this host, loopback included.
   bool is_local() const;
 

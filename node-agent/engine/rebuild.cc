@@ -59,6 +59,7 @@ class Rebuild : public RebuildContext, public RebuiltPod {
       : request_(request),
         objects_(*request.objects),
         memory_(*request.memory),
+        network_(request.network),
         kinds_(make_file_kinds()) {}
 
   ~Rebuild() override {
@@ -85,6 +86,9 @@ class Rebuild : public RebuildContext, public RebuiltPod {
   const std::vector<FrozenProcess>& processes() const override { return listed_; }
 
   Status run() override {
+    for (const std::unique_ptr<FileKind>& kind : kinds_) FERMATA_TRY(kind->begin(*this));
+    // A close() of the program's has to be the last.
+    files_.clear();
     running_ = true;
     Status first;
     for (const auto& [vtid, remote] : all_threads_) {
@@ -124,6 +128,8 @@ class Rebuild : public RebuildContext, public RebuiltPod {
   int stdio_fd(int stream) const override {
     return stream >= 0 && stream < 3 ? request_.stdio[static_cast<size_t>(stream)] : -1;
   }
+
+  NetworkMap& network() override { return network_; }
 
  private:
   const image::Process& process(int vpid) const {
@@ -214,6 +220,7 @@ class Rebuild : public RebuildContext, public RebuiltPod {
       if (file.has_tcp() || file.has_udp()) FERMATA_TRY(check_port(file));
       FERMATA_ASSIGN_STATUS(files_[file.id()], kind->create(file, *this));
     }
+    for (const std::unique_ptr<FileKind>& kind : kinds_) FERMATA_TRY(kind->bind(*this));
     for (const int vpid : tree_->order()) {
       FERMATA_TRY(rebuild_file_table(tree_->remote(vpid), process(vpid), files_));
     }
@@ -224,6 +231,8 @@ class Rebuild : public RebuildContext, public RebuiltPod {
         FERMATA_TRY(relock(lock, files_.at(file.id()).get()));
       }
     }
+    FERMATA_TRY(network_.exchange());
+    for (const std::unique_ptr<FileKind>& kind : kinds_) FERMATA_TRY(kind->connect_outside(*this));
     for (const int vpid : tree_->order()) {
       for (const image::FileLock& lock : process(vpid).posix_locks()) {
         FERMATA_TRY(posix_lock(vpid, lock));
@@ -341,6 +350,7 @@ class Rebuild : public RebuildContext, public RebuiltPod {
   const RebuildRequest request_;
   const image::PodObjects& objects_;
   const std::vector<MemoryRegion>& memory_;
+  NetworkMap network_;
   std::vector<std::unique_ptr<FileKind>> kinds_;
   uint64_t bootstrap_ = 0;
   std::unique_ptr<ProcessTreeBuilder> tree_;

@@ -64,7 +64,8 @@ Status ask(uint16_t type, uint16_t flags, const Request& request,
   }
 }
 
-InetSocket inet_socket(const inet_diag_msg& message) {
+InetSocket inet_socket(const nlmsghdr& header) {
+  const auto& message = *static_cast<const inet_diag_msg*>(NLMSG_DATA(&header));
   InetSocket socket;
   socket.local =
       InetAddress(&message.id.idiag_src, message.idiag_family, ntohs(message.id.idiag_sport));
@@ -74,6 +75,15 @@ InetSocket inet_socket(const inet_diag_msg& message) {
   socket.inode = message.idiag_inode;
   socket.receive_queue = message.idiag_rqueue;
   socket.send_queue = message.idiag_wqueue;
+  socket.cookie = message.id.idiag_cookie[0] | uint64_t{message.id.idiag_cookie[1]} << 32;
+  auto left = static_cast<unsigned>(NLMSG_PAYLOAD(&header, sizeof message));
+  for (const auto* attribute = reinterpret_cast<const rtattr*>(&message + 1);
+       RTA_OK(attribute, left); attribute = RTA_NEXT(attribute, left)) {
+    if (attribute->rta_type == INET_DIAG_CGROUP_ID &&
+        RTA_PAYLOAD(attribute) == sizeof socket.group) {
+      std::memcpy(&socket.group, RTA_DATA(attribute), sizeof socket.group);
+    }
+  }
   return socket;
 }
 
@@ -140,7 +150,7 @@ Result<std::vector<InetSocket>> list_inet_sockets(int protocol) {
     request.sdiag_protocol = static_cast<uint8_t>(protocol);
     request.idiag_states = kAllStates;
     FERMATA_TRY_RESULT(ask(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, request, [&](const nlmsghdr& header) {
-      sockets.push_back(inet_socket(*static_cast<const inet_diag_msg*>(NLMSG_DATA(&header))));
+      sockets.push_back(inet_socket(header));
     }));
   }
   return sockets;

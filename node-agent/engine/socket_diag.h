@@ -21,6 +21,8 @@ struct InetSocket {
   uint64_t inode = 0;
   uint32_t receive_queue = 0;
   uint32_t send_queue = 0;
+  uint64_t cookie = 0;  ///< SO_COOKIE
+  uint64_t group = 0;   ///< id of its cgroup v2 group; 0: not a whole socket (TIME_WAIT, SYN_RECV)
 };
 
 /// All sockets of IPPROTO_TCP or IPPROTO_UDP, both families.

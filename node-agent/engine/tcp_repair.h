@@ -1,50 +1,66 @@
-// TCP connections by way of TCP_REPAIR (CAP_NET_ADMIN): the unsent part of a live one is read, and
-// both ends of a new one are put into the state "established" with given queues, without a packet.
-// Tracer's thread.
-//
-// A socket in repair mode does not send, and a program's own send() on it fails. So a live socket
-// must leave it whatever happens to us. SendQueueReader therefore works in a short-lived process of
-// its own, in its own session and with all signals blocked: the death of the agent by SIGKILL does
-// not touch it, and when it is killed itself the agent ends repair mode in its place. Only the
-// death of both within the 30 microseconds a socket takes would leave one behind.
+// TCP_REPAIR (CAP_NET_ADMIN, tcp(7) lacks it): the steps of which reading a live socket (tcp_live)
+// and making a connected one (tcp_connect) consist. Any thread.
 #pragma once
 
+#include <linux/tcp.h>
+#include <netinet/in.h>
+
 #include <cstdint>
-#include <span>
-#include <string>
-#include <vector>
+#include <string_view>
 
 #include "common/status.h"
 #include "node-agent/engine/inet_address.h"
 
 namespace fermata::engine {
 
-/// One direction of a live connection whose program is stopped.
-struct Direction {
-  int sender = -1;
-  int receiver = -1;
-  bool fin_queued = false;  ///< the sender's program has shut its side down
-  // Results:
-  std::string unreceived;       ///< what was written and is not in the receiver's queue yet
-  uint32_t receiver_queue = 0;  ///< bytes in that queue at this moment
+enum class RepairQueue : int {
+  kNone = TCP_NO_QUEUE,
+  kReceive = TCP_RECV_QUEUE,
+  kSend = TCP_SEND_QUEUE
 };
 
-/// Fills the results of all directions. kBusy: something moved meanwhile, ask again.
-Status read_send_queues(std::span<Direction> directions);
+/// setsockopt and getsockopt of an int of IPPROTO_TCP; 0 or the errno.
+int set_tcp_int(int fd, int name, int value);
+int get_tcp_int(int fd, int name, int& value);
 
-/// One end to be: `fd` is a new, unconnected socket.
-struct ConnectionEnd {
-  int fd = -1;
-  InetAddress local;
-  std::string_view received;  ///< its receive queue
+/// Leaves repair mode without a packet. Entering it made the socket ignore address conflicts and
+/// leaving it clears SO_REUSEADDR (net/ipv4/tcp.c), which is put back. 0 or the errno. System calls
+/// only.
+int leave_repair(int fd, int reuse);
+
+/// Repair mode for the life of this object.
+class RepairMode {
+ public:
+  explicit RepairMode(int fd);
+  ~RepairMode() { leave(); }
+  RepairMode(const RepairMode&) = delete;
+  RepairMode& operator=(const RepairMode&) = delete;
+
+  int error() const { return error_; }
+  void leave();
+
+ private:
+  int fd_;
+  int reuse_ = 0;
+  int error_ = 0;
 };
 
-/// Connects a to b. Both are out of repair mode afterwards, on failure too.
-/// kConflict with errno EADDRNOTAVAIL or EADDRINUSE: the pair of addresses is taken.
-Status connect_pair(const ConnectionEnd& a, const ConnectionEnd& b);
+/// "<what> of TCP socket 10.0.0.1:7000: <error>".
+Status tcp_status(int error, std::string_view what, const InetAddress& local);
+
+// All below: in repair mode.
+
+/// Only while the socket is closed.
+Status set_sequence(int fd, const InetAddress& local, RepairQueue queue, uint32_t sequence);
+
+/// Puts bytes into a queue: to be read, or as sent once. There has to be room (make_room).
+Status fill_queue(int fd, const InetAddress& local, RepairQueue queue, std::string_view bytes);
+
+/// Back to an unconnected socket, without a packet; the error this leaves is taken off.
+void disconnect_silently(int fd);
 
 /// bind(2) that does not mind connections still in TIME_WAIT on the port, or others of the same
-/// pod.
+/// pod. Enters repair mode and leaves it.
 Status bind_beside_others(int fd, const InetAddress& address);
 
 }  // namespace fermata::engine

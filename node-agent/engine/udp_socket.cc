@@ -19,6 +19,7 @@
 #include "node-agent/engine/socket_diag.h"
 #include "node-agent/engine/socket_options.h"
 #include "node-agent/engine/socket_support.h"
+#include "node-agent/engine/wire_address.h"
 
 namespace fermata::engine {
 namespace {
@@ -36,15 +37,14 @@ class UdpSocketKind : public FileKind {
            socket_option(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_UDP;
   }
 
-  Status capture(const FileProbe& probe, CaptureContext&, image::File& out) override {
+  Status capture(const FileProbe& probe, CaptureContext& context, image::File& out) override {
     const int fd = probe.dup.get();
     UdpSocket& udp = *out.mutable_udp();
     udp.set_ipv6(socket_option(fd, SOL_SOCKET, SO_DOMAIN) == AF_INET6);
     FERMATA_TRY(capture_options(fd, *udp.mutable_options()));
-    FERMATA_ASSIGN_STATUS(const InetAddress local, InetAddress::local_of(fd));
-    FERMATA_ASSIGN_STATUS(const InetAddress remote, InetAddress::remote_of(fd));
-    if (local.port() != 0) udp.set_local(local.bytes());
-    if (!remote.empty()) udp.set_remote(remote.bytes());
+    FERMATA_ASSIGN_STATUS(const WireEnds ends, addresses_.of(fd, context.outside()));
+    udp.set_local(ends.local.bytes());
+    udp.set_remote(ends.remote.bytes());
     FERMATA_ASSIGN_STATUS(std::vector<QueuedMessage> messages, peek_messages(probe, fd));
     for (QueuedMessage& message : messages) {
       image::SocketMessage& one = *udp.add_messages();
@@ -89,6 +89,7 @@ class UdpSocketKind : public FileKind {
   Status start_rebuild(const image::PodObjects& objects, RebuildContext&) override {
     for (const image::File& file : objects.files()) {
       if (!file.has_udp()) continue;
+      files_.push_back(&file);
       FERMATA_ASSIGN_STATUS(const InetAddress local, InetAddress::parse(file.udp().local()));
       if (!local.empty()) by_port_.emplace(local.port(), &file);
     }
@@ -101,29 +102,52 @@ class UdpSocketKind : public FileKind {
     FERMATA_ASSIGN(UniqueFd fd,
                    socket_in_pod(context, file.creator(), family, SOCK_DGRAM, IPPROTO_UDP));
     FERMATA_TRY_RESULT(apply_options_early(fd.get(), udp.options()).within(holder_of(file)));
-    FERMATA_ASSIGN(const InetAddress local, InetAddress::parse(udp.local()));
-    if (!local.empty() && ::bind(fd.get(), local.get(), local.length()) != 0) {
-      return Failure(explain_bind(file, local, errno));
-    }
     FERMATA_TRY_RESULT(set_status_flags(fd.get(), file.flags()));
     return fd;
   }
 
+  Status bind(RebuildContext& context) override {
+    for (const image::File* file : files_) FERMATA_TRY(bind_one(*file, context));
+    return Status::ok();
+  }
+
   Status connect(const image::File& file, RebuildContext& context) override {
-    const UdpSocket& udp = file.udp();
-    const int fd = context.created(file.id());
-    for (const image::SocketMessage& message : udp.messages()) {
+    for (const image::SocketMessage& message : file.udp().messages()) {
       FERMATA_TRY(deliver(file, message, context).within(holder_of(file)));
     }
-    FERMATA_ASSIGN_STATUS(const InetAddress remote, InetAddress::parse(udp.remote()));
-    // After the datagrams: a connected socket takes them from its peer alone.
-    if (!remote.empty() && ::connect(fd, remote.get(), remote.length()) != 0) {
-      return errno_status(errno, fmt::format("{}: UDP peer {}", holder_of(file), remote.text()));
+    return Status::ok();
+  }
+
+  // After the datagrams: a connected socket takes them from its peer alone. Who is of no pod of the
+  // step is where it was.
+  Status connect_outside(RebuildContext& context) override {
+    for (const image::File* file : files_) {
+      const int fd = context.created(file->id());
+      FERMATA_ASSIGN_STATUS(InetAddress remote, InetAddress::parse(file->udp().remote()));
+      if (!remote.empty()) {
+        remote = context.network().now(IPPROTO_UDP, remote).value_or(remote);
+        if (::connect(fd, remote.get(), remote.length()) != 0) {
+          return errno_status(errno,
+                              fmt::format("{}: UDP peer {}", holder_of(*file), remote.text()));
+        }
+      }
+      FERMATA_TRY(apply_options_late(fd, file->udp().options()).within(holder_of(*file)));
     }
-    return apply_options_late(fd, udp.options()).within(holder_of(file));
+    return Status::ok();
   }
 
  private:
+  static Status bind_one(const image::File& file, RebuildContext& context) {
+    const int fd = context.created(file.id());
+    FERMATA_ASSIGN_STATUS(const InetAddress local, InetAddress::parse(file.udp().local()));
+    if (local.empty()) return Status::ok();
+    if (context.network().moves()) {
+      return context.network().bind(fd, IPPROTO_UDP, local).within(holder_of(file));
+    }
+    if (::bind(fd, local.get(), local.length()) == 0) return Status::ok();
+    return explain_bind(file, local, errno);
+  }
+
   static Status explain_bind(const image::File& file, const InetAddress& local, int error) {
     std::string why = fmt::format("{}: UDP address {}", holder_of(file), local.text());
     if (error == EADDRINUSE) {
@@ -148,11 +172,12 @@ class UdpSocketKind : public FileKind {
   // Sends a datagram to the rebuilt socket from where it came.
   Status deliver(const image::File& file, const image::SocketMessage& message,
                  RebuildContext& context) const {
-    FERMATA_ASSIGN_STATUS(const InetAddress source, InetAddress::parse(message.source()));
-    FERMATA_ASSIGN_STATUS(InetAddress target, InetAddress::parse(file.udp().local()));
-    if (source.empty() || target.empty()) {
+    FERMATA_ASSIGN_STATUS(const InetAddress then, InetAddress::parse(message.source()));
+    if (then.empty() || file.udp().local().empty()) {
       return {Code::kDamaged, "an unread datagram without addresses"};
     }
+    FERMATA_ASSIGN_STATUS(const InetAddress source, context.network().address_here(then));
+    FERMATA_ASSIGN_STATUS(InetAddress target, InetAddress::local_of(context.created(file.id())));
     if (target.is_wildcard()) target = with_host_of(source, target);
     FERMATA_TRY(make_room(context.created(file.id()), 0, message.data().size()));
     const auto known = by_port_.find(source.port());
@@ -183,6 +208,8 @@ class UdpSocketKind : public FileKind {
   }
 
   std::map<uint32_t, std::string> seen_;  // of a capture: who has unread datagrams
+  WireAddresses addresses_{IPPROTO_UDP};
+  std::vector<const image::File*> files_;
   std::multimap<uint16_t, const image::File*> by_port_;
 };
 

@@ -74,6 +74,7 @@ class CaptureDouble : public CaptureContext {
       pod_.shared_[place->second] = slurp(fmt::format("/proc/self/fd/{}", probe.dup.get()));
     return place->second;
   }
+  OutsideConnections& outside() override { return pod_.outside_; }
 
  private:
   PodDouble& pod_;
@@ -90,8 +91,8 @@ class RebuildDouble : public RebuildContext {
     return pod_.rebuilt_[static_cast<size_t>(vpid - 1)].get();
   }
   int created(uint32_t file_id) const override {
-    const auto found = made.find(file_id);
-    return found == made.end() ? -1 : found->second.get();
+    const auto found = pod_.made_.find(file_id);
+    return found == pod_.made_.end() ? -1 : found->second.get();
   }
   Result<UniqueFd> open_in_pod(int vpid, const std::string& path, int flags, mode_t mode) override {
     FERMATA_ASSIGN(Remote * process, remote(vpid));
@@ -116,8 +117,7 @@ class RebuildDouble : public RebuildContext {
     return fd.get();
   }
   int stdio_fd(int stream) const override { return stream; }
-
-  std::map<uint32_t, UniqueFd> made;
+  NetworkMap& network() override { return *pod_.network_; }
 
  private:
   PodDouble& pod_;
@@ -164,6 +164,8 @@ Status PodDouble::capture() {
 
 Status PodDouble::capture_files() {
   objects_.Clear();
+  outside_.connections.clear();
+  outside_.sockets.clear();
   CaptureDouble context(*this);
   const auto kinds = make_file_kinds();
   struct Known {
@@ -222,6 +224,8 @@ void PodDouble::resume() {
 }
 
 void PodDouble::kill() {
+  made_.clear();
+  outside_.sockets.clear();
   stopped_.clear();
   rebuilt_.clear();
   for (const pid_t pid : pids_) ::kill(pid, SIGKILL);
@@ -232,7 +236,7 @@ void PodDouble::kill() {
   pids_.clear();
 }
 
-Status PodDouble::rebuild() {
+Status PodDouble::build() {
   kill();
   for (int i = 0; i < objects_.processes_size(); ++i) {
     const pid_t pid = ::fork();
@@ -244,17 +248,20 @@ Status PodDouble::rebuild() {
     rebuilt_.push_back(std::move(remote));
   }
   RebuildDouble context(*this);
-  const auto kinds = make_file_kinds();
+  network_ = std::make_unique<NetworkMap>(network_request_);
+  kinds_ = make_file_kinds();
   const auto owner = [&](const image::File& file) {
-    return std::find_if(kinds.begin(), kinds.end(),
+    return std::find_if(kinds_.begin(), kinds_.end(),
                         [&](const auto& kind) { return kind->owns(file); });
   };
-  for (const auto& kind : kinds) FERMATA_TRY(kind->start_rebuild(objects_, context));
+  for (const auto& kind : kinds_) FERMATA_TRY(kind->start_rebuild(objects_, context));
   for (const image::File& file : objects_.files()) {
     const auto kind = owner(file);
-    if (kind == kinds.end()) return {Code::kInternal, "nobody rebuilds " + file.ShortDebugString()};
-    FERMATA_ASSIGN_STATUS(context.made[file.id()], (*kind)->create(file, context));
+    if (kind == kinds_.end())
+      return {Code::kInternal, "nobody rebuilds " + file.ShortDebugString()};
+    FERMATA_ASSIGN_STATUS(made_[file.id()], (*kind)->create(file, context));
   }
+  for (const auto& kind : kinds_) FERMATA_TRY(kind->bind(context));
   for (const image::Process& process : objects_.processes()) {
     for (const image::Fd& fd : process.fds()) {
       FERMATA_ASSIGN_STATUS(Remote * remote, context.remote(process.vpid()));
@@ -264,7 +271,21 @@ Status PodDouble::rebuild() {
   }
   for (const image::File& file : objects_.files())
     FERMATA_TRY((*owner(file))->connect(file, context));
+  FERMATA_TRY(network_->exchange());
+  for (const auto& kind : kinds_) FERMATA_TRY(kind->connect_outside(context));
   return Status::ok();
+}
+
+Status PodDouble::begin() {
+  RebuildDouble context(*this);
+  for (const auto& kind : kinds_) FERMATA_TRY(kind->begin(context));
+  made_.clear();
+  return Status::ok();
+}
+
+Status PodDouble::rebuild() {
+  FERMATA_TRY(build());
+  return begin();
 }
 
 Status PodDouble::cut_and_rebuild() {

@@ -36,7 +36,10 @@ class PodDouble {
   Remote& rebuilt_process(int vpid);
   void resume();
   void kill();
-  /// Kills what is left, then builds the captured files.
+  /// Kills what is left, then builds the captured files, but for begin().
+  Status build();
+  Status begin();
+  /// Both.
   Status rebuild();
   /// capture, kill and rebuild.
   Status cut_and_rebuild();
@@ -44,6 +47,10 @@ class PodDouble {
   /// Our descriptor of what process `vpid` has at `fd` (of the rebuilt pod once there is one).
   UniqueFd fd(int vpid, int fd);
   image::PodObjects& objects() { return objects_; }
+  /// Of the capture; `allowed` and `group` are for the test to set.
+  OutsideConnections& outside() { return outside_; }
+  /// Of the rebuild.
+  void set_network(NetworkRequest request) { network_request_ = std::move(request); }
   const std::vector<pid_t>& pids() const { return pids_; }
 
  private:
@@ -62,6 +69,11 @@ class PodDouble {
   std::map<uint32_t, std::string> shared_;  // contents of shared objects, by id
   std::map<uint32_t, UniqueFd> object_fds_;
   std::vector<std::unique_ptr<RebuildRemote>> rebuilt_;
+  OutsideConnections outside_;
+  NetworkRequest network_request_;
+  std::unique_ptr<NetworkMap> network_;
+  std::vector<std::unique_ptr<FileKind>> kinds_;
+  std::map<uint32_t, UniqueFd> made_;
 };
 
 }  // namespace fermata::engine
