@@ -28,6 +28,11 @@ Status validate(const image::PodObjects& objects, const std::vector<MemoryRegion
 Status check_requirements(const image::Requirements& needs);
 
 /// How sockets that other pods may reach get their addresses. Ports are kept where they are free.
+///
+/// Isolation: until `exchange` is called the pod's own sockets talk to each other (unread
+/// datagrams, connections that wait to be accepted), so it must not be cut off. From then on it may
+/// be. Connections with other pods stand in repair mode, silent, until RebuiltPod::run(), which
+/// needs the pod joined, and every other pod built (rebuild() of all has returned).
 struct NetworkRequest {
   /// The address on this node that stands for one of the image's node; the port is not looked at.
   /// Null: the same.
@@ -64,7 +69,8 @@ class RebuiltPod {
  public:
   virtual ~RebuiltPod() = default;
   virtual const std::vector<FrozenProcess>& processes() const = 0;
-  /// Lets it run. Without it the destructor kills what was built.
+  /// Has the connections with other pods go on (a nudge included) and lets the threads run. Without
+  /// it the destructor kills what was built.
   virtual Status run() = 0;
 };
 

@@ -46,6 +46,13 @@ std::vector<int> descriptors_of(pid_t pid) {
   return fds;
 }
 
+// What a child tells: memory shared with it.
+std::atomic<int>* shared_flag() {
+  return static_cast<std::atomic<int>*>(::mmap(nullptr, sizeof(std::atomic<int>),
+                                               PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+                                               -1, 0));
+}
+
 }  // namespace
 
 class CaptureDouble : public CaptureContext {
@@ -123,18 +130,23 @@ class RebuildDouble : public RebuildContext {
   PodDouble& pod_;
 };
 
-PodDouble::PodDouble(const std::function<void()>& program) {
-  auto* ready = static_cast<std::atomic<int>*>(
-      ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+void PodDouble::join_group() const {
+  if (!group_.empty()) std::ofstream(group_ / "cgroup.procs") << "0";
+}
+
+PodDouble::PodDouble(const std::function<void()>& program, std::filesystem::path group)
+    : group_(std::move(group)) {
+  auto* ready = shared_flag();
   const pid_t child = ::fork();
   if (child == 0) {
+    join_group();
     ::close_range(3, ~0U, 0);
     program();
     ready->store(1);
     for (;;) ::pause();
   }
   while (ready->load() == 0 && ::waitpid(child, nullptr, WNOHANG) == 0) ::usleep(500);
-  ::munmap(ready, 4096);
+  ::munmap(ready, sizeof *ready);
   pids_.push_back(child);
   add_children(child, pids_);
 }
@@ -238,15 +250,20 @@ void PodDouble::kill() {
 
 Status PodDouble::build() {
   kill();
+  auto* ready = shared_flag();
   for (int i = 0; i < objects_.processes_size(); ++i) {
     const pid_t pid = ::fork();
     if (pid == 0) {
+      join_group();
+      ready->store(i + 1);
       for (;;) ::pause();
     }
+    while (ready->load() != i + 1) ::usleep(100);
     pids_.push_back(pid);
     FERMATA_ASSIGN_STATUS(auto remote, RebuildRemote::strip(pid, 0x200000000000));
     rebuilt_.push_back(std::move(remote));
   }
+  ::munmap(ready, sizeof *ready);
   RebuildDouble context(*this);
   network_ = std::make_unique<NetworkMap>(network_request_);
   kinds_ = make_file_kinds();

@@ -5,6 +5,7 @@
 
 #include <sys/types.h>
 
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -22,8 +23,9 @@ namespace fermata::engine {
 class PodDouble {
  public:
   /// Forks a process that closes every descriptor but 0-2, runs `program` and waits. What it forks
-  /// (and waits in pause()) is part of the pod.
-  explicit PodDouble(const std::function<void()>& program);
+  /// (and waits in pause()) is part of the pod. `group`: a cgroup v2 directory for it and for what
+  /// is rebuilt; empty: that of the test.
+  explicit PodDouble(const std::function<void()>& program, std::filesystem::path group = {});
   ~PodDouble();
   PodDouble(const PodDouble&) = delete;
   PodDouble& operator=(const PodDouble&) = delete;
@@ -36,6 +38,8 @@ class PodDouble {
   Remote& rebuilt_process(int vpid);
   void resume();
   void kill();
+  /// The group of what is rebuilt.
+  void move_to(std::filesystem::path group) { group_ = std::move(group); }
   /// Kills what is left, then builds the captured files, but for begin().
   Status build();
   Status begin();
@@ -62,7 +66,10 @@ class PodDouble {
   };
 
   Status capture_files();
+  /// In a child just forked.
+  void join_group() const;
 
+  std::filesystem::path group_;
   std::vector<pid_t> pids_;  // index + 1 is the PID in the pod
   std::vector<Stopped> stopped_;
   image::PodObjects objects_;
