@@ -90,11 +90,11 @@ class PairFinder {
       tcp.set_peer_closed(true);
       return Status::ok();
     }
-    if (peer->inode != 0 || !is_ours(*peer)) return leaves(id);
-    if (has_sent_fin(peer->state) && ended_by_peer) {
+    if (peer->inode == 0 && has_sent_fin(peer->state) && ended_by_peer) {
       tcp.set_peer_closed(true);
       return Status::ok();
     }
+    if (peer->inode != 0 || !is_ours(*peer)) return leaves(id);
     const auto listener =
         std::find_if(listeners_.begin(), listeners_.end(),
                      [&](const TcpListener& each) { return listens_at(each, one.remote); });

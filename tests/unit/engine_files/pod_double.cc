@@ -58,9 +58,7 @@ std::atomic<int>* shared_flag() {
 class CaptureDouble : public CaptureContext {
  public:
   explicit CaptureDouble(PodDouble& pod) : pod_(pod) {}
-  Result<Remote*> remote(int vpid) override {
-    return pod_.stopped_.at(static_cast<size_t>(vpid - 1)).remote.get();
-  }
+  Result<Remote*> remote(int vpid) override { return &pod_.remote_of(vpid); }
   int vpid_of(pid_t host_pid) const override {
     const auto found = std::find(pod_.pids_.begin(), pod_.pids_.end(), host_pid);
     return found == pod_.pids_.end() ? 0 : static_cast<int>(found - pod_.pids_.begin()) + 1;
@@ -170,7 +168,8 @@ Status PodDouble::stop() {
 }
 
 Status PodDouble::capture() {
-  FERMATA_TRY(stop());
+  // What was rebuilt stands still as it is.
+  if (rebuilt_.empty()) FERMATA_TRY(stop());
   return capture_files();
 }
 
@@ -206,7 +205,7 @@ Status PodDouble::capture_files() {
         probe.fd = fd;
         probe.link = std::filesystem::read_symlink(fmt::format("/proc/{}/fd/{}", pid, fd));
         probe.fdinfo = slurp(fmt::format("/proc/{}/fdinfo/{}", pid, fd));
-        FERMATA_ASSIGN_STATUS(probe.dup, stopped_[i].remote->take_fd(fd));
+        FERMATA_ASSIGN_STATUS(probe.dup, remote_of(process.vpid()).take_fd(fd));
         ::fstat(probe.dup.get(), &probe.status);
         image::File& file = *objects_.add_files();
         file.set_id(id);
@@ -308,6 +307,12 @@ Status PodDouble::rebuild() {
 Status PodDouble::cut_and_rebuild() {
   FERMATA_TRY(capture());
   return rebuild();
+}
+
+Remote& PodDouble::remote_of(int vpid) {
+  const auto at = static_cast<size_t>(vpid - 1);
+  if (!rebuilt_.empty()) return *rebuilt_.at(at);
+  return *stopped_.at(at).remote;
 }
 
 Remote& PodDouble::stopped_process(int vpid) {

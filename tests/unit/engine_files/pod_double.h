@@ -30,7 +30,7 @@ class PodDouble {
   PodDouble(const PodDouble&) = delete;
   PodDouble& operator=(const PodDouble&) = delete;
 
-  /// Stops all processes and captures their files from descriptor 3 on.
+  /// Stops all processes and captures their files from descriptor 3 on. A rebuilt pod, too.
   Status capture();
   /// Stops them without capturing anything; resume() lets them run on.
   Status stop();
@@ -66,6 +66,7 @@ class PodDouble {
   };
 
   Status capture_files();
+  Remote& remote_of(int vpid);
   /// In a child just forked.
   void join_group() const;
 

@@ -89,6 +89,7 @@ void TwoPods::place(std::shared_ptr<NodeDouble> one, std::shared_ptr<NodeDouble>
   NodeDouble::join(*one, *other, net);
   client_->node = one;
   server_->node = other_host == 1 ? one : other;
+  spare_ = other;
   client_->host = 1;
   server_->host = other_host;
   client_->net = server_->net = net;
@@ -142,6 +143,18 @@ Status TwoPods::take_set() {
   cut();
   FERMATA_TRY(capture_client());
   return capture_server();
+}
+
+Status TwoPods::take_set_patiently() {
+  Status status;
+  (void)eventually([&] {
+    status = take_set();
+    const bool again = status.code() == Code::kCannotHold &&
+                       status.message().find("again in a moment") != std::string::npos;
+    if (again) run_on();
+    return !again;
+  });
+  return status;
 }
 
 void TwoPods::run_on() {

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "node_double.h"
 #include "pod_double.h"
@@ -54,6 +55,8 @@ class TwoPods {
   Status capture_server();
   /// Cuts and captures both.
   Status take_set();
+  /// The same; where it has to be tried again in a moment, it is, for 10 seconds.
+  Status take_set_patiently();
   /// After take_set(): lets both run on.
   void run_on();
   void kill();
@@ -89,6 +92,7 @@ class TwoPods {
 
   std::unique_ptr<Place> client_ = std::make_unique<Place>();
   std::unique_ptr<Place> server_ = std::make_unique<Place>();
+  std::shared_ptr<NodeDouble> spare_;  // the other end of the cable
   std::vector<std::unique_ptr<GroupDouble>> old_groups_;
 };
 
