@@ -79,8 +79,8 @@ std::vector<JobRecord> living_pods(const fs::path& root) {
     record.init_start = pod.init_start;
     record.group = pod.group;
     record.folder = pod.folder;
-    record.owner_uid = pod.owner_uid;
-    record.owner = pod.owner;
+    record.owner_uid = pod.owner.uid;
+    record.owner = pod.owner.name;
     record.ranks = static_cast<uint32_t>(pod.pod_of_rank.size());
     record.command = pod.command;
     record.started = pod.started;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <sys/utsname.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -253,13 +254,18 @@ void PodAgent::roll_back() {
   }
   snapshot_.release();
   {
-    // The writer's destructor removes its file, with the owner's rights. Without them it may fail:
-    // then the next attempt removes it.
+    // With the owner's rights. Without them it may fail: then the next attempt removes the file. One
+    // that has its name already may be of a committed set, and is for the coordinator to judge.
     const Result<FsCredentialScope> scope = FsCredentialScope::enter(pod_.owner);
-    work_->writer.reset();
+    if (work_->writer) {
+      work_->writer.reset();
+      unlink(part_file().c_str());
+    }
   }
   work_.reset();
 }
+
+bool PodAgent::stands_still() const { return work_ && work_->frozen; }
 
 Status PodAgent::end_job() {
   if (!work_ || !work_->frozen) return {Code::kInternal, "the pod does not stand still"};

@@ -98,6 +98,7 @@ class PodAgent {
   Status commit();
   /// Undoes all of the above, in any state. Idempotent.
   void roll_back();
+  bool stands_still() const;
   /// With ImageOrder::end_job: kills the pod that stands still.
   Status end_job();
 

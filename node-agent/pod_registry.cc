@@ -1,10 +1,13 @@
 #include "node-agent/pod_registry.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "common/file_util.h"
 #include "node-agent/record_file.h"
@@ -15,6 +18,20 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
+std::span<const unsigned char> bytes_of(const std::string& text) {
+  return {reinterpret_cast<const unsigned char*>(text.data()), text.size()};
+}
+
+std::string from_hex(const std::string& text) {
+  std::string bytes;
+  for (size_t i = 0; i + 1 < text.size(); i += 2) {
+    unsigned value = 0;
+    std::from_chars(text.data() + i, text.data() + i + 2, value, 16);
+    bytes.push_back(static_cast<char>(value));
+  }
+  return bytes;
+}
+
 std::string text_of(const PodRecord& record) {
   json out = {{"job", record.id.step.job},
               {"step", record.id.step.step},
@@ -23,14 +40,20 @@ std::string text_of(const PodRecord& record) {
               {"init", record.init},
               {"init_start", record.init_start},
               {"group", record.group.string()},
-              {"owner_uid", record.owner_uid},
-              {"owner", record.owner},
+              {"owner", record.owner.name},
+              {"uid", record.owner.uid},
+              {"gid", record.owner.gid},
+              {"groups", record.owner.groups},
+              {"home", record.owner.home},
               {"pod_of_rank", record.pod_of_rank},
               {"command", record.command},
               {"folder", record.folder.string()},
               {"started", record.started},
               {"ended", record.ended},
               {"reason", record.reason}};
+  for (const std::string& address : record.known_addresses) {
+    out["known_addresses"].push_back(fmt::format("{:02x}", fmt::join(bytes_of(address), "")));
+  }
   if (record.wait_status) out["wait_status"] = *record.wait_status;
   // An argument may hold any bytes; what is not UTF-8 is replaced.
   return out.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
@@ -49,14 +72,20 @@ std::optional<PodRecord> record_of(const fs::path& file) {
     record.init = object.at("init").get<pid_t>();
     record.init_start = object.at("init_start").get<uint64_t>();
     record.group = object.at("group").get<std::string>();
-    record.owner_uid = object.at("owner_uid").get<uid_t>();
-    record.owner = object.at("owner").get<std::string>();
+    record.owner.name = object.at("owner").get<std::string>();
+    record.owner.uid = object.at("uid").get<uid_t>();
+    record.owner.gid = object.at("gid").get<gid_t>();
+    record.owner.groups = object.at("groups").get<std::vector<gid_t>>();
+    record.owner.home = object.at("home").get<std::string>();
     record.pod_of_rank = object.at("pod_of_rank").get<std::vector<uint32_t>>();
     record.command = object.at("command").get<std::vector<std::string>>();
     record.folder = object.at("folder").get<std::string>();
     record.started = object.at("started").get<int64_t>();
     record.ended = object.at("ended").get<bool>();
     record.reason = object.at("reason").get<std::string>();
+    for (const json& address : object.value("known_addresses", json::array())) {
+      record.known_addresses.push_back(from_hex(address.get<std::string>()));
+    }
     if (object.contains("wait_status")) record.wait_status = object["wait_status"].get<int>();
     return record;
   } catch (const json::exception&) {

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "common/credentials.h"
 #include "common/ids.h"
 #include "common/status.h"
 
@@ -20,15 +21,16 @@ namespace fermata::node_agent {
 
 struct PodRecord {
   PodId id;
-  pid_t init = -1;              ///< host PID of PID 1; -1: the pod was being made
-  uint64_t init_start = 0;      ///< process_start_time(init)
-  std::filesystem::path group;  ///< cgroup v2 directory
-  uid_t owner_uid = 0;
-  std::string owner;                  ///< login name
+  pid_t init = -1;                    ///< host PID of PID 1; -1: the pod was being made
+  uint64_t init_start = 0;            ///< process_start_time(init)
+  std::filesystem::path group;        ///< cgroup v2 directory
+  Credentials owner;                  ///< whole: an agent that comes back need not look it up
   std::vector<uint32_t> pod_of_rank;  ///< of the whole step
   std::vector<std::string> command;   ///< empty after a restart: the image knows it
   std::filesystem::path folder;       ///< of checkpoints
-  int64_t started = 0;                ///< seconds since the epoch
+  /// Of the node it was first started on (PodObjects.known_addresses).
+  std::vector<std::string> known_addresses;
+  int64_t started = 0;  ///< seconds since the epoch
   bool ended = false;
   std::optional<int> wait_status;  ///< of a pod that has ended, where that is known
   std::string reason;              ///< of its end, where that is not the ranks' own

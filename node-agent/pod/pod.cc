@@ -234,15 +234,19 @@ Result<Pod> Pod::adopt(JobStep job, pid_t init, const fs::path& group) {
   return Pod(std::move(state));
 }
 
+int send_signal(int init_pidfd, int signo) {
+  if (!is_forwarded(signo) && signo != SIGKILL && signo != SIGSTOP) return EINVAL;
+  return syscall(SYS_pidfd_send_signal, init_pidfd, signo, nullptr, 0) == 0 ? 0 : errno;
+}
+
 Status Pod::signal(int signo) const {
-  if (!is_forwarded(signo) && signo != SIGKILL && signo != SIGSTOP) {
+  const int error = send_signal(state_->pidfd.get(), signo);
+  if (error == 0) return Status::ok();
+  if (error == EINVAL) {
     return {Code::kUsage, fmt::format("signal {} is none that podinit hands to the ranks", signo)};
   }
-  if (syscall(SYS_pidfd_send_signal, state_->pidfd.get(), signo, nullptr, 0) != 0) {
-    return errno_status(errno,
-                        fmt::format("sending signal {} to job {}", signo, to_string(state_->job)));
-  }
-  return Status::ok();
+  return errno_status(error,
+                      fmt::format("sending signal {} to job {}", signo, to_string(state_->job)));
 }
 
 std::optional<int> Pod::reap() {

@@ -104,6 +104,10 @@ class Pod {
   std::unique_ptr<State> state_;
 };
 
+/// pidfd_send_signal(2) of one of the signals that Pod::signal() takes; 0 or an errno (EINVAL:
+/// another signal).
+int send_signal(int init_pidfd, int signo);
+
 /// Runs a command inside the pod whose PID 1 is `init`, as `user`, with this environment
 /// ("NAME=value", its PATH finds the command) and the caller's streams; returns its exit status
 /// (128+N for a signal).

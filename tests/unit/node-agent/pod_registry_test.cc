@@ -23,12 +23,12 @@ PodRecord record_of(uint64_t job, uint32_t pod, uint32_t start = 0) {
   record.init = getpid();
   record.init_start = process_start_time(getpid());
   record.group = "/sys/fs/cgroup/fermata/7.1.0";
-  record.owner_uid = 65534;
-  record.owner = "nobody";
+  record.owner = {65534, 65533, {1, 2}, "nobody", "/nonexistent"};
   record.pod_of_rank = {0, 0, 1, 1};
   record.command = {"./solve", "in\xff"};
   record.folder = "/scratch/nobody";
   record.started = 1234;
+  record.known_addresses = {std::string("\x02\0\xff", 3), "x"};
   return record;
 }
 
@@ -57,11 +57,11 @@ TEST(PodRegistry, KeepsWhatItWasTold) {
   EXPECT_TRUE(all[1].alive());
   EXPECT_TRUE(all[1].has_peers());
   EXPECT_EQ(all[1].group, "/sys/fs/cgroup/fermata/7.1.0");
-  EXPECT_EQ(all[1].owner_uid, 65534U);
-  EXPECT_EQ(all[1].owner, "nobody");
+  EXPECT_EQ(all[1].owner, (Credentials{65534, 65533, {1, 2}, "nobody", "/nonexistent"}));
   EXPECT_THAT(all[1].pod_of_rank, ElementsAre(0, 0, 1, 1));
   EXPECT_EQ(all[1].folder, "/scratch/nobody");
   EXPECT_EQ(all[1].started, 1234);
+  EXPECT_THAT(all[1].known_addresses, ElementsAre(std::string("\x02\0\xff", 3), "x"));
   EXPECT_EQ(all[1].wait_status, std::nullopt);
 
   registry.remove({{7, 1}, 1, 0});

@@ -1,0 +1,389 @@
+#include "node-agent/pod_worker.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "common/log.h"
+#include "node-agent/pod/cgroup.h"
+#include "node-agent/set_phase.h"
+#include "proto/outcome.h"
+
+namespace fermata::node_agent {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::nanoseconds;
+using std::chrono::seconds;
+using std::chrono::steady_clock;
+
+// How long processes have to stop.
+constexpr seconds kFreezeDeadline{10};
+// An order without a time of its own.
+constexpr std::chrono::minutes kLongOrder{10};
+// By how much the slowest agent's answer, and what follows from it, may come after our own.
+constexpr seconds kBarrierMargin{30};
+// Between two phases, where nobody is held up by the wait: others write, or wait to.
+constexpr std::chrono::hours kBarrier{12};
+// For who waits for the orphan's end to tell how it was.
+constexpr seconds kStatusPatience{2};
+// For the exchange's thread to come back from the file system.
+constexpr seconds kHoldPatience{5};
+
+template <typename Duration>
+milliseconds left_until(std::chrono::time_point<steady_clock, Duration> deadline) {
+  return std::max(std::chrono::duration_cast<milliseconds>(deadline - steady_clock::now()),
+                  milliseconds(0));
+}
+
+}  // namespace
+
+PodWorker::PodWorker(PodRecord record, bool adopt, PodHostSettings settings, PodHostEvents events)
+    : settings_(std::move(settings)),
+      events_(std::move(events)),
+      registry_(settings_.run_dir),
+      record_(std::move(record)),
+      adopt_(adopt) {
+  thread_ = std::thread([this] { run(); });
+}
+
+PodWorker::~PodWorker() {
+  queue_.quit();
+  thread_.join();
+}
+
+PodWorker::Time PodWorker::Open::next_by() const { return deadline + kBarrierMargin; }
+
+PodWorker::Open PodWorker::open(const wire::Order& order) {
+  const Time now = steady_clock::now();
+  const nanoseconds given(order.timeout_ns());
+  return {order.id(), now, now + (given.count() > 0 ? given : nanoseconds(kLongOrder))};
+}
+
+// ---- what others call
+
+void PodWorker::order(wire::Order order) {
+  if (order.has_signal()) {
+    // Past the queue: a signal does not wait for a set to be written.
+    const std::lock_guard lock(mutex_);
+    if (pidfd_) {
+      const Open now = open(order);
+      const int result = pod::send_signal(pidfd_.get(), order.signal().signal());
+      answer(now, result == 0 ? Status::ok()
+                              : errno_status(result, fmt::format("sending signal {} to pod {}",
+                                                                 order.signal().signal(),
+                                                                 to_string(record_.id))));
+      return;
+    }
+  }
+  // Whatever its thread is at: the pod shall not be, so its processes go now.
+  const std::lock_guard lock(mutex_);
+  const bool end = order.has_destroy();
+  queue_.post(std::move(order));
+  if (end && !group_.empty()) {
+    const Status killed = pod::kill_group(group_);
+    if (!killed) log_error(killed.message());
+  }
+}
+
+void PodWorker::deliver(wire::ExchangeDown message) {
+  const std::lock_guard lock(mutex_);
+  if (exchange_) exchange_->deliver(std::move(message));
+}
+
+void PodWorker::coordinator_back() {
+  const std::lock_guard lock(mutex_);
+  if (exchange_) exchange_->resend();
+}
+
+std::optional<wire::LivingPod> PodWorker::living() const {
+  const std::lock_guard lock(mutex_);
+  return living_;
+}
+
+// ---- the thread
+
+void PodWorker::run() {
+  if (adopt_) {
+    if (const Status adopted = adopt(); !adopted) {
+      log_warning(fmt::format("pod {}: {}", to_string(record_.id), adopted.message()));
+      record_.reason = adopted.message();
+      forget();
+      over(report_of(record_));
+    }
+  }
+  while (!over_) {
+    Wake wake = queue_.wait(pod_ ? pod_->init_pidfd() : -1, next_phase_);
+    switch (wake.kind) {
+      case Wake::Kind::kOrder:
+        handle(wake.order);
+        break;
+      case Wake::Kind::kLost:
+        if (set_ != 0) log_warning(fmt::format("set {}: the coordinator is lost", set_));
+        roll_back();
+        if (!pod_) over(std::nullopt);
+        break;
+      case Wake::Kind::kDeadline:
+        log_warning(fmt::format("set {} of pod {}: the next phase did not come", set_,
+                                to_string(record_.id)));
+        roll_back();
+        break;
+      case Wake::Kind::kPodEnded:
+        pod_has_ended();
+        break;
+      case Wake::Kind::kQuit:
+        roll_back();
+        agent_.reset();
+        return;
+    }
+  }
+  agent_.reset();
+}
+
+void PodWorker::handle(const wire::Order& order) {
+  using Kind = wire::Order::KindCase;
+  const Kind kind = order.kind_case();
+  const bool starts = kind == Kind::kLaunch || kind == Kind::kRestore;
+  if (starts == pod_.has_value() && kind != Kind::kDestroy) {
+    answer(order, starts ? Status(Code::kConflict,
+                                  fmt::format("pod {} runs here already", to_string(record_.id)))
+                         : Status(Code::kNotFound,
+                                  fmt::format("pod {} does not run here", to_string(record_.id))));
+    return;
+  }
+  switch (kind) {
+    case Kind::kLaunch: {
+      const Open now = open(order);
+      const Status launched = launch(order.launch());
+      answer(now, launched);
+      if (!launched) over(std::nullopt);
+      break;
+    }
+    case Kind::kRestore:
+      restore(order);
+      break;
+    case Kind::kPhase:
+      phase(order);
+      break;
+    case Kind::kRollBack: {
+      const Open now = open(order);
+      if (order.roll_back().crid() == 0 || order.roll_back().crid() == set_) roll_back();
+      answer(now, Status::ok());
+      break;
+    }
+    case Kind::kEndJob:
+      end_job(order);
+      break;
+    case Kind::kAble:
+      able(order);
+      break;
+    case Kind::kSignal:
+      answer(order, pod_->signal(order.signal().signal()));
+      break;
+    case Kind::kDestroy:
+      destroy(order);
+      break;
+    case Kind::kConnect:
+    case Kind::kGo:
+    case Kind::KIND_NOT_SET:
+      answer(order, {Code::kConflict,
+                     fmt::format("pod {} is not being restarted", to_string(record_.id))});
+      break;
+  }
+}
+
+void PodWorker::answer(const Open& open, const Status& status, const Fill& fill) {
+  wire::Done done;
+  done.set_order(open.id);
+  *done.mutable_outcome() = wire::to_outcome(status);
+  done.set_took_ns(static_cast<uint64_t>(
+      std::chrono::duration_cast<nanoseconds>(steady_clock::now() - open.began).count()));
+  if (fill) fill(done);
+  events_.done(std::move(done));
+}
+
+// ---- sets
+
+void PodWorker::phase(const wire::Order& order) {
+  const Open now = open(order);
+  next_phase_.reset();
+  Status status = carry_out(order.phase(), now);
+  if (status && steady_clock::now() > now.deadline) {
+    status = {Code::kTimeout, "did not end before its deadline"};
+  }
+  if (!status) {
+    answer(now, status);
+    roll_back();
+    return;
+  }
+  const auto phase = static_cast<SetPhase>(order.phase().phase());
+  const bool cut = phase == SetPhase::kIsolate || phase == SetPhase::kCapture;
+  if (set_ != 0) next_phase_ = cut ? cut_until_ : steady_clock::now() + kBarrier;
+  answer(now, status, [&](wire::Done& done) { report_on(done); });
+}
+
+Status PodWorker::carry_out(const wire::PhaseOrder& order, const Open& now) {
+  const auto phase = static_cast<SetPhase>(order.phase());
+  if (phase != SetPhase::kPrepare && (set_ == 0 || order.crid() != set_)) {
+    return {Code::kConflict, fmt::format("set {} is not in work here: it was rolled back, or the "
+                                         "agent was started anew",
+                                         order.crid())};
+  }
+  const auto cut = [&] {
+    const nanoseconds at_most = now.deadline - now.began + kBarrierMargin;
+    cut_until_ = steady_clock::now() + at_most;
+    return agent_->isolate(at_most);
+  };
+  switch (phase) {
+    case SetPhase::kPrepare:
+      roll_back();
+      if (!isolation_) {
+        return {Code::kUnsupported,
+                "the pod's group has no isolation: it was not started by this "
+                "agent, or its programs were detached"};
+      }
+      set_ = order.crid();
+      return agent_->prepare(
+          {Crid{order.crid()}, Crid{order.parent()}, order.folder(), order.end_job()});
+    case SetPhase::kIsolate:
+      if (exchange_) FERMATA_TRY(exchange_->hold(kHoldPatience));
+      return cut();
+    case SetPhase::kCapture:
+      FERMATA_TRY(cut());
+      return agent_->capture(std::min<milliseconds>(left_until(now.deadline), kFreezeDeadline));
+    case SetPhase::kJoin: {
+      const Status joined = agent_->join();
+      if (exchange_) exchange_->release();
+      return joined;
+    }
+    case SetPhase::kWriteBack:
+      return agent_->write_back();
+    case SetPhase::kCommit: {
+      FERMATA_TRY(agent_->commit());
+      // With end_job the pod stands still until that comes, or the roll-back.
+      if (!agent_->stands_still()) set_ = 0;
+      return {};
+    }
+  }
+  return {Code::kInternal, fmt::format("there is no phase {}", order.phase())};
+}
+
+void PodWorker::report_on(wire::Done& done) const {
+  const ImageNumbers& numbers = agent_->numbers();
+  wire::PodReport& report = *done.mutable_report();
+  report.set_memory_bytes(numbers.memory_bytes);
+  report.set_image_bytes(numbers.image_bytes);
+  report.set_stand_still_ns(static_cast<uint64_t>(numbers.stand_still.count()));
+  report.set_copied(numbers.copied);
+  report.set_snapshot(numbers.snapshot);
+  report.set_image(numbers.image);
+  report.set_digest(numbers.digest);
+  report.set_time(numbers.time);
+  for (const image::OutsideConnection& connection : agent_->outside_connections()) {
+    *done.add_connections() = connection;
+  }
+}
+
+void PodWorker::roll_back() {
+  set_ = 0;
+  next_phase_.reset();
+  if (agent_) agent_->roll_back();
+  if (exchange_) exchange_->release();
+}
+
+void PodWorker::able(const wire::Order& order) {
+  const Open now = open(order);
+  if (set_ != 0) {
+    answer(now, {Code::kBusy, fmt::format("set {} is being taken", set_)});
+    return;
+  }
+  const Result<AbleAnswer> able =
+      agent_->able(std::min<milliseconds>(left_until(now.deadline), kFreezeDeadline));
+  if (!able) {
+    answer(now, able.error());
+    return;
+  }
+  answer(now, Status::ok(), [&](wire::Done& done) {
+    wire::AbleReport& report = *done.mutable_able();
+    report.set_memory_bytes(able->memory_bytes);
+    report.set_image_bytes(able->image_bytes);
+    report.set_processes(able->processes);
+    report.set_threads(able->threads);
+    report.set_stand_still_ns(static_cast<uint64_t>(able->stand_still.count()));
+    for (const image::OutsideConnection& connection : agent_->outside_connections()) {
+      *done.add_connections() = connection;
+    }
+  });
+}
+
+void PodWorker::end_job(const wire::Order& order) {
+  const Open now = open(order);
+  if (set_ == 0 || order.end_job().crid() != set_) {
+    answer(now,
+           {Code::kConflict, fmt::format("set {} is not in work here", order.end_job().crid())});
+    return;
+  }
+  record_.reason = fmt::format("ended after checkpoint {}", set_);
+  const Status ended = agent_->end_job();
+  roll_back();
+  answer(now, ended);
+}
+
+// ---- the end
+
+void PodWorker::destroy(const wire::Order& order) {
+  const Open now = open(order);
+  roll_back();
+  if (pod_) {
+    forget();
+    if (const Status destroyed = pod_->destroy(); !destroyed) {
+      // It still is there, so it is still ours.
+      const std::lock_guard lock(mutex_);
+      group_ = record_.group;
+      answer(now, destroyed);
+      return;
+    }
+  }
+  registry_.remove(record_.id);
+  answer(now, Status::ok());
+  over(std::nullopt);
+}
+
+void PodWorker::pod_has_ended() {
+  roll_back();
+  // Reads the outbox a last time: an abort is told before the end that it brings.
+  forget();
+  record_.wait_status = pod_->reap();
+  const Time patience = steady_clock::now() + kStatusPatience;
+  while (!record_.wait_status && steady_clock::now() < patience) {
+    std::this_thread::sleep_for(milliseconds(5));
+    record_.wait_status = pod_->reap();
+  }
+  if (const Status destroyed = pod_->destroy(); !destroyed) log_error(destroyed.message());
+  record_.ended = true;
+  if (const Status put = registry_.put(record_); !put) log_error(put.message());
+  over(report_of(record_));
+}
+
+void PodWorker::forget() {
+  std::unique_ptr<ExchangeFolder> exchange;
+  {
+    const std::lock_guard lock(mutex_);
+    group_.clear();
+    pidfd_.reset();
+    living_.reset();
+    exchange = std::move(exchange_);
+  }
+}
+
+void PodWorker::over(std::optional<wire::PodEnded> report) {
+  over_ = true;
+  forget();
+  events_.over(record_.id, std::move(report));
+}
+
+}  // namespace fermata::node_agent

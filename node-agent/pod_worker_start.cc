@@ -1,0 +1,301 @@
+// How a pod comes to be under an agent: launched, brought back from an image, taken over.
+#include <fmt/format.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <ctime>
+#include <utility>
+
+#include "common/fault_point.h"
+#include "common/log.h"
+#include "node-agent/job_streams.h"
+#include "node-agent/pod/cgroup.h"
+#include "node-agent/pod_worker.h"
+#include "node-agent/record_file.h"
+#include "node-agent/thaw_guard.h"
+
+namespace fermata::node_agent {
+namespace {
+
+using std::chrono::steady_clock;
+
+// A pod that is being rebuilt is cut off until it runs; with its agent it would end anyway.
+constexpr std::chrono::hours kRebuildCut{24};
+constexpr int kRemoveDeadlineMs = 20'000;
+
+/// `<job>.<step>.<pod>`: several pods of a step may be on one node.
+std::string group_name(const PodId& id) { return fmt::format("{}.{}", to_string(id.step), id.pod); }
+
+std::vector<std::string> strings_of(const google::protobuf::RepeatedPtrField<std::string>& all) {
+  return {all.begin(), all.end()};
+}
+
+}  // namespace
+
+void PodWorker::know_step(const wire::StepShape& shape, const Credentials& owner,
+                          const std::string& folder) {
+  record_.owner = owner;
+  record_.pod_of_rank.assign(shape.pod_of_rank().begin(), shape.pod_of_rank().end());
+  record_.folder = folder;
+  record_.started = std::time(nullptr);
+}
+
+pod::GroupSpec PodWorker::group_spec() {
+  pod::GroupSpec spec;
+  spec.name = group_name(record_.id);
+  spec.prepare = [this](const std::filesystem::path& group) -> Status {
+    record_.group = group;
+    FERMATA_TRY(registry_.put(record_));
+    FERMATA_ASSIGN_STATUS(isolation_, isolation::Isolation::install(group));
+    FAULT_POINT("start.group");
+    const std::lock_guard lock(mutex_);
+    if (queue_.stop()) return {Code::kGone, "given up before the pod was started"};
+    group_ = group;
+    return {};
+  };
+  return spec;
+}
+
+Status PodWorker::put_record(const pod::Pod& pod) {
+  record_.init = pod.init_pid();
+  record_.init_start = process_start_time(record_.init);
+  return registry_.put(record_);
+}
+
+Status PodWorker::launch(const wire::LaunchOrder& launch) {
+  FERMATA_ASSIGN_STATUS(const Credentials owner,
+                        credentials_of(std::to_string(launch.owner_uid())));
+  const auto start = [&]() -> Status {
+    const wire::StepShape& shape = launch.shape();
+    pod::PodSpec spec;
+    spec.job = record_.id.step;
+    spec.user = owner;
+    spec.ranks = shape.ranks();
+    spec.pod = record_.id.pod;
+    spec.pod_of_rank.assign(shape.pod_of_rank().begin(), shape.pod_of_rank().end());
+    spec.hosts = strings_of(shape.hosts());
+    spec.command = strings_of(launch.command());
+    spec.environment = strings_of(launch.environment());
+    spec.working_directory = launch.working_directory();
+    spec.group = group_spec();
+    know_step(shape, owner, launch.checkpoint_dir());
+    record_.command = spec.command;
+    FERMATA_ASSIGN_STATUS(node_, addresses_of_this_node());
+    for (const NodeAddress& one : node_) {
+      if (is_global(one.address)) record_.known_addresses.push_back(one.address.bytes());
+    }
+    FERMATA_ASSIGN_STATUS(const JobStreams streams,
+                          open_streams(launch.streams(), record_.id, settings_.node, owner));
+    spec.stdio = streams.fds();
+    FERMATA_ASSIGN_STATUS(pod::Pod pod, pod::Pod::launch(spec));
+    const auto take = [&]() -> Status {
+      FERMATA_TRY(put_record(pod));
+      FAULT_POINT("launch.started");
+      return hold(pod);
+    };
+    Status taken = take();
+    if (!taken) [[maybe_unused]]
+      const Status destroyed = pod.destroy();
+    return taken;
+  };
+  Status started = start();
+  if (!started) {
+    forget();
+    registry_.remove(record_.id);
+  }
+  return started;
+}
+
+Status PodWorker::hold(pod::Pod& pod) {
+  PodToHold held;
+  held.job = record_.id.step;
+  held.init = pod.init_pid();
+  held.group = pod.group();
+  held.owner = record_.owner;
+  held.pod = record_.id.pod;
+  held.isolation = isolation_ ? &*isolation_ : nullptr;
+  held.allow_outside = true;
+  held.known_addresses = record_.known_addresses;
+  held.stop = [this] { return queue_.stop(); };
+
+  std::unique_ptr<ExchangeFolder> exchange;
+  if (record_.has_peers()) {
+    Result<std::unique_ptr<ExchangeFolder>> folder =
+        ExchangeFolder::start(pod.init_pid(), record_.id, record_.owner, events_.exchange);
+    // A pod that runs already runs on without: its ranks may never need the others again.
+    if (!folder && !adopt_) return folder.error();
+    if (folder) {
+      exchange = *std::move(folder);
+    } else {
+      log_error(folder.error().message());
+    }
+  }
+  wire::LivingPod living;
+  *living.mutable_id() = wire_of(record_.id);
+  living.set_owner_uid(record_.owner.uid);
+  for (const uint32_t number : record_.pod_of_rank) living.add_pod_of_rank(number);
+
+  agent_ = std::make_unique<PodAgent>(std::move(held));
+  pod_ = std::move(pod);
+  const std::lock_guard lock(mutex_);
+  group_ = pod_->group();
+  pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, pod_->init_pid(), 0)));
+  living_ = std::move(living);
+  exchange_ = std::move(exchange);
+  return {};
+}
+
+// ---- taken over
+
+Status PodWorker::adopt() {
+  if (!record_.alive()) {
+    // It may have been in the making: then nobody has heard of it, and nothing of it stays.
+    if (!record_.group.empty()) {
+      const Status killed = pod::kill_group(record_.group);
+      if (!killed) log_error(killed.message());
+      const Status removed = pod::remove_group(record_.group, kRemoveDeadlineMs);
+      if (!removed) log_error(removed.message());
+    }
+    const bool in_the_making = record_.init < 0;
+    record_.ended = true;
+    if (const Status put = registry_.put(record_); !put) log_error(put.message());
+    return {Code::kGone, in_the_making ? "the agent died while the pod was being started"
+                                       : "the pod ended while no agent was there"};
+  }
+  FERMATA_ASSIGN_STATUS(pod::Pod pod,
+                        pod::Pod::adopt(record_.id.step, record_.init, record_.group));
+  const Status thawed = thaw_group(record_.group, record_.init);
+  if (!thawed) log_error(thawed.message());
+  Result<isolation::Isolation> isolation = isolation::Isolation::find(record_.group);
+  if (isolation) {
+    isolation->join();
+    isolation_ = *std::move(isolation);
+  } else {
+    log_error(fmt::format("pod {} cannot be held: {}", to_string(record_.id),
+                          isolation.error().message()));
+  }
+  return hold(pod);
+}
+
+// ---- brought back
+
+RestoreOrder PodWorker::restore_order(const wire::RestoreOrder& wanted, const Credentials& owner) {
+  RestoreOrder order;
+  order.job = record_.id.step;
+  order.saved = pod_id_of(wanted.saved()).step;
+  order.pod = wanted.saved().pod();
+  order.crid = Crid{wanted.crid()};
+  order.image = wanted.image();
+  order.digest = wanted.digest();
+  order.owner = owner;
+  order.node = settings_.node;
+  order.stop = [this] { return queue_.stop(); };
+  order.on_image = [this](const image::PodObjects& objects) -> Status {
+    FERMATA_ASSIGN_STATUS(then_, addresses_then(objects));
+    record_.known_addresses = strings_of(objects.known_addresses());
+    return {};
+  };
+  order.group = group_spec();
+  order.group.prepare = [this, prepare = order.group.prepare](const std::filesystem::path& group) {
+    Status prepared = prepare(group);
+    if (prepared) isolation_->cut(kRebuildCut);
+    return prepared;
+  };
+  order.network.address_here = [this](const engine::InetAddress& then) {
+    return address_here(then, node_);
+  };
+  order.network.exchange = [this](const image::AddressMap& own) { return exchange_addresses(own); };
+  order.network.reset_outside = wanted.reset_outside();
+  return order;
+}
+
+void PodWorker::restore(const wire::Order& order) {
+  const wire::RestoreOrder& wanted = order.restore();
+  open_ = open(order);
+  barrier_by_ = open_->next_by();
+  const auto start = [&]() -> Status {
+    FERMATA_ASSIGN_STATUS(const Credentials owner,
+                          credentials_of(std::to_string(wanted.owner_uid())));
+    know_step(wanted.shape(), owner, wanted.checkpoint_dir());
+    FERMATA_ASSIGN_STATUS(node_, addresses_of_this_node());
+    FERMATA_ASSIGN_STATUS(const JobStreams streams,
+                          open_streams(wanted.streams(), record_.id, settings_.node, owner));
+    RestoreOrder request = restore_order(wanted, owner);
+    request.stdio = streams.fds();
+    Result<RestoredPod> restored = node_agent::restore(
+        request, [this](const StandingPod& standing) { return wait_for_go(standing); });
+    if (!restored) return restored.error();
+    Status held = hold(restored->pod);
+    if (!held) [[maybe_unused]]
+      const Status destroyed = restored->pod.destroy();
+    return held;
+  };
+  const Status started = start();
+  if (!started) {
+    log_warning(
+        fmt::format("pod {} was not restarted: {}", to_string(record_.id), started.message()));
+    forget();
+    registry_.remove(record_.id);
+  }
+  if (open_) answer(*open_, started);
+  open_.reset();
+  if (!started) over(std::nullopt);
+}
+
+Result<wire::Order> PodWorker::wait_for(wire::Order::KindCase wanted, Time deadline) {
+  for (;;) {
+    Wake wake = queue_.wait(-1, deadline);
+    switch (wake.kind) {
+      case Wake::Kind::kOrder:
+        if (wake.order.kind_case() == wanted) return std::move(wake.order);
+        if (wake.order.has_destroy()) {
+          queue_.put_back(std::move(wake));
+          return failure(Code::kGone, "the restart was given up");
+        }
+        answer(wake.order,
+               {Code::kBusy, fmt::format("pod {} is being restarted", to_string(record_.id))});
+        break;
+      case Wake::Kind::kQuit:
+        queue_.put_back(std::move(wake));
+        return failure(Code::kGone, "the agent ends");
+      case Wake::Kind::kLost:
+        return failure(Code::kGone, "the coordinator is lost");
+      default:
+        return failure(Code::kTimeout, "the other pods were not ready in time");
+    }
+  }
+}
+
+Result<image::AddressMap> PodWorker::exchange_addresses(const image::AddressMap& own) {
+  told_ = addresses_to_tell(
+      own, then_, [this](const engine::InetAddress& then) { return address_here(then, node_); });
+  answer(*open_, Status::ok(), [this](wire::Done& done) { *done.mutable_addresses() = *told_; });
+  open_.reset();
+  FERMATA_ASSIGN(const wire::Order connect, wait_for(wire::Order::kConnect, barrier_by_));
+  open_ = open(connect);
+  barrier_by_ = open_->next_by();
+  all_ = connect.connect().addresses();
+  return wire_addresses(*told_, all_);
+}
+
+Status PodWorker::wait_for_go(const StandingPod& standing) {
+  if (!told_) {  // nothing in it has an address
+    FERMATA_ASSIGN_STATUS([[maybe_unused]] const image::AddressMap none, exchange_addresses({}));
+  }
+  answer(*open_, Status::ok(), [&](wire::Done& done) {
+    for (const std::string& note : standing.notes) done.add_notes(note);
+  });
+  open_.reset();
+  FERMATA_ASSIGN_STATUS(const wire::Order go, wait_for(wire::Order::kGo, barrier_by_));
+  open_ = open(go);
+  if (!isolation_->still_cut()) {
+    return {Code::kTimeout, "the pod was not cut off from the others until it was to run"};
+  }
+  FERMATA_TRY(isolation_->set_addresses(translations(*told_, all_)));
+  FERMATA_TRY(put_record(standing.pod));
+  FAULT_POINT("restore.go");
+  isolation_->join();
+  return {};
+}
+
+}  // namespace fermata::node_agent
