@@ -254,8 +254,8 @@ void PodAgent::roll_back() {
   }
   snapshot_.release();
   {
-    // With the owner's rights. Without them it may fail: then the next attempt removes the file. One
-    // that has its name already may be of a committed set, and is for the coordinator to judge.
+    // With the owner's rights. Without them it may fail: then the next attempt removes the file.
+    // One that has its name already may be of a committed set, and is for the coordinator to judge.
     const Result<FsCredentialScope> scope = FsCredentialScope::enter(pod_.owner);
     if (work_->writer) {
       work_->writer.reset();

@@ -67,21 +67,22 @@ PodWorker::Open PodWorker::open(const wire::Order& order) {
 // ---- what others call
 
 void PodWorker::order(wire::Order order) {
-  if (order.has_signal()) {
+  const std::lock_guard lock(mutex_);
+  if (closed_) {
+    answer_gone(order);
+    return;
+  }
+  if (order.has_signal() && pidfd_) {
     // Past the queue: a signal does not wait for a set to be written.
-    const std::lock_guard lock(mutex_);
-    if (pidfd_) {
-      const Open now = open(order);
-      const int result = pod::send_signal(pidfd_.get(), order.signal().signal());
-      answer(now, result == 0 ? Status::ok()
-                              : errno_status(result, fmt::format("sending signal {} to pod {}",
-                                                                 order.signal().signal(),
-                                                                 to_string(record_.id))));
-      return;
-    }
+    const Open now = open(order);
+    const int signo = order.signal().signal();
+    const int error = pod::send_signal(pidfd_.get(), signo);
+    answer(now, error == 0 ? Status::ok()
+                           : errno_status(error, fmt::format("sending signal {} to pod {}", signo,
+                                                             to_string(record_.id))));
+    return;
   }
   // Whatever its thread is at: the pod shall not be, so its processes go now.
-  const std::lock_guard lock(mutex_);
   const bool end = order.has_destroy();
   queue_.post(std::move(order));
   if (end && !group_.empty()) {
@@ -380,9 +381,26 @@ void PodWorker::forget() {
   }
 }
 
+void PodWorker::answer_gone(const wire::Order& order) {
+  // Who wants it gone, or rolled back, has what they want.
+  const bool good = order.has_destroy() || order.has_roll_back();
+  answer(order, good ? Status::ok()
+                     : Status(Code::kGone, fmt::format("pod {} has ended", to_string(record_.id))));
+}
+
 void PodWorker::over(std::optional<wire::PodEnded> report) {
   over_ = true;
   forget();
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+  }
+  // What came too late.
+  const Time now = steady_clock::now();
+  for (Wake wake = queue_.wait(-1, now); wake.kind != Wake::Kind::kDeadline;
+       wake = queue_.wait(-1, now)) {
+    if (wake.kind == Wake::Kind::kOrder) answer_gone(wake.order);
+  }
   events_.over(record_.id, std::move(report));
 }
 

@@ -63,6 +63,7 @@ class PodWorker {
   void end_job(const wire::Order& order);
   void destroy(const wire::Order& order);
   void pod_has_ended();
+  void answer_gone(const wire::Order& order);
   void over(std::optional<wire::PodEnded> report);
 
   // pod_worker_start.cc: how a pod comes to be
@@ -107,6 +108,7 @@ class PodWorker {
 
   OrderQueue queue_;
   mutable std::mutex mutex_;
+  bool closed_ = false;                       ///< guarded by mutex_: the pod is over
   std::filesystem::path group_;               ///< guarded by mutex_: what destroy kills at once
   UniqueFd pidfd_;                            ///< guarded by mutex_: whom signals go to
   std::optional<wire::LivingPod> living_;     ///< guarded by mutex_
