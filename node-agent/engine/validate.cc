@@ -10,6 +10,7 @@
 #include <set>
 
 #include "node-agent/engine/rebuild.h"
+#include "node-agent/engine/validate_sockets.h"
 
 namespace fermata::engine {
 namespace {
@@ -31,6 +32,7 @@ class Validator {
     FERMATA_TRY(shared_objects());
     FERMATA_TRY(shm_nodes());
     FERMATA_TRY(files());
+    FERMATA_TRY(validate_sockets(objects_));
     FERMATA_TRY(numbers());
     for (const image::Process& process : objects_.processes()) {
       FERMATA_TRY(tree(process));
