@@ -6,10 +6,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <string>
 #include <thread>
 
 #include "node-agent/engine/capture.h"
+#include "two_pods.h"
 
 namespace fermata::engine {
 namespace {
@@ -38,15 +40,8 @@ Connection connect_here() {
 
 UniqueFd copy_of(const UniqueFd& fd) { return UniqueFd(::dup(fd.get())); }
 
-int option(const UniqueFd& fd, int level, int name) {
-  int value = -1;
-  socklen_t size = sizeof value;
-  ::getsockopt(fd.get(), level, name, &value, &size);
-  return value;
-}
-
 // Bytes that arrive until `size` are there, or `patience` has passed without any.
-size_t take(const UniqueFd& fd, size_t size, int patience_ms) {
+size_t count(const UniqueFd& fd, size_t size, int patience_ms) {
   std::string buffer(1 << 16, '\0');
   size_t got = 0;
   while (got < size) {
@@ -59,6 +54,31 @@ size_t take(const UniqueFd& fd, size_t size, int patience_ms) {
   return got;
 }
 
+// Written behind the cut, and cut for so long that the next attempt of the sender is far away.
+TEST(Nudge, Stream_FlowsAtOnce_AfterACut) {
+  TwoPods pods({});
+  const UniqueFd client = pods.client_fd();
+  const UniqueFd server = pods.server_fd();
+  for (const int cut_ms : {5, 250, 1500}) {
+    pods.cut();
+    put(client, pattern(50'000, 1));
+    put(server, pattern(50'000, 2));
+    std::this_thread::sleep_for(std::chrono::milliseconds(cut_ms));
+    ASSERT_OK(pods.take_set());
+    pods.client().resume();
+    pods.server().resume();
+    const auto began = std::chrono::steady_clock::now();
+    pods.join();
+    EXPECT_TRUE(same(take(server, 50'000), pattern(50'000, 1)));
+    EXPECT_TRUE(same(take(client, 50'000), pattern(50'000, 2)));
+    const auto took = std::chrono::steady_clock::now() - began;
+    // Without a nudge: up to 500 ms; loaded machines are slow.
+    EXPECT_LT(took, std::chrono::milliseconds(200));
+    RecordProperty("after_" + std::to_string(cut_ms) + "_ms",
+                   std::to_string(took / std::chrono::microseconds(1)) + " us");
+  }
+}
+
 TEST(Nudge, SocketOptions_StayAsTheyWere) {
   const Connection connection = connect_here();
   const int one = 1;
@@ -68,10 +88,10 @@ TEST(Nudge, SocketOptions_StayAsTheyWere) {
   std::vector<UniqueFd> sockets;
   sockets.push_back(copy_of(connection.one));
   nudge(std::move(sockets));
-  EXPECT_EQ(option(connection.one, SOL_SOCKET, SO_REUSEADDR), 1);
-  EXPECT_EQ(option(connection.one, IPPROTO_TCP, TCP_CORK), 1);
-  EXPECT_EQ(option(connection.one, IPPROTO_TCP, TCP_REPAIR), 0);
-  EXPECT_EQ(take(connection.other, 4, 50), 0U) << "corked bytes were sent";
+  EXPECT_EQ(int_option(connection.one, SOL_SOCKET, SO_REUSEADDR), 1);
+  EXPECT_EQ(int_option(connection.one, IPPROTO_TCP, TCP_CORK), 1);
+  EXPECT_EQ(int_option(connection.one, IPPROTO_TCP, TCP_REPAIR), 0);
+  EXPECT_EQ(count(connection.other, 4, 50), 0U) << "corked bytes were sent";
 }
 
 // send() and recv() of a program that runs on never fail because of a nudge.
@@ -88,7 +108,7 @@ TEST(Nudge, RunningProgram_SeesNothing) {
     }
     ::shutdown(connection.one.get(), SHUT_WR);
   });
-  std::thread reader([&] { EXPECT_EQ(take(connection.other, kBytes, 20'000), kBytes); });
+  std::thread reader([&] { EXPECT_EQ(count(connection.other, kBytes, 20'000), kBytes); });
   for (int i = 0; i < 2000; ++i) {
     std::vector<UniqueFd> sockets;
     sockets.push_back(copy_of(connection.one));
@@ -113,9 +133,9 @@ TEST(Nudge, ClosedAndResetSockets_StayClosed) {
   sockets.push_back(copy_of(half.other));
   sockets.emplace_back(::socket(AF_INET, SOCK_STREAM, 0));
   nudge(std::move(sockets));
-  EXPECT_EQ(option(ended.one, SOL_SOCKET, SO_ERROR), ECONNRESET);
+  EXPECT_EQ(int_option(ended.one, SOL_SOCKET, SO_ERROR), ECONNRESET);
   EXPECT_EQ(::send(half.other.get(), "back", 4, 0), 4);
-  EXPECT_EQ(take(half.one, 4, 3000), 4U);
+  EXPECT_EQ(count(half.one, 4, 3000), 4U);
 }
 
 }  // namespace
