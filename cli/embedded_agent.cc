@@ -16,6 +16,7 @@ EmbeddedAgent::EmbeddedAgent(node_agent::PodAgent& pod_agent) : pod_agent_(pod_a
 
 void EmbeddedAgent::begin(Phase phase, const coord::SetOrder& order, coord::Time deadline) {
   using std::chrono::milliseconds;
+  const coord::Time start = std::chrono::steady_clock::now();
   switch (phase) {
     case Phase::kPrepare:
       status_ = pod_agent_.prepare({order.crid, order.parent, order.folder, order.end_job});
@@ -38,6 +39,7 @@ void EmbeddedAgent::begin(Phase phase, const coord::SetOrder& order, coord::Time
       status_ = Status::ok();
       break;
   }
+  took_ = std::chrono::steady_clock::now() - start;
 }
 
 Result<coord::AgentReport> EmbeddedAgent::await(coord::Time /*deadline*/) {
@@ -52,11 +54,12 @@ Result<coord::AgentReport> EmbeddedAgent::await(coord::Time /*deadline*/) {
   report.image = numbers.image;
   report.digest = numbers.digest;
   report.time = numbers.time;
+  report.took = took_;
   return report;
 }
 
 void EmbeddedAgent::roll_back(const coord::SetOrder& /*order*/) { pod_agent_.roll_back(); }
 
-Status EmbeddedAgent::end_job(const coord::SetOrder& /*order*/) { return pod_agent_.end_job(); }
+void EmbeddedAgent::end_job(const coord::SetOrder& /*order*/) { status_ = pod_agent_.end_job(); }
 
 }  // namespace fermata::cli

@@ -22,12 +22,15 @@ class EmbeddedAgent final : public coord::Agent {
   void begin(coord::Phase phase, const coord::SetOrder& order, coord::Time deadline) override;
   Result<coord::AgentReport> await(coord::Time deadline) override;
   void roll_back(const coord::SetOrder& order) override;
-  Status end_job(const coord::SetOrder& order) override;
+  void await_roll_back(coord::Time /*deadline*/) override {}
+  void end_job(const coord::SetOrder& order) override;
+  Status await_end(coord::Time /*deadline*/) override { return status_; }
 
  private:
   node_agent::PodAgent& pod_agent_;
   std::string node_;
-  Status status_;  ///< of the phase begun last
+  coord::Duration took_{};
+  Status status_;  ///< of what was begun last
 };
 
 }  // namespace fermata::cli

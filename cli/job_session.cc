@@ -14,9 +14,8 @@
 #include "cli/command.h"
 #include "cli/embedded_agent.h"
 #include "common/signals.h"
-#include "common/size_parse.h"
-#include "common/time_parse.h"
-#include "node-agent/write_rate.h"
+#include "coord/describe.h"
+#include "coord/schedule.h"
 
 namespace fermata::cli {
 namespace {
@@ -47,27 +46,12 @@ double milliseconds_of(coord::Duration duration) {
   return std::chrono::duration<double, std::milli>(duration).count();
 }
 
-/// When the next set is due. A set that takes longer than the interval makes the missed ones fall
-/// out.
-class Schedule {
- public:
-  explicit Schedule(milliseconds interval) : interval_(interval), due_(Clock::now() + interval) {}
-
-  bool due() const { return interval_.count() > 0 && Clock::now() >= due_; }
-  void advance() {
-    while (due_ <= Clock::now()) due_ += interval_;
-  }
-  /// For poll(2): -1, for ever, without an interval.
-  int timeout() const {
-    if (interval_.count() == 0) return -1;
-    const auto left = std::chrono::ceil<milliseconds>(due_ - Clock::now()).count();
-    return static_cast<int>(std::clamp<int64_t>(left, 0, 3'600'000));
-  }
-
- private:
-  milliseconds interval_;
-  Clock::time_point due_;
-};
+/// For poll(2): -1, for ever, where there is nothing to wait for.
+int milliseconds_to(std::optional<Clock::time_point> when) {
+  if (!when) return -1;
+  const auto left = std::chrono::ceil<milliseconds>(*when - Clock::now()).count();
+  return static_cast<int>(std::clamp<int64_t>(left, 0, 3'600'000));
+}
 
 class Session {
  public:
@@ -90,7 +74,8 @@ class Session {
                                 pollfd{control_.fd(), POLLIN, 0},
                                 pollfd{signals_.get(), POLLIN, 0}};
     while (true) {
-      if (poll(waits.data(), waits.size(), schedule_.timeout()) < 0 && errno != EINTR) {
+      if (poll(waits.data(), waits.size(), milliseconds_to(schedule_.next())) < 0 &&
+          errno != EINTR) {
         // The job is not to blame: it runs on without us.
         return fail(errno_status(errno, fmt::format("waiting for job {}", to_string(record_.job))));
       }
@@ -125,11 +110,11 @@ class Session {
     if (tried.outcome.committed()) {
       last_committed_ = tried.crid;
       ended_by_request_ = end_job && tried.outcome.end_job.is_ok();
-      if (!options_.quiet) say(describe(tried));
+      if (!options_.quiet) say(coord::describe(tried));
     } else if (job_has_ended()) {
       if (!options_.quiet) say("no checkpoint: the job ended meanwhile");
     } else {
-      say(describe(tried) + "; the job runs on");
+      say(coord::describe(tried) + "; the job runs on");
     }
     return tried;
   }
@@ -142,7 +127,7 @@ class Session {
       return;
     }
     const coord::TriedSet tried = checkpoint(call->request().end_job);
-    call->reply({tried.outcome.status, describe_json(tried)});
+    call->reply({tried.outcome.status, coord::describe_json(tried)});
   }
 
   int finish() {
@@ -177,7 +162,7 @@ class Session {
   node_agent::ControlServer& control_;
   coord::Coordinator& coordinator_;
   const SessionOptions options_;
-  Schedule schedule_;
+  coord::Schedule schedule_;
   node_agent::PodAgent agent_;
   UniqueFd signals_;
   Crid last_committed_;
@@ -192,46 +177,6 @@ Status take_over_signals() {
     return errno_status(error, "blocking signals");
   }
   return {};
-}
-
-std::string describe(const coord::TriedSet& tried) {
-  const coord::SetOutcome& outcome = tried.outcome;
-  if (!outcome.committed()) {
-    const std::string name =
-        tried.crid.value == 0 ? "checkpoint" : "checkpoint " + to_string(tried.crid);
-    return fmt::format("{} failed: {}", name, outcome.status.message());
-  }
-  std::string line = fmt::format(
-      "checkpoint {} committed: stood still {:.0f} ms, {} of memory, image {}, {:.2f} s",
-      to_string(tried.crid), milliseconds_of(outcome.stand_still()),
-      format_size(outcome.memory_bytes()), format_size(outcome.image_bytes()),
-      milliseconds_of(outcome.total) / 1000);
-  if (!outcome.end_job) line += fmt::format("; not ended: {}", outcome.end_job.message());
-  return line;
-}
-
-std::string describe_json(const coord::TriedSet& tried) {
-  const coord::SetOutcome& outcome = tried.outcome;
-  json phases = json::object();
-  for (const coord::Phase phase : coord::kPhases) {
-    phases[std::string(coord::phase_name(phase))] =
-        milliseconds_of(outcome.phase_time[static_cast<size_t>(phase)]);
-  }
-  const bool copied = std::all_of(outcome.reports.begin(), outcome.reports.end(),
-                                  [](const coord::AgentReport& report) { return report.copied; });
-  json out = {{"crid", tried.crid.value},
-              {"committed", outcome.committed()},
-              {"folder", tried.folder.string()},
-              {"stand_still_ms", milliseconds_of(outcome.stand_still())},
-              {"memory_bytes", outcome.memory_bytes()},
-              {"image_bytes", outcome.image_bytes()},
-              {"copied", copied && !outcome.reports.empty()},
-              {"snapshot", outcome.reports.empty() ? "" : outcome.reports.front().snapshot},
-              {"total_ms", milliseconds_of(outcome.total)},
-              {"phases_ms", phases},
-              {"sentence", describe(tried)}};
-  if (!outcome.committed()) out["reason"] = outcome.status.message();
-  return out.dump(2, ' ', false, json::error_handler_t::replace);
 }
 
 coord::TriedSet take_set(coord::Coordinator& coordinator, const node_agent::JobRecord& record,
@@ -254,10 +199,7 @@ node_agent::ControlReply answer_able(const coord::Coordinator& coordinator,
   out["processes"] = able->processes;
   out["threads"] = able->threads;
   out["stand_still_ms"] = milliseconds_of(able->stand_still);
-  const Result<double> rate = [&]() -> Result<double> {
-    FERMATA_ASSIGN(const FsCredentialScope scope, FsCredentialScope::enter(coordinator.owner()));
-    return node_agent::measure_write_rate(coordinator.dir());
-  }();
+  const Result<double> rate = coordinator.write_rate();
   if (rate) {
     out["seconds"] =
         milliseconds_of(able->stand_still) / 1000 + static_cast<double>(able->image_bytes) / *rate;

@@ -23,11 +23,6 @@ struct SessionOptions {
 /// before the pod is made (its processes start with none blocked).
 Status take_over_signals();
 
-/// "17 committed: stood still 31 ms, ..." or why not.
-std::string describe(const coord::TriedSet& tried);
-/// The same for programs: one JSON object.
-std::string describe_json(const coord::TriedSet& tried);
-
 /// Takes a set of a job through `agent`.
 coord::TriedSet take_set(coord::Coordinator& coordinator, const node_agent::JobRecord& record,
                          const Credentials& owner, node_agent::PodAgent& agent, bool end_job);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "cli/job_session.h"
+#include "coord/describe.h"
 
 namespace fermata::cli {
 
@@ -37,7 +38,7 @@ Result<node_agent::ControlReply> ask_or_stand_in(const Invocation& invocation,
   const coord::TriedSet tried = take_set(coordinator, record, owner, agent, request.end_job);
   // Nobody waits for this job any more: its group is ours to remove.
   if (request.end_job && tried.outcome.committed()) FERMATA_TRY_RESULT(pod.destroy());
-  return node_agent::ControlReply{tried.outcome.status, describe_json(tried)};
+  return node_agent::ControlReply{tried.outcome.status, coord::describe_json(tried)};
 }
 
 }  // namespace fermata::cli

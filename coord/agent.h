@@ -73,11 +73,16 @@ class Agent {
 
   /// The set will not be: the pod runs on (whatever state it is in) and every file of the attempt
   /// is removed. Also called on agents that have not begun, and after an await() that timed out.
+  /// A remote agent only begins it here.
   virtual void roll_back(const SetOrder& order) = 0;
+  /// Until the roll-back is done, or until `deadline`: an agent that cannot be reached does it by
+  /// itself.
+  virtual void await_roll_back(Time deadline) = 0;
 
   /// After the commit of a set with `end_job`: ends the pod, which has stood still since the
-  /// capture.
-  virtual Status end_job(const SetOrder& order) = 0;
+  /// capture. Begun here, waited for by await_end().
+  virtual void end_job(const SetOrder& order) = 0;
+  virtual Status await_end(Time deadline) = 0;
 };
 
 }  // namespace fermata::coord

@@ -7,6 +7,7 @@
 #include "common/file_util.h"
 #include "common/log.h"
 #include "storage/printable.h"
+#include "storage/write_rate.h"
 
 namespace fermata::coord {
 namespace {
@@ -37,12 +38,22 @@ Manifest manifest_of_reports(const SetOrder& order, const JobDescription& job,
   manifest.user = job.owner.name;
   manifest.tool_version = FERMATA_VERSION;
   manifest.result = order.end_job ? "killed" : "resumed";
+  manifest.pod_of_rank = job.pod_of_rank;
+  manifest.external_tcp = external_tcp_name(job.external_tcp);
   for (size_t i = 0; i < so_far.reports.size(); ++i) {
     const AgentReport& report = so_far.reports[i];
-    manifest.images.push_back({static_cast<uint32_t>(i), agents[i]->node(), report.image,
-                               report.image_bytes, report.memory_bytes, report.digest});
-    manifest.stand_still_ms =
-        std::max(manifest.stand_still_ms, milliseconds_of(report.stand_still));
+    storage::ManifestImage image;
+    image.pod = static_cast<uint32_t>(i);
+    image.host = agents[i]->node();
+    image.known_as = i < job.hosts.size() ? job.hosts[i] : image.host;
+    image.file = report.image;
+    image.bytes = report.image_bytes;
+    image.memory_bytes = report.memory_bytes;
+    image.digest = report.digest;
+    image.stand_still_ms = milliseconds_of(report.stand_still);
+    for (const Duration took : so_far.took[i]) image.phases_ms.push_back(milliseconds_of(took));
+    manifest.stand_still_ms = std::max(manifest.stand_still_ms, image.stand_still_ms);
+    manifest.images.push_back(std::move(image));
     if (manifest.time.empty()) manifest.time = report.time;
   }
   for (const Phase phase : kPhases) {
@@ -52,10 +63,20 @@ Manifest manifest_of_reports(const SetOrder& order, const JobDescription& job,
   return manifest;
 }
 
+/// Whether what was captured can be a set: connections that leave the job.
+Status judge(const JobDescription& job, std::span<Agent* const> agents, const SetOutcome& so_far) {
+  if (job.external_tcp == ExternalTcp::kReset) return Status::ok();
+  std::vector<PodConnections> pods;
+  for (size_t i = 0; i < agents.size(); ++i) {
+    pods.push_back({agents[i]->node(), so_far.reports[i].connections});
+  }
+  return refuse_leaving(pods, leaving_connections(pods, job.own_hosts));
+}
+
 }  // namespace
 
-Coordinator::Coordinator(std::filesystem::path dir, Credentials owner)
-    : dir_(std::move(dir)), owner_(std::move(owner)) {
+Coordinator::Coordinator(std::filesystem::path dir, Credentials owner, CridSource* crids)
+    : dir_(std::move(dir)), owner_(std::move(owner)), crids_(crids) {
   const Result<FsCredentialScope> scope = FsCredentialScope::enter(owner_);
   std::error_code ignored;
   folder_expected_ = std::filesystem::exists(dir_, ignored);
@@ -87,6 +108,11 @@ Result<uint64_t> Coordinator::next_job(uint64_t minimum) const {
   return ledger->allot_job(minimum);
 }
 
+Result<double> Coordinator::write_rate() const {
+  FERMATA_ASSIGN(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
+  return storage::measure_write_rate(dir_);
+}
+
 Status Coordinator::settle_attempts(JobStep job) const {
   FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
   FERMATA_ASSIGN_STATUS(Ledger ledger, Ledger::open(dir_));
@@ -106,9 +132,23 @@ Status Coordinator::settle_attempts(JobStep job) const {
   return {};
 }
 
+Result<Crid> Coordinator::begin_attempt(Ledger& ledger, const JobDescription& job) const {
+  const std::string command = display_command(job.command);
+  if (crids_ == nullptr) return ledger.allot_crid(job.job, job.owner.name, command);
+  for (;;) {
+    FERMATA_ASSIGN(const Crid next, ledger.next_crid());
+    FERMATA_ASSIGN(const Crid crid, crids_->allot_crid(next));
+    const Status claimed = ledger.claim_crid(crid, job.job, job.owner.name, command);
+    if (claimed) return crid;
+    // Somebody else took a number of this folder in between: a higher one then.
+    if (claimed.code() != Code::kConflict) return Failure(claimed);
+  }
+}
+
 TriedSet Coordinator::take_set(const JobDescription& job, std::span<Agent* const> agents,
                                bool end_job) {
   TriedSet tried;
+  for (const Agent* agent : agents) tried.nodes.push_back(agent->node());
   SetOrder order;
   order.job = job.job;
   order.end_job = end_job;
@@ -119,8 +159,7 @@ TriedSet Coordinator::take_set(const JobDescription& job, std::span<Agent* const
     FERMATA_TRY(settle_attempts(job.job));
     FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
     FERMATA_ASSIGN_STATUS(Ledger ledger, Ledger::open(dir_));
-    FERMATA_ASSIGN_STATUS(order.crid,
-                          ledger.allot_crid(job.job, job.owner.name, display_command(job.command)));
+    FERMATA_ASSIGN_STATUS(order.crid, begin_attempt(ledger, job));
     tried.crid = order.crid;
     FERMATA_ASSIGN_STATUS(order.folder, storage::make_set_folder(dir_, job.job, order.crid));
     tried.folder = order.folder;
@@ -134,7 +173,9 @@ TriedSet Coordinator::take_set(const JobDescription& job, std::span<Agent* const
 
   tried.outcome.status = naming(begin(), dir_);
   if (tried.outcome.status) {
-    tried.outcome = coord::take_set(order, agents, deadlines_, Clock::steady(), write_manifest);
+    const auto judge_cut = [&](const SetOutcome& so_far) { return judge(job, agents, so_far); };
+    tried.outcome =
+        coord::take_set(order, agents, deadlines_, Clock::steady(), judge_cut, write_manifest);
   }
   if (tried.crid.value == 0) return tried;
 

@@ -12,6 +12,7 @@
 #include "common/credentials.h"
 #include "common/ids.h"
 #include "common/status.h"
+#include "coord/connections.h"
 #include "coord/set_protocol.h"
 #include "storage/ledger.h"
 #include "storage/manifest.h"
@@ -24,6 +25,21 @@ struct JobDescription {
   uint32_t ranks = 1;
   std::vector<std::string> command;
   Credentials owner;
+  std::vector<uint32_t> pod_of_rank = {};  ///< empty: all in one pod
+  std::vector<std::string> hosts = {};     ///< by pod: the name its ranks know; empty: the node's
+  ExternalTcp external_tcp = ExternalTcp::kRefuse;
+  Addresses own_hosts = {};  ///< of the nodes it runs on
+};
+
+/// Numbers of sets that are unique beyond one checkpoint folder.
+class CridSource {
+ public:
+  CridSource() = default;
+  CridSource(const CridSource&) = delete;
+  CridSource& operator=(const CridSource&) = delete;
+  virtual ~CridSource() = default;
+  /// A CRID never given before and not below `at_least`. Durable when it returns.
+  virtual Result<Crid> allot_crid(Crid at_least) = 0;
 };
 
 /// A set that was tried.
@@ -31,7 +47,8 @@ struct TriedSet {
   Crid crid;  ///< 0: not even a CRID could be allotted
   std::filesystem::path folder;
   SetOutcome outcome;
-  storage::Manifest manifest;  ///< of a committed set
+  storage::Manifest manifest;      ///< of a committed set
+  std::vector<std::string> nodes;  ///< of the agents
 };
 
 /// A committed set and where its images lie.
@@ -44,8 +61,8 @@ class Coordinator {
  public:
   /// `dir`: the checkpoint folder; one that exists now is expected to be there for every set: what
   /// vanishes under a job (a file system unmounted) is not made anew. `owner`: whose rights are
-  /// used on it.
-  Coordinator(std::filesystem::path dir, Credentials owner);
+  /// used on it. `crids`: where CRIDs come from, above those of the folder; null: the folder.
+  Coordinator(std::filesystem::path dir, Credentials owner, CridSource* crids = nullptr);
 
   const std::filesystem::path& dir() const { return dir_; }
   const Credentials& owner() const { return owner_; }
@@ -62,6 +79,9 @@ class Coordinator {
   /// is removed first: the caller must be the only one who works on the job.
   TriedSet take_set(const JobDescription& job, std::span<Agent* const> agents, bool end_job);
 
+  /// Bytes a second that the folder takes: a short trial.
+  Result<double> write_rate() const;
+
   /// The committed set `crid`, or the newest of `job`, or the newest of the folder. Never one that
   /// is not committed: where the ledger does not know yet, its manifest does.
   Result<ChosenSet> choose(std::optional<JobStep> job, std::optional<Crid> crid) const;
@@ -71,11 +91,13 @@ class Coordinator {
   Status settle_attempts(JobStep job) const;
 
  private:
+  Result<Crid> begin_attempt(storage::Ledger& ledger, const JobDescription& job) const;
   Result<storage::Manifest> manifest_of(const storage::LedgerSet& set) const;
   Result<ChosenSet> newest(storage::Ledger& ledger, std::optional<JobStep> job) const;
 
   std::filesystem::path dir_;
   Credentials owner_;
+  CridSource* crids_;
   Deadlines deadlines_;
   bool folder_expected_ = false;
   bool ledger_expected_ = false;

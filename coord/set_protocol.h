@@ -31,16 +31,22 @@ struct Deadlines {
   std::array<Duration, kPhases.size()> of{std::chrono::seconds(30), std::chrono::seconds(10),
                                           std::chrono::minutes(10), std::chrono::seconds(10),
                                           std::chrono::hours(1),    std::chrono::minutes(10)};
+  /// Of a roll-back, and of the pods' end after a set that ends the job.
+  Duration ending = std::chrono::seconds(10);
 
   Duration operator[](Phase phase) const { return of[static_cast<size_t>(phase)]; }
   Duration& operator[](Phase phase) { return of[static_cast<size_t>(phase)]; }
 };
 
+/// A time for each phase, by its place in kPhases.
+using PhaseTimes = std::array<Duration, kPhases.size()>;
+
 /// What became of an attempt.
 struct SetOutcome {
   Status status;  ///< ok: the set is committed. Else the reason, naming the node and the phase
-  std::vector<AgentReport> reports;                   ///< by agent, as the caller gave them
-  std::array<Duration, kPhases.size()> phase_time{};  ///< of the phases that were run
+  std::vector<AgentReport> reports;  ///< by agent, as the caller gave them
+  std::vector<PhaseTimes> took;      ///< by agent: what it says that each phase took it
+  PhaseTimes phase_time{};           ///< of the phases that were run, barrier to barrier
   Duration total{};
   Status end_job;  ///< with order.end_job: whether the pods ended after the commit
 
@@ -50,13 +56,16 @@ struct SetOutcome {
   uint64_t image_bytes() const;   ///< sum over the pods
 };
 
+/// Whether the pods as captured, all cables cut, make up a set. Called once all have been captured.
+using JudgeCut = std::function<Status(const SetOutcome& so_far)>;
+
 /// Makes the set committed, given what is known of it so far (reports, times of the phases): writes
 /// the manifest, durably. On failure nothing of the manifest may be left.
 using WriteManifest = std::function<Status(const SetOutcome& so_far)>;
 
 /// Takes one set. Whatever fails before the manifest is durable, every agent is rolled back.
 SetOutcome take_set(const SetOrder& order, std::span<Agent* const> agents,
-                    const Deadlines& deadlines, const Clock& clock,
+                    const Deadlines& deadlines, const Clock& clock, const JudgeCut& judge_cut,
                     const WriteManifest& write_manifest);
 
 }  // namespace fermata::coord

@@ -170,37 +170,55 @@ Result<Ledger> Ledger::open_or_create(const std::filesystem::path& dir) {
   return Ledger(std::make_unique<State>(State{std::move(db)}));
 }
 
-Result<Crid> Ledger::allot_crid(JobStep job, std::string_view user, std::string_view command,
-                                Crid parent) {
-  Database& db = state_->db;
-  FERMATA_ASSIGN(Transaction transaction, Transaction::begin(db));
-  Crid crid;
-  {
-    FERMATA_ASSIGN(Statement next, db.prepare("SELECT value + 1 FROM counters WHERE name='crid'"));
-    FERMATA_ASSIGN(const bool row, next.step());
-    crid.value = row ? static_cast<uint64_t>(next.integer(0)) : 0;
-  }
+Result<Crid> Ledger::next_crid() {
+  FERMATA_ASSIGN(Statement next,
+                 state_->db.prepare("SELECT value + 1 FROM counters WHERE name='crid'"));
+  FERMATA_ASSIGN(const bool row, next.step());
+  const Crid crid{row ? static_cast<uint64_t>(next.integer(0)) : 0};
   if (crid.value == 0 || crid.value > kMaxCrid) {
     return failure(Code::kDamaged,
                    "the ledger has no usable counter of CRIDs: fermata ls --rebuild mends it");
   }
-  FERMATA_TRY_RESULT(raise_counter(db, "crid", crid.value));
-  {
-    FERMATA_ASSIGN(Statement insert,
-                   db.prepare("INSERT INTO sets(" + std::string(kColumns) +
-                              ") VALUES(?1, ?2, ?3, ?4, 'attempt', ?5, ?6, ?7, '', 0, 0)"));
-    insert.bind(1, static_cast<int64_t>(crid.value));
-    insert.bind(2, static_cast<int64_t>(parent.value));
-    insert.bind(3, static_cast<int64_t>(job.job));
-    insert.bind(4, static_cast<int64_t>(job.step));
-    insert.bind(5, user);
-    insert.bind(6, command);
-    insert.bind(7, utc_now());
-    FERMATA_TRY_RESULT(insert.run());
-  }
+  return crid;
+}
+
+Result<Crid> Ledger::allot_crid(JobStep job, std::string_view user, std::string_view command,
+                                Crid parent) {
+  FERMATA_ASSIGN(Transaction transaction, Transaction::begin(state_->db));
+  FERMATA_ASSIGN(const Crid crid, next_crid());
+  FERMATA_TRY_RESULT(begin_attempt(crid, job, user, command, parent));
   FAULT_POINT("ledger.allot");
   FERMATA_TRY_RESULT(transaction.commit());
   return crid;
+}
+
+Status Ledger::claim_crid(Crid crid, JobStep job, std::string_view user, std::string_view command,
+                          Crid parent) {
+  FERMATA_ASSIGN_STATUS(Transaction transaction, Transaction::begin(state_->db));
+  FERMATA_ASSIGN_STATUS(const Crid next, next_crid());
+  if (crid < next || crid.value > kMaxCrid) {
+    return {Code::kConflict, fmt::format("CRID {} was given already", crid.value)};
+  }
+  FERMATA_TRY(begin_attempt(crid, job, user, command, parent));
+  FAULT_POINT("ledger.allot");
+  return transaction.commit();
+}
+
+Status Ledger::begin_attempt(Crid crid, JobStep job, std::string_view user,
+                             std::string_view command, Crid parent) {
+  FERMATA_TRY(raise_counter(state_->db, "crid", crid.value));
+  FERMATA_ASSIGN_STATUS(Statement insert,
+                        state_->db.prepare("INSERT INTO sets(" + std::string(kColumns) +
+                                           ") VALUES(?1, ?2, ?3, ?4, 'attempt', ?5, ?6, ?7, '', "
+                                           "0, 0)"));
+  insert.bind(1, static_cast<int64_t>(crid.value));
+  insert.bind(2, static_cast<int64_t>(parent.value));
+  insert.bind(3, static_cast<int64_t>(job.job));
+  insert.bind(4, static_cast<int64_t>(job.step));
+  insert.bind(5, user);
+  insert.bind(6, command);
+  insert.bind(7, utc_now());
+  return insert.run();
 }
 
 Result<uint64_t> Ledger::allot_job(uint64_t minimum) {

@@ -67,6 +67,12 @@ class Ledger {
   /// returns.
   Result<Crid> allot_crid(JobStep job, std::string_view user, std::string_view command,
                           Crid parent = {});
+  /// The CRID allot_crid() would give now.
+  Result<Crid> next_crid();
+  /// allot_crid() of a number given from outside. kConflict: it is not greater than every one
+  /// before.
+  Status claim_crid(Crid crid, JobStep job, std::string_view user, std::string_view command,
+                    Crid parent = {});
   /// A job number greater than all before in this folder, and at least `minimum`. Durable when it
   /// returns.
   Result<uint64_t> allot_job(uint64_t minimum);
@@ -87,6 +93,8 @@ class Ledger {
  private:
   struct State;
   explicit Ledger(std::unique_ptr<State> state);
+  Status begin_attempt(Crid crid, JobStep job, std::string_view user, std::string_view command,
+                       Crid parent);
   std::unique_ptr<State> state_;
 };
 

@@ -6,6 +6,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -28,7 +29,7 @@ using Json = nlohmann::json;
 constexpr const char* kFileName = "set.json";
 constexpr const char* kKind = "fermata-set";
 constexpr uint32_t kMajor = 1;
-constexpr uint32_t kMinor = 0;
+constexpr uint32_t kMinor = 1;
 constexpr size_t kMaxManifestSize = 16 << 20;
 
 // Names of a command line need not be UTF-8; JSON must.
@@ -46,10 +47,13 @@ Json to_json(const Manifest& manifest) {
   for (const ManifestImage& image : manifest.images) {
     images.push_back({{"pod", image.pod},
                       {"host", image.host},
+                      {"known_as", image.known_as},
                       {"file", image.file},
                       {"bytes", image.bytes},
                       {"memory_bytes", image.memory_bytes},
-                      {"digest", image.digest}});
+                      {"digest", image.digest},
+                      {"stand_still_ms", image.stand_still_ms},
+                      {"phases_ms", image.phases_ms}});
   }
   Json phases = Json::array();
   for (const auto& [name, ms] : manifest.phases_ms) {
@@ -60,6 +64,8 @@ Json to_json(const Manifest& manifest) {
            {"job", manifest.job.job},
            {"step", manifest.job.step},
            {"ranks", manifest.ranks},
+           {"pod_of_rank", manifest.pod_of_rank},
+           {"external_tcp", manifest.external_tcp},
            {"command", manifest.command},
            {"user", manifest.user},
            {"time", manifest.time},
@@ -119,6 +125,22 @@ class Fields {
     }
     return *value;
   }
+  /// The same of fields that older versions did not write.
+  template <typename T>
+  void get_optional(const char* key, T& out) {
+    if (object_.is_object() && object_.contains(key)) get(key, out);
+  }
+  template <typename T>
+  void get(const char* key, std::vector<T>& out) {
+    for (const Json& value : array(key)) {
+      const bool right = std::is_unsigned_v<T>
+                             ? value.is_number_unsigned() &&
+                                   value.get<uint64_t>() <= std::numeric_limits<uint32_t>::max()
+                             : value.is_number();
+      if (!right) return note(key);
+      out.push_back(value.get<T>());
+    }
+  }
   void note(const std::string& key) {
     if (wrong_.empty()) wrong_ = "\"" + key + "\" is missing or wrong";
   }
@@ -164,6 +186,9 @@ ManifestImage image_from(const Json& json, Fields& fields) {
   inner.get("bytes", image.bytes);
   inner.get("memory_bytes", image.memory_bytes);
   inner.get("digest", image.digest);
+  inner.get_optional("known_as", image.known_as);
+  inner.get_optional("stand_still_ms", image.stand_still_ms);
+  inner.get_optional("phases_ms", image.phases_ms);
   // The name is not free: no path out of the folder can be in it.
   if (image.file != image_file_name(image.pod)) inner.note("file");
   if (!is_digest(image.digest)) inner.note("digest");
@@ -178,6 +203,8 @@ Manifest manifest_from(Fields& fields) {
   fields.get("job", manifest.job.job);
   fields.get("step", manifest.job.step);
   fields.get("ranks", manifest.ranks);
+  fields.get_optional("pod_of_rank", manifest.pod_of_rank);
+  fields.get_optional("external_tcp", manifest.external_tcp);
   for (const Json& word : fields.array("command")) {
     if (!word.is_string()) {
       fields.note("command");
@@ -204,6 +231,17 @@ Manifest manifest_from(Fields& fields) {
   fields.get("result", manifest.result);
   if (manifest.crid.value == 0 || manifest.parent >= manifest.crid) fields.note("crid");
   if (manifest.images.empty()) fields.note("images");
+  const auto no_pod = [&](uint32_t pod) { return pods.count(pod) == 0; };
+  if (!manifest.pod_of_rank.empty() &&
+      (manifest.pod_of_rank.size() != manifest.ranks ||
+       std::any_of(manifest.pod_of_rank.begin(), manifest.pod_of_rank.end(), no_pod))) {
+    fields.note("pod_of_rank");
+  }
+  for (const ManifestImage& image : manifest.images) {
+    if (!image.phases_ms.empty() && image.phases_ms.size() != manifest.phases_ms.size()) {
+      fields.note("phases_ms");
+    }
+  }
   if (!is_utc_time(manifest.time)) fields.note("time");
   return manifest;
 }

@@ -15,11 +15,15 @@ namespace fermata::storage {
 
 struct ManifestImage {
   uint32_t pod = 0;
-  std::string host;
+  std::string host;  ///< the node it was taken on
   std::string file;  ///< a plain name in the set's folder: "pod-0.h5"
   uint64_t bytes = 0;
   uint64_t memory_bytes = 0;
-  std::string digest;  ///< WrittenImage::digest
+  std::string digest;         ///< WrittenImage::digest
+  std::string known_as = {};  ///< the host's name for the pod's processes; empty: as `host`
+  double stand_still_ms = 0;
+  /// What each of Manifest::phases_ms took on this node. Empty: not recorded.
+  std::vector<double> phases_ms = {};
 };
 
 struct Manifest {
@@ -27,6 +31,8 @@ struct Manifest {
   Crid parent;
   JobStep job;
   uint32_t ranks = 0;
+  std::vector<uint32_t> pod_of_rank;  ///< by rank; empty: all in one pod
+  std::string external_tcp;           ///< "refuse" or "reset": connections that leave the job
   std::vector<std::string> command;
   std::string user;  ///< owner of the job
   std::string time;  ///< of the cut, ISO 8601 in UTC

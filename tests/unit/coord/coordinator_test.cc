@@ -22,6 +22,7 @@ class FileAgent final : public Agent {
  public:
   std::optional<Phase> fails_in;
   bool ended = false;
+  std::vector<image::OutsideConnection> connections;
 
   std::string node() const override { return "n0"; }
   void begin(Phase phase, const SetOrder& order, Time) override {
@@ -40,13 +41,14 @@ class FileAgent final : public Agent {
     report.digest = std::string(32, 'a');
     report.time = "2026-11-20T21:00:00Z";
     report.stand_still = std::chrono::milliseconds(4);
+    report.connections = connections;
+    report.took = std::chrono::milliseconds(6);
     return report;
   }
   void roll_back(const SetOrder&) override {}
-  Status end_job(const SetOrder&) override {
-    ended = true;
-    return Status::ok();
-  }
+  void await_roll_back(Time) override {}
+  void end_job(const SetOrder&) override { ended = true; }
+  Status await_end(Time) override { return Status::ok(); }
 
  private:
   Phase phase_ = Phase::kPrepare;
@@ -90,6 +92,9 @@ TEST_F(CoordinatorTest, CommittedSetHasManifestAndLedgerEntry) {
   EXPECT_EQ(manifest->stand_still_ms, 4);
   EXPECT_EQ(manifest->time, "2026-11-20T21:00:00Z");
   EXPECT_EQ(manifest->phases_ms.size(), kPhases.size());
+  EXPECT_EQ(manifest->images[0].phases_ms, std::vector<double>(kPhases.size(), 6));
+  EXPECT_EQ(manifest->images[0].host, "n0");
+  EXPECT_EQ(manifest->external_tcp, "refuse");
   ASSERT_EQ(sets().size(), 1U);
   EXPECT_EQ(sets()[0].state, SetState::kCommitted);
   EXPECT_FALSE(agent_.ended);
@@ -120,6 +125,49 @@ TEST_F(CoordinatorTest, CridsAreNeverReused) {
   agent_.fails_in.reset();
   const Crid second = take(coordinator).crid;
   EXPECT_LT(first, second);
+}
+
+/// The cluster's counter; somebody else takes a number of the folder first, once.
+class ClusterNumbers final : public CridSource {
+ public:
+  explicit ClusterNumbers(fs::path dir) : dir_(std::move(dir)) {}
+  uint64_t last = 0;
+  bool intrude = false;
+  Result<Crid> allot_crid(Crid at_least) override {
+    last = std::max(last + 1, at_least.value);
+    if (std::exchange(intrude, false)) {
+      const Status claimed =
+          storage::Ledger::open(dir_)->claim_crid({last + 5}, {99, 0}, "ada", "other");
+      EXPECT_TRUE(claimed);
+    }
+    return Crid{last};
+  }
+
+ private:
+  fs::path dir_;
+};
+
+TEST_F(CoordinatorTest, CridIsAboveTheFoldersAndTheClusters) {
+  ClusterNumbers numbers(dir());
+  numbers.last = 100;
+  Coordinator of_cluster(dir(), owner_, &numbers);
+  EXPECT_EQ(take(of_cluster).crid.value, 101U);
+  Coordinator of_folder = coordinator();
+  EXPECT_EQ(take(of_folder).crid.value, 102U);
+  EXPECT_EQ(take(of_cluster).crid.value, 103U);
+  numbers.intrude = true;
+  EXPECT_EQ(take(of_cluster).crid.value, 110U);
+}
+
+TEST_F(CoordinatorTest, ConnectionThatLeavesTheJobEndsTheAttempt_UnlessItMayBeReset) {
+  Coordinator coordinator = this->coordinator();
+  agent_.connections.emplace_back().set_holder("process 12 (lmp), fd 7");
+  const TriedSet refused = take(coordinator);
+  EXPECT_EQ(refused.outcome.status.code(), Code::kCannotHold);
+  EXPECT_THAT(refused.outcome.status.message(), HasSubstr("process 12 (lmp), fd 7 on n0"));
+  EXPECT_FALSE(fs::exists(refused.folder));
+  job_.external_tcp = ExternalTcp::kReset;
+  EXPECT_EQ(take(coordinator).manifest.external_tcp, "reset");
 }
 
 TEST_F(CoordinatorTest, NewestCommittedSetIsChosen) {

@@ -56,13 +56,13 @@ class FakeAgent final : public Agent {
     report.image_bytes = 120;
     report.stand_still = milliseconds(name_ == "n1" ? 30 : 20);
     report.image = name_ + ".h5";
+    report.took = milliseconds(name_ == "n1" ? 7 : 5);
     return report;
   }
   void roll_back(const SetOrder&) override { log("roll back"); }
-  Status end_job(const SetOrder&) override {
-    log("end job");
-    return end_job_status;
-  }
+  void await_roll_back(Time) override { log("rolled back"); }
+  void end_job(const SetOrder&) override { log("end job"); }
+  Status await_end(Time) override { return end_job_status; }
 
  private:
   void log(const std::string& what) { events_.push_back(name_ + " " + what); }
@@ -80,10 +80,15 @@ class SetProtocol : public testing::Test {
     order.crid = Crid{7};
     order.end_job = end_job;
     const std::array<Agent*, 2> agents{&n0_, &n1_};
-    return take_set(order, agents, deadlines_, clock_, [this](const SetOutcome& so_far) {
+    const auto judge = [this](const SetOutcome& so_far) {
+      events_.push_back("judgement of " + so_far.reports[0].image + " " + so_far.reports[1].image);
+      return judgement_;
+    };
+    const auto manifest = [this](const SetOutcome& so_far) {
       events_.push_back("manifest of " + so_far.reports[0].image + " " + so_far.reports[1].image);
       return manifest_status_;
-    });
+    };
+    return take_set(order, agents, deadlines_, clock_, judge, manifest);
   }
 
   std::vector<std::string> events_after(const std::string& event) const {
@@ -99,8 +104,14 @@ class SetProtocol : public testing::Test {
   FakeAgent n0_{"n0", clock_, events_};
   FakeAgent n1_{"n1", clock_, events_};
   Deadlines deadlines_;
+  Status judgement_;
   Status manifest_status_;
 };
+
+/// What a failed attempt ends with.
+auto all_rolled_back() {
+  return ElementsAre("n0 roll back", "n1 roll back", "n0 rolled back", "n1 rolled back");
+}
 
 TEST_F(SetProtocol, RunsEveryPhaseOnAllAgents_WithABarrierAfterEach) {
   const SetOutcome outcome = take();
@@ -112,6 +123,7 @@ TEST_F(SetProtocol, RunsEveryPhaseOnAllAgents_WithABarrierAfterEach) {
          {"n0 " + name, "n1 " + name, "n0 end of " + name, "n1 end of " + name}) {
       expected.push_back(event);
     }
+    if (phase == Phase::kCapture) expected.emplace_back("judgement of n0.h5 n1.h5");
   }
   expected.emplace_back("manifest of n0.h5 n1.h5");
   EXPECT_EQ(events_, expected);
@@ -124,6 +136,8 @@ TEST_F(SetProtocol, ReportsTheLongestStandStillAndTheSumOfBytes) {
   EXPECT_EQ(outcome.image_bytes(), 240U);
   for (Duration time : outcome.phase_time) EXPECT_EQ(time, milliseconds(20));
   EXPECT_EQ(outcome.total, milliseconds(120));
+  for (Duration time : outcome.took[0]) EXPECT_EQ(time, milliseconds(5));
+  for (Duration time : outcome.took[1]) EXPECT_EQ(time, milliseconds(7));
 }
 
 class SetProtocolPhase : public SetProtocol, public testing::WithParamInterface<Phase> {};
@@ -135,8 +149,7 @@ TEST_P(SetProtocolPhase, FailureRollsEveryAgentBack_AndNamesTheNode) {
   EXPECT_EQ(outcome.status.code(), Code::kCannotHold);
   EXPECT_EQ(outcome.status.message(),
             std::string(phase_name(GetParam())) + " on n1: process 12 holds a unicorn");
-  EXPECT_THAT(events_after("n1 end of " + std::string(phase_name(GetParam()))),
-              ElementsAre("n0 roll back", "n1 roll back"));
+  EXPECT_THAT(events_after("n1 end of " + std::string(phase_name(GetParam()))), all_rolled_back());
 }
 
 TEST_P(SetProtocolPhase, FailureOfTheFirstAgent_StillAwaitsTheSecond) {
@@ -145,7 +158,7 @@ TEST_P(SetProtocolPhase, FailureOfTheFirstAgent_StillAwaitsTheSecond) {
   EXPECT_THAT(outcome.status.message(), HasSubstr("on n0: job ended"));
   EXPECT_THAT(events_after("n0 end of " + std::string(phase_name(GetParam()))),
               ElementsAre("n1 end of " + std::string(phase_name(GetParam())), "n0 roll back",
-                          "n1 roll back"));
+                          "n1 roll back", "n0 rolled back", "n1 rolled back"));
 }
 
 TEST_P(SetProtocolPhase, MissedDeadlineRollsEveryAgentBack) {
@@ -174,12 +187,20 @@ INSTANTIATE_TEST_SUITE_P(Each, SetProtocolPhase, testing::ValuesIn(kPhases),
                            return name;
                          });
 
+TEST_F(SetProtocol, CutThatIsNoSetRollsEveryAgentBack) {
+  judgement_ = Status(Code::kCannotHold, "process 3 on n1, fd 4: connected to 10.9.9.9:27000");
+  const SetOutcome outcome = take(true);
+  ASSERT_FALSE(outcome.committed());
+  EXPECT_EQ(outcome.status.message(), judgement_.message());
+  EXPECT_THAT(events_after("judgement of n0.h5 n1.h5"), all_rolled_back());
+}
+
 TEST_F(SetProtocol, FailureOfTheManifestRollsEveryAgentBack) {
   manifest_status_ = Status(Code::kStorage, "no space left");
   const SetOutcome outcome = take(true);
   ASSERT_FALSE(outcome.committed());
   EXPECT_EQ(outcome.status.message(), "manifest: no space left");
-  EXPECT_THAT(events_after("manifest of n0.h5 n1.h5"), ElementsAre("n0 roll back", "n1 roll back"));
+  EXPECT_THAT(events_after("manifest of n0.h5 n1.h5"), all_rolled_back());
 }
 
 TEST_F(SetProtocol, EndsTheJobOnlyAfterTheManifest) {

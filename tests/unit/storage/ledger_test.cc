@@ -90,6 +90,18 @@ TEST(Ledger, NeverGivesANumberTwice_AcrossOpenings) {
   }
 }
 
+TEST(Ledger, TakesANumberFromOutside_OnlyAboveItsOwn) {
+  const ScratchFolder folder;
+  auto ledger = Ledger::open_or_create(folder.path());
+  ASSERT_TRUE(ledger) << ledger.error().message();
+  ASSERT_TRUE(ledger->claim_crid({40}, {1, 0}, "alice", "lmp"));
+  EXPECT_EQ(ledger->find({40})->state, SetState::kAttempt);
+  EXPECT_EQ(ledger->claim_crid({40}, {2, 0}, "alice", "lmp").code(), Code::kConflict);
+  EXPECT_EQ(ledger->claim_crid({39}, {2, 0}, "alice", "lmp").code(), Code::kConflict);
+  EXPECT_EQ(ledger->next_crid()->value, 41U);
+  EXPECT_EQ(ledger->allot_crid({1, 0}, "alice", "lmp")->value, 41U);
+}
+
 TEST(Ledger, NumbersJobs_FromTheMinimumOn) {
   const ScratchFolder folder;
   auto ledger = Ledger::open_or_create(folder.path());

@@ -1,12 +1,15 @@
 #include "storage/manifest.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
 #include <random>
+#include <span>
 #include <sstream>
 
+#include "storage/checksum.h"
 #include "storage/image.h"
 #include "tests/unit/storage/sample_image.h"
 
@@ -25,7 +28,10 @@ Manifest sample_manifest(uint64_t crid = 9) {
   manifest.user = "alice";
   manifest.time = utc_now();
   manifest.tool_version = "0.1.0";
-  manifest.images.push_back({0, "node-0", "pod-0.h5", 1 << 20, 4096, std::string(32, 'a')});
+  const std::string digest(32, 'a');
+  manifest.images.push_back({0, "node-0", "pod-0.h5", 1 << 20, 4096, digest, "n0", 2, {1, 2}});
+  manifest.pod_of_rank = {0, 0, 0, 0};
+  manifest.external_tcp = "reset";
   manifest.phases_ms = {{"freeze", 1.25}, {"capture", 30}};
   manifest.stand_still_ms = 31.25;
   manifest.result = "resumed";
@@ -61,6 +67,31 @@ TEST_F(ManifestTest, IsReadAsItWasWritten) {
   EXPECT_EQ(read->phases_ms, written.phases_ms);
   EXPECT_EQ(read->bytes(), 1U << 20);
   EXPECT_TRUE(read_manifest(set_ / ""));
+}
+
+TEST_F(ManifestTest, OfVersion10IsRead) {
+  const std::string set =
+      R"({"command":["lmp"],"crid":9,"images":[{"bytes":7,"digest":"00112233445566778899aabbccddeeff",)"
+      R"("file":"pod-0.h5","host":"n0","memory_bytes":4096,"pod":0}],"job":1234,"parent":0,)"
+      R"("phases":[{"ms":30.5,"name":"capture"}],"ranks":4,"result":"resumed",)"
+      R"("stand_still_ms":31.25,"step":0,"time":"2026-11-20T21:00:00Z","tool_version":"0.1.0",)"
+      R"("user":"alice"})";
+  put(fmt::format(R"({{"checksum":"{:016x}","format":"1.0","kind":"fermata-set","set":{}}})",
+                  checksum64(std::as_bytes(std::span(set))), set));
+  const auto read = read_manifest(set_);
+  ASSERT_TRUE(read) << read.error().message();
+  EXPECT_TRUE(read->pod_of_rank.empty());
+  EXPECT_TRUE(read->images[0].phases_ms.empty());
+  EXPECT_TRUE(read->external_tcp.empty());
+}
+
+TEST_F(ManifestTest, IsRefused_WhenARankIsInNoPodOfIt) {
+  Manifest manifest = sample_manifest();
+  manifest.pod_of_rank[2] = 1;
+  ASSERT_TRUE(write_manifest(set_, manifest));
+  const auto read = read_manifest(set_);
+  ASSERT_FALSE(read);
+  EXPECT_THAT(read.error().message(), HasSubstr("pod_of_rank"));
 }
 
 TEST_F(ManifestTest, IsNotFound_WhenTheSetWasNotCommitted) {
@@ -110,7 +141,7 @@ TEST_F(ManifestTest, IsRefused_WhenItIsOfAnotherSet) {
 
 TEST_F(ManifestTest, NamesBothVersions_WhenItIsNewer) {
   std::string text = manifest_json(sample_manifest());
-  text.replace(text.find("\"1.0\""), 5, "\"2.0\"");
+  text.replace(text.find("\"1.1\""), 5, "\"2.0\"");
   put(text);
   const auto read = read_manifest(set_);
   ASSERT_FALSE(read);

@@ -6,10 +6,10 @@
 
 #include "common/status.h"
 
-namespace fermata::node_agent {
+namespace fermata::storage {
 
 /// Writes 32 MiB to an unnamed file on the file system of `folder` (or of the nearest folder above
 /// that exists) and waits until they are durable. Bytes a second.
 Result<double> measure_write_rate(const std::filesystem::path& folder);
 
-}  // namespace fermata::node_agent
+}  // namespace fermata::storage

@@ -1,4 +1,4 @@
-#include "node-agent/write_rate.h"
+#include "storage/write_rate.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -9,7 +9,7 @@
 
 #include "common/unique_fd.h"
 
-namespace fermata::node_agent {
+namespace fermata::storage {
 namespace {
 
 constexpr size_t kBlock = 4U << 20;
@@ -50,4 +50,4 @@ Result<double> measure_write_rate(const std::filesystem::path& folder) {
   return static_cast<double>(kTotal) / std::max(seconds.count(), 1e-6);
 }
 
-}  // namespace fermata::node_agent
+}  // namespace fermata::storage

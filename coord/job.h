@@ -1,0 +1,155 @@
+// A job under the coordinator's care. What waits - sets, the job's end - is done on a thread of its
+// own, in work(); everything else may be called from any thread and does not block.
+//
+// A job that loses a pod is ended everywhere: its other pods would wait for that one for ever.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "coord/coordinator.h"
+#include "coord/exchange_board.h"
+#include "coord/fleet.h"
+#include "coord/node_table.h"
+#include "coord/requests.h"
+#include "coord/schedule.h"
+#include "coord/store.h"
+#include "coord/writer_gate.h"
+
+namespace fermata::coord {
+
+struct JobOptions {
+  Deadlines deadlines;
+  /// A node whose agent is gone for so long has taken its pods with it.
+  Duration node_grace = std::chrono::seconds(60);
+  /// Between SIGTERM and SIGKILL.
+  Duration kill_after = std::chrono::seconds(5);
+};
+
+/// What jobs work with. All of it outlives them.
+struct JobContext {
+  Fleet& fleet;
+  NodeTable& nodes;
+  Store& store;
+  WriterGate& gate;
+  JobOptions options;
+};
+
+JobStep step_of(const stored::Job& record);
+PodId pod_of(const stored::Job& record, uint32_t pod);
+/// Of a job that has ended.
+wire::WaitReply wait_reply_of(const stored::Job& record);
+
+class Job {
+ public:
+  Job(JobContext context, stored::Job record);
+  Job(const Job&) = delete;
+  Job& operator=(const Job&) = delete;
+
+  // What happens at the agents.
+  void pod_ended(const wire::PodEnded& ended);
+  void node_lost(const std::string& node);
+  /// An agent came back and has these pods; on nodes of a job that was adopted, for the first time.
+  void node_back(const std::string& node, std::span<const PodId> running);
+  void exchange(const wire::ExchangeUp& message);
+
+  // What is asked. Who asks was checked.
+  void wait(Requests::Respond<wire::WaitReply> respond);
+  void signal(int signo);
+  void checkpoint(bool end_job, Requests::Respond<wire::CheckpointReply> respond);
+  void able(Requests::Respond<wire::AbleReply> respond);
+
+  JobStep step() const { return step_; }
+  uint32_t start() const { return start_; }
+  uid_t owner_uid() const { return owner_uid_; }
+  /// Whether this pod of this start is on this node.
+  bool has_pod(const PodId& pod, const std::string& node) const;
+  wire::JobInfo info() const;
+  stored::Job record() const;
+
+  /// The pods are not here yet: after the coordinator was started anew.
+  void await_nodes();
+  /// All pods run.
+  void begun(std::shared_ptr<Coordinator> coordinator, Credentials owner);
+  /// Tends the job until it has ended and that is on disk, or until `stop`: then the job runs on.
+  void work(const std::stop_token& stop);
+  /// It never ran: `status` is why.
+  void never_ran(const Status& status);
+
+ private:
+  enum class State { kStarting, kRunning, kCheckpointing, kRestarting, kEnding, kEnded };
+  /// Called with ok on the job's thread, or with why it will not be.
+  using Task = std::function<void(const Status&)>;
+  struct Ending {
+    std::string why;
+    int exit_status = 0;
+  };
+  struct Missing {
+    Time until;
+    std::string why;
+  };
+
+  void ask(Task task);
+  void tell(std::vector<wire::ExchangeDown> messages);
+  // With mutex_ held:
+  void judge_end(uint32_t pod, const std::string& reason);
+  void end_because(std::string why, int exit_status);
+  void look_for_lost_pods();
+  std::optional<Time> wake_time() const;
+  Status ready_for_set() const;
+  std::string wherefrom() const;
+  int highest_status() const;
+  std::string sentence() const;
+  wire::WaitReply wait_reply() const;
+
+  // On the job's thread.
+  void save();
+  TriedSet take_set(bool end_job);
+  wire::AbleReply ask_able();
+  bool end_pods(const std::stop_token& stop);
+  std::vector<uint32_t> reachable_pods() const;
+  void finish();
+
+  const JobContext context_;
+  const JobStep step_;
+  const uint32_t start_;
+  const uid_t owner_uid_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable_any changed_;
+  stored::Job record_;
+  bool unsaved_ = false;
+  State state_;
+  std::unordered_map<std::string, std::vector<uint32_t>> pods_on_;  // by node; as made
+  std::vector<std::string> node_of_;                                // by pod; as made
+  std::vector<std::optional<Missing>> missing_;                     // by pod
+  size_t living_ = 0;
+  bool exchanged_ = false;  // its ranks are an MPI job
+  bool killing_ = false;    // by a set that ends the job
+  bool killed_ = false;
+  std::optional<Ending> ending_;
+  std::stop_source give_up_;  // of the set under way
+  std::deque<Task> tasks_;
+  std::vector<Requests::Respond<wire::WaitReply>> waiting_;
+  std::string last_error_;
+
+  /// Taken after mutex_, never before it; held while messages go out, so that they keep their
+  /// order.
+  std::mutex board_mutex_;
+  ExchangeBoard board_;
+
+  // The job's thread's alone.
+  std::shared_ptr<Coordinator> coordinator_;
+  Credentials owner_;
+  Schedule schedule_;
+};
+
+}  // namespace fermata::coord

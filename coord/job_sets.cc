@@ -1,0 +1,204 @@
+// Sets of a job: taken, and asked about.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "common/log.h"
+#include "coord/describe.h"
+#include "coord/job.h"
+#include "coord/orders.h"
+#include "coord/remote_agent.h"
+#include "coord/wire.h"
+#include "proto/outcome.h"
+#include "storage/printable.h"
+
+namespace fermata::coord {
+namespace {
+
+using nlohmann::json;
+
+std::string text_of(const json& value) {
+  return value.dump(2, ' ', false, json::error_handler_t::replace);
+}
+
+}  // namespace
+
+Status Job::ready_for_set() const {
+  for (size_t i = 0; i < missing_.size(); ++i) {
+    const stored::Pod& pod = record_.pods(static_cast<int>(i));
+    if (pod.ended()) {
+      return {Code::kGone, fmt::format("pod {} on {} has ended already", i, pod.node())};
+    }
+    if (missing_[i]) {
+      return {Code::kGone, fmt::format("node {} does not answer now", pod.node())};
+    }
+  }
+  return Status::ok();
+}
+
+TriedSet Job::take_set(bool end_job) {
+  JobDescription job;
+  std::stop_token give_up;
+  TriedSet tried;
+  job.job = step_;
+  job.owner = owner_;
+  std::vector<std::string> nodes;
+  {
+    const std::lock_guard lock(mutex_);
+    tried.outcome.status = ready_for_set();
+    job.ranks = static_cast<uint32_t>(record_.pod_of_rank_size());
+    job.command = {record_.command().begin(), record_.command().end()};
+    job.pod_of_rank = {record_.pod_of_rank().begin(), record_.pod_of_rank().end()};
+    for (const stored::Pod& pod : record_.pods()) {
+      nodes.push_back(pod.node());
+      job.hosts.push_back(pod.known_as());
+    }
+    // Checked when the job began.
+    job.external_tcp = parse_external_tcp(record_.external_tcp()).value_or(ExternalTcp::kRefuse);
+    if (ending_) tried.outcome.status = {Code::kGone, "the job is being ended"};
+    if (tried.outcome.status) {
+      give_up_ = std::stop_source();
+      give_up = give_up_.get_token();
+      state_ = State::kCheckpointing;
+      killing_ = end_job;
+    }
+  }
+  if (tried.outcome.status) {
+    job.own_hosts = context_.nodes.addresses_of(nodes);
+    std::vector<std::unique_ptr<RemoteAgent>> pods;
+    std::vector<Agent*> agents;
+    for (uint32_t i = 0; i < nodes.size(); ++i) {
+      pods.push_back(std::make_unique<RemoteAgent>(context_.fleet, context_.gate, nodes[i],
+                                                   PodId{step_, i, start_}, give_up));
+      agents.push_back(pods.back().get());
+    }
+    tried = coordinator_->take_set(job, agents, end_job);
+  }
+  const std::lock_guard lock(mutex_);
+  state_ = State::kRunning;
+  killing_ = false;
+  if (tried.outcome.committed()) {
+    record_.set_last_crid(tried.crid.value);
+    last_error_.clear();
+    killed_ = end_job;
+    log_info(fmt::format("job {}: {}", to_string(step_), describe(tried)));
+  } else {
+    last_error_ = describe(tried);
+    log_warning(fmt::format("job {}: {}", to_string(step_), storage::printable(last_error_)));
+    // Pods that ended meanwhile were taken for killed ones.
+    for (uint32_t i = 0; end_job && i < missing_.size(); ++i) {
+      if (record_.pods(static_cast<int>(i)).ended()) judge_end(i, {});
+    }
+  }
+  if (killed_) end_because("", 0);
+  unsaved_ = true;
+  return tried;
+}
+
+void Job::checkpoint(bool end_job, Requests::Respond<wire::CheckpointReply> respond) {
+  ask([this, end_job, respond = std::move(respond)](const Status& status) {
+    wire::CheckpointReply reply;
+    if (status) {
+      const TriedSet tried = take_set(end_job);
+      *reply.mutable_outcome() = wire::to_outcome(tried.outcome.status);
+      reply.set_crid(tried.crid.value);
+      reply.set_json(describe_json(tried));
+      save();
+    } else {
+      *reply.mutable_outcome() = wire::to_outcome(status);
+    }
+    respond(std::move(reply));
+  });
+}
+
+wire::AbleReply Job::ask_able() {
+  std::vector<Errand> errands;
+  std::vector<PodConnections> ends;
+  ExternalTcp external_tcp = ExternalTcp::kRefuse;
+  wire::AbleReply reply;
+  {
+    const std::lock_guard lock(mutex_);
+    if (const Status ready = ready_for_set(); !ready) {
+      *reply.mutable_outcome() = wire::to_outcome(ready);
+      reply.set_json(text_of({{"able", false}, {"reason", ready.message()}}));
+      return reply;
+    }
+    external_tcp = parse_external_tcp(record_.external_tcp()).value_or(ExternalTcp::kRefuse);
+    for (uint32_t i = 0; i < missing_.size(); ++i) {
+      Errand errand{record_.pods(static_cast<int>(i)).node(), {}};
+      *errand.order.mutable_pod() = to_wire(pod_of(record_, i));
+      errand.order.mutable_able();
+      errands.push_back(std::move(errand));
+    }
+    give_up_ = std::stop_source();
+  }
+  std::vector<std::string> nodes;
+  for (const Errand& errand : errands) nodes.push_back(errand.node);
+  const Errands answers =
+      run_errands(context_.fleet, std::move(errands), context_.options.deadlines[Phase::kCapture],
+                  Until::kAllAnswered, give_up_.get_token());
+
+  // Every object that stands in the way, of every pod.
+  Status obstacle;
+  std::string sentence;
+  const auto note = [&](const Status& status) {
+    if (obstacle) obstacle = status;
+    sentence += (sentence.empty() ? "" : "\n") + status.message();
+  };
+  wire::AbleReport sum;
+  std::vector<std::vector<image::OutsideConnection>> connections(nodes.size());
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    if (!answers.done[i]) {
+      note(answers.done[i].error().within("on " + nodes[i]));
+      continue;
+    }
+    const wire::Done& done = *answers.done[i];
+    sum.set_memory_bytes(sum.memory_bytes() + done.able().memory_bytes());
+    sum.set_image_bytes(sum.image_bytes() + done.able().image_bytes());
+    sum.set_processes(sum.processes() + done.able().processes());
+    sum.set_threads(sum.threads() + done.able().threads());
+    sum.set_stand_still_ns(std::max(sum.stand_still_ns(), done.able().stand_still_ns()));
+    connections[i] = {done.connections().begin(), done.connections().end()};
+  }
+  if (obstacle && external_tcp == ExternalTcp::kRefuse) {
+    for (size_t i = 0; i < nodes.size(); ++i) ends.push_back({nodes[i], connections[i]});
+    const Status leaving =
+        refuse_leaving(ends, leaving_connections(ends, context_.nodes.addresses_of(nodes)));
+    if (!leaving) note(leaving);
+  }
+  json out = {{"able", obstacle.is_ok()}};
+  if (!obstacle) {
+    *reply.mutable_outcome() = wire::to_outcome({obstacle.code(), sentence});
+    out["reason"] = sentence;
+  } else {
+    out["memory_bytes"] = sum.memory_bytes();
+    out["image_bytes"] = sum.image_bytes();
+    out["processes"] = sum.processes();
+    out["threads"] = sum.threads();
+    out["stand_still_ms"] = static_cast<double>(sum.stand_still_ns()) / 1e6;
+    const Result<double> rate = coordinator_->write_rate();
+    if (rate) {
+      out["seconds"] = static_cast<double>(sum.stand_still_ns()) / 1e9 +
+                       static_cast<double>(sum.image_bytes()) / *rate;
+      out["write_bytes_per_second"] = *rate;
+    } else {
+      out["folder_problem"] = rate.error().message();
+    }
+  }
+  reply.set_json(text_of(out));
+  return reply;
+}
+
+void Job::able(Requests::Respond<wire::AbleReply> respond) {
+  ask([this, respond = std::move(respond)](const Status& status) {
+    wire::AbleReply reply;
+    if (status) {
+      reply = ask_able();
+    } else {
+      *reply.mutable_outcome() = wire::to_outcome(status);
+    }
+    respond(std::move(reply));
+  });
+}
+
+}  // namespace fermata::coord

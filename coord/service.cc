@@ -1,0 +1,297 @@
+#include "coord/service.h"
+
+#include <fmt/format.h>
+
+#include <csignal>
+
+#include "common/log.h"
+#include "coord/launch.h"
+#include "coord/wire.h"
+#include "proto/outcome.h"
+#include "storage/printable.h"
+
+namespace fermata::coord {
+namespace {
+
+Status stopping() { return {Code::kGone, "the coordinator is being stopped; try again"}; }
+
+Status may(const Caller& caller, JobStep step, uid_t owner_uid, const std::string& owner) {
+  if (caller.admin || caller.uid == owner_uid) return Status::ok();
+  log_warning(fmt::format("user {} was refused: job {} is user {}'s", caller.uid, to_string(step),
+                          storage::printable(owner)));
+  return {Code::kPermission, fmt::format("job {} is user {}'s; only its owner and admins may ask",
+                                         to_string(step), owner)};
+}
+
+}  // namespace
+
+Service::Service(Fleet& fleet, Store& store, ServiceOptions options)
+    : fleet_(fleet), store_(store), options_(std::move(options)), gate_(options_.max_writers) {}
+
+Service::~Service() { stop(); }
+
+void Service::stop() { workers_.stop(); }
+
+Status Service::adopt() {
+  FERMATA_ASSIGN_STATUS(std::vector<stored::Job> records, store_.jobs());
+  for (stored::Job& record : records) {
+    const JobStep step = step_of(record);
+    if (record.state() == stored::Job::STARTING) {
+      // Half made: its agents end what there is of it when they come back.
+      record.set_state(stored::Job::ENDED);
+      record.set_ended(record.started());
+      record.set_exit_status(1);
+      record.set_sentence(fmt::format("job {}: the coordinator was ended while it was starting it",
+                                      to_string(step)));
+      FERMATA_TRY(store_.put(record));
+    }
+    if (record.state() == stored::Job::ENDED) {
+      ended_[step] = std::move(record);
+      continue;
+    }
+    std::vector<std::string> nodes;
+    std::vector<uint32_t> ranks(static_cast<size_t>(record.pods_size()), 0);
+    for (const stored::Pod& pod : record.pods()) nodes.push_back(pod.node());
+    for (const uint32_t pod : record.pod_of_rank()) ++ranks[pod];
+    nodes_.adopt(step, nodes, ranks);
+    auto job = std::make_shared<Job>(JobContext{fleet_, nodes_, store_, gate_, options_.job},
+                                     std::move(record));
+    job->await_nodes();
+    FERMATA_TRY(enter(job));
+    workers_.start([this, job](const std::stop_token& stop) {
+      const stored::Job known = job->record();
+      Result<Credentials> owner = credentials_of(std::to_string(known.owner_uid()));
+      if (!owner) {
+        log_error(fmt::format("job {}: no sets can be taken of it: {}", to_string(job->step()),
+                              owner.error().message()));
+        owner = Credentials{known.owner_uid(), known.owner_uid(), {}, known.owner(), "/"};
+      }
+      auto coordinator = std::make_shared<Coordinator>(known.checkpoint_dir(), *owner, &store_);
+      if (const Status settled = coordinator->settle_attempts(job->step());
+          !settled && settled.code() != Code::kNotFound) {
+        log_warning(fmt::format("job {}: what an earlier attempt left stays: {}",
+                                to_string(job->step()), storage::printable(settled.message())));
+      }
+      job->begun(std::move(coordinator), *std::move(owner));
+      tend(job, stop);
+    });
+  }
+  return Status::ok();
+}
+
+// ---- agents
+
+Result<wire::Welcome> Service::agent_attached(const wire::Hello& hello) {
+  const std::string& node = hello.node();
+  nodes_.attached(hello);
+  wire::Welcome welcome;
+  std::map<JobStep, std::vector<PodId>> running;
+  for (const wire::LivingPod& living : hello.pods()) {
+    const PodId pod = from_wire(living.id());
+    const std::shared_ptr<Job> job = find(pod.step);
+    if (job && job->has_pod(pod, node)) {
+      running[pod.step].push_back(pod);
+    } else if (job || ended(pod.step)) {
+      // Of a start that is dead, or of a job that ended without it.
+      log_warning(fmt::format("pod {} on {} belongs to no living start: it is ended",
+                              to_string(pod), node));
+      wire::Order order;
+      *order.mutable_pod() = living.id();
+      order.set_timeout_ns(
+          static_cast<uint64_t>(std::chrono::nanoseconds(std::chrono::minutes(1)).count()));
+      order.mutable_destroy();
+      fleet_.send(node, std::move(order), [](const Result<wire::Done>&) {});
+    } else {
+      *welcome.add_unknown() = living.id();
+    }
+  }
+  std::vector<std::shared_ptr<Job>> all;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [step, job] : jobs_) all.push_back(job);
+  }
+  for (const std::shared_ptr<Job>& job : all) job->node_back(node, running[job->step()]);
+  return welcome;
+}
+
+void Service::agent_lost(const std::string& node) {
+  nodes_.lost(node);
+  std::vector<std::shared_ptr<Job>> all;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [step, job] : jobs_) all.push_back(job);
+  }
+  for (const std::shared_ptr<Job>& job : all) job->node_lost(node);
+}
+
+void Service::pod_ended(const std::string& node, const wire::PodEnded& ended) {
+  const PodId pod = from_wire(ended.id());
+  const std::shared_ptr<Job> job = find(pod.step);
+  if (job && job->has_pod(pod, node)) job->pod_ended(ended);
+}
+
+void Service::exchange(const std::string& node, const wire::ExchangeUp& message) {
+  const PodId pod = from_wire(message.pod());
+  const std::shared_ptr<Job> job = find(pod.step);
+  if (job && job->has_pod(pod, node)) job->exchange(message);
+}
+
+// ---- users and admins
+
+void Service::start_begin(Respond<wire::RunReply> respond,
+                          std::function<Result<Begun>(const std::stop_token&)> begin) {
+  const auto refuse = [](const Status& status) {
+    wire::RunReply reply;
+    *reply.mutable_outcome() = wire::to_outcome(status);
+    return reply;
+  };
+  const bool started = workers_.start(
+      [this, respond, refuse, begin = std::move(begin)](const std::stop_token& stop) {
+        Result<Begun> begun = begin(stop);
+        if (!begun) return respond(refuse(begun.error()));
+        begun->reply.mutable_outcome();
+        respond(std::move(begun->reply));
+        tend(begun->job, stop);
+      });
+  if (!started) respond(refuse(stopping()));
+}
+
+void Service::run(const Caller& caller, const wire::RunRequest& request,
+                  Respond<wire::RunReply> respond) {
+  start_begin(std::move(respond), [this, caller, request](const std::stop_token& stop) {
+    return begin_run(caller, request, stop);
+  });
+}
+
+void Service::restart(const Caller& caller, const wire::RestartRequest& request,
+                      Respond<wire::RunReply> respond) {
+  start_begin(std::move(respond), [this, caller, request](const std::stop_token& stop) {
+    return begin_restart(caller, request, stop);
+  });
+}
+
+void Service::wait(const Caller& caller, const wire::JobRequest& request,
+                   Respond<wire::WaitReply> respond) {
+  const JobStep step{request.job(), request.step()};
+  const Result<std::shared_ptr<Job>> job = job_of(caller, step);
+  if (job) return (*job)->wait(std::move(respond));
+  wire::WaitReply reply;
+  const std::optional<stored::Job> before = ended(step);
+  if (before) {
+    const Status allowed = may(caller, step, before->owner_uid(), before->owner());
+    if (allowed) return respond(wait_reply_of(*before));
+    *reply.mutable_outcome() = wire::to_outcome(allowed);
+  } else {
+    *reply.mutable_outcome() = wire::to_outcome(job.error());
+  }
+  respond(std::move(reply));
+}
+
+void Service::signal(const Caller& caller, const wire::SignalRequest& request,
+                     Respond<wire::Empty> respond) {
+  const Result<std::shared_ptr<Job>> job = job_of(caller, {request.job(), request.step()});
+  if (job && request.signal() > 0 && request.signal() <= SIGRTMAX) {
+    (*job)->signal(request.signal());
+  }
+  respond({});
+}
+
+void Service::checkpoint(const Caller& caller, const wire::CheckpointRequest& request,
+                         Respond<wire::CheckpointReply> respond) {
+  const Result<std::shared_ptr<Job>> job = job_of(caller, {request.job(), request.step()});
+  if (job) return (*job)->checkpoint(request.end_job(), std::move(respond));
+  wire::CheckpointReply reply;
+  *reply.mutable_outcome() = wire::to_outcome(job.error());
+  respond(std::move(reply));
+}
+
+void Service::able(const Caller& caller, const wire::JobRequest& request,
+                   Respond<wire::AbleReply> respond) {
+  const Result<std::shared_ptr<Job>> job = job_of(caller, {request.job(), request.step()});
+  if (job) return (*job)->able(std::move(respond));
+  wire::AbleReply reply;
+  *reply.mutable_outcome() = wire::to_outcome(job.error());
+  respond(std::move(reply));
+}
+
+void Service::jobs(const Caller& caller, Respond<wire::JobsReply> respond) {
+  wire::JobsReply reply;
+  reply.mutable_outcome();
+  std::vector<std::shared_ptr<Job>> all;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [step, job] : jobs_) all.push_back(job);
+  }
+  for (const std::shared_ptr<Job>& job : all) {
+    wire::JobInfo info = job->info();
+    // What others run where is everybody's; with which arguments is not.
+    if (!caller.admin && caller.uid != job->owner_uid()) {
+      info.clear_command();
+      info.clear_checkpoint_dir();
+      info.clear_last_error();
+    }
+    *reply.add_jobs() = std::move(info);
+  }
+  respond(std::move(reply));
+}
+
+void Service::nodes(const Caller& /*caller*/, Respond<wire::NodesReply> respond) {
+  wire::NodesReply reply;
+  reply.mutable_outcome();
+  for (wire::NodeInfo& node : nodes_.list()) *reply.add_nodes() = std::move(node);
+  respond(std::move(reply));
+}
+
+// ---- the jobs
+
+std::shared_ptr<Job> Service::find(JobStep step) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = jobs_.find(step);
+  return found == jobs_.end() ? nullptr : found->second;
+}
+
+Result<std::shared_ptr<Job>> Service::job_of(const Caller& caller, JobStep step) const {
+  std::shared_ptr<Job> job = find(step);
+  if (!job) {
+    return failure(Code::kNotFound, fmt::format("no job {} runs (fermata jobs lists those that do)",
+                                                to_string(step)));
+  }
+  FERMATA_TRY_RESULT(may(caller, step, job->owner_uid(), job->record().owner()));
+  return job;
+}
+
+Status Service::enter(const std::shared_ptr<Job>& job) {
+  const std::lock_guard lock(mutex_);
+  if (!jobs_.try_emplace(job->step(), job).second) {
+    const std::string step = to_string(job->step());
+    return {Code::kBusy, fmt::format("job {} still runs; end it first, for example with `fermata "
+                                     "checkpoint {} --kill`",
+                                     step, step)};
+  }
+  return Status::ok();
+}
+
+std::optional<stored::Job> Service::ended(JobStep step) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = ended_.find(step);
+  return found == ended_.end() ? std::nullopt : std::optional(found->second);
+}
+
+void Service::forget(const std::shared_ptr<Job>& job) {
+  stored::Job record = job->record();
+  const std::lock_guard lock(mutex_);
+  ended_[job->step()] = std::move(record);
+  jobs_.erase(job->step());
+}
+
+void Service::give_up(const std::shared_ptr<Job>& job, const Status& status) {
+  job->never_ran(status);
+  forget(job);
+}
+
+void Service::tend(const std::shared_ptr<Job>& job, const std::stop_token& stop) {
+  job->work(stop);
+  if (!stop.stop_requested()) forget(job);
+}
+
+}  // namespace fermata::coord

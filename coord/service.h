@@ -1,0 +1,101 @@
+// The service: what users and admins ask, done on the nodes of the fleet. It knows the jobs, hands
+// on what happens at the agents, and starts the threads that wait. Thread-safe; requests and events
+// return at once.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "coord/fleet.h"
+#include "coord/job.h"
+#include "coord/node_table.h"
+#include "coord/requests.h"
+#include "coord/restart.h"
+#include "coord/store.h"
+#include "coord/workers.h"
+#include "coord/writer_gate.h"
+
+namespace fermata::coord {
+
+struct ServiceOptions {
+  JobOptions job;
+  RestartDeadlines restart;
+  Duration launch = std::chrono::minutes(1);
+  /// Pods that write images at a time, over all jobs; 0: no limit.
+  uint32_t max_writers = 0;
+};
+
+class Service final : public Requests, public FleetListener {
+ public:
+  /// `fleet` and `store` are not owned and outlive this.
+  Service(Fleet& fleet, Store& store, ServiceOptions options);
+  /// As stop().
+  ~Service() override;
+
+  /// Before the first agent: takes up the jobs that the store knows. Those whose agents come back
+  /// go on as if nothing had been.
+  Status adopt();
+  /// Sets under way are rolled back; jobs run on. From now on requests are refused.
+  void stop();
+
+  Result<wire::Welcome> agent_attached(const wire::Hello& hello) override;
+  void agent_lost(const std::string& node) override;
+  void pod_ended(const std::string& node, const wire::PodEnded& ended) override;
+  void exchange(const std::string& node, const wire::ExchangeUp& message) override;
+
+  void run(const Caller& caller, const wire::RunRequest& request,
+           Respond<wire::RunReply> respond) override;
+  void wait(const Caller& caller, const wire::JobRequest& request,
+            Respond<wire::WaitReply> respond) override;
+  void signal(const Caller& caller, const wire::SignalRequest& request,
+              Respond<wire::Empty> respond) override;
+  void checkpoint(const Caller& caller, const wire::CheckpointRequest& request,
+                  Respond<wire::CheckpointReply> respond) override;
+  void able(const Caller& caller, const wire::JobRequest& request,
+            Respond<wire::AbleReply> respond) override;
+  void restart(const Caller& caller, const wire::RestartRequest& request,
+               Respond<wire::RunReply> respond) override;
+  void jobs(const Caller& caller, Respond<wire::JobsReply> respond) override;
+  void nodes(const Caller& caller, Respond<wire::NodesReply> respond) override;
+
+ private:
+  /// A job that is ready to be tended, or why there is none.
+  struct Begun {
+    std::shared_ptr<Job> job;
+    wire::RunReply reply;
+  };
+
+  // On a worker's thread (service_jobs.cc).
+  Result<Begun> begin_run(const Caller& caller, const wire::RunRequest& request,
+                          const std::stop_token& stop);
+  Result<Begun> begin_restart(const Caller& caller, const wire::RestartRequest& request,
+                              const std::stop_token& stop);
+  Result<JobStep> number_job(const Coordinator& coordinator);
+  void tend(const std::shared_ptr<Job>& job, const std::stop_token& stop);
+  void give_up(const std::shared_ptr<Job>& job, const Status& status);
+  void forget(const std::shared_ptr<Job>& job);
+
+  void start_begin(Respond<wire::RunReply> respond,
+                   std::function<Result<Begun>(const std::stop_token&)> begin);
+  std::shared_ptr<Job> find(JobStep step) const;
+  /// The living job, if the caller may do something with it.
+  Result<std::shared_ptr<Job>> job_of(const Caller& caller, JobStep step) const;
+  /// kBusy: it is there already.
+  Status enter(const std::shared_ptr<Job>& job);
+  std::optional<stored::Job> ended(JobStep step) const;
+
+  Fleet& fleet_;
+  Store& store_;
+  const ServiceOptions options_;
+  NodeTable nodes_;
+  WriterGate gate_;
+  mutable std::mutex mutex_;
+  std::map<JobStep, std::shared_ptr<Job>> jobs_;
+  std::map<JobStep, stored::Job> ended_;
+  Workers workers_;
+};
+
+}  // namespace fermata::coord

@@ -1,0 +1,226 @@
+// How jobs begin: numbered, placed, launched or restarted. On a worker's thread.
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <ctime>
+
+#include "common/log.h"
+#include "coord/launch.h"
+#include "coord/service.h"
+#include "coord/streams.h"
+#include "storage/printable.h"
+
+namespace fermata::coord {
+namespace {
+
+constexpr uint32_t kMostRanks = 1'000'000;
+constexpr const char* kOutput = "fermata-%j.out";
+/// Ten years: beyond it, milliseconds in nanoseconds come near their end.
+constexpr uint64_t kLongestInterval = 10ULL * 365 * 24 * 3600 * 1000;
+
+Status absolute(std::string_view path, std::string_view what) {
+  if (path.starts_with('/') && path.find('\0') == std::string_view::npos) return Status::ok();
+  return {Code::kUsage, fmt::format("{}: an absolute path is expected", what)};
+}
+
+Status check(const wire::RunRequest& request) {
+  if (request.ranks() == 0 || request.ranks() > kMostRanks) {
+    return {Code::kUsage, fmt::format("{} ranks: 1 to {} can be run", request.ranks(), kMostRanks)};
+  }
+  if (request.command().empty()) return {Code::kUsage, "no command"};
+  if (request.interval_ms() > kLongestInterval) return {Code::kUsage, "the interval is too long"};
+  FERMATA_TRY(absolute(request.working_directory(), "working directory"));
+  return absolute(request.checkpoint_dir(), "checkpoint folder");
+}
+
+/// Whose checkpoint folder it is: an admin acts as its owner, others as themselves.
+Result<Credentials> folder_owner(const Caller& caller, const std::filesystem::path& dir) {
+  struct stat status {};
+  if (caller.admin &&
+      (lstat((dir / "ledger.sqlite").c_str(), &status) == 0 || lstat(dir.c_str(), &status) == 0)) {
+    return credentials_of(std::to_string(status.st_uid));
+  }
+  return credentials_of(std::to_string(caller.uid));
+}
+
+/// A job becomes what the owner of its manifest is, whatever stands in it.
+Status check_owner(const ChosenSet& set, const Credentials& owner) {
+  const std::filesystem::path manifest = set.folder / "set.json";
+  struct stat status {};
+  const Result<FsCredentialScope> scope = FsCredentialScope::enter(owner);
+  if (!scope) return scope.error();
+  if (lstat(manifest.c_str(), &status) != 0) return errno_status(errno, manifest.native());
+  if (S_ISREG(status.st_mode) && status.st_uid == owner.uid) return Status::ok();
+  return {Code::kPermission,
+          fmt::format("{}: is no file of user {}'s", manifest.native(), owner.name)};
+}
+
+wire::RunReply reply_of(const stored::Job& record) {
+  wire::RunReply reply;
+  reply.set_job(record.job());
+  reply.set_step(record.step());
+  for (const stored::Pod& pod : record.pods()) reply.add_nodes(pod.node());
+  for (const std::string& file : output_files(record)) reply.add_outputs(file);
+  return reply;
+}
+
+}  // namespace
+
+Result<JobStep> Service::number_job(const Coordinator& coordinator) {
+  FERMATA_ASSIGN(uint64_t number, store_.allot_job(1));
+  for (;;) {
+    const Result<uint64_t> wanted = coordinator.next_job(number);
+    // Sets may never be asked for: then the folder does not matter.
+    if (!wanted || *wanted == number) return JobStep{number, 0};
+    FERMATA_ASSIGN(number, store_.allot_job(*wanted));
+  }
+}
+
+Result<Service::Begun> Service::begin_run(const Caller& caller, const wire::RunRequest& request,
+                                          const std::stop_token& stop) {
+  FERMATA_TRY_RESULT(check(request));
+  FERMATA_ASSIGN(const ExternalTcp external_tcp, parse_external_tcp(request.external_tcp()));
+  FERMATA_ASSIGN(Credentials owner, credentials_of(std::to_string(caller.uid)));
+  auto coordinator = std::make_shared<Coordinator>(request.checkpoint_dir(), owner, &store_);
+  if (request.interval_ms() != 0) FERMATA_TRY_RESULT(coordinator->make_folder());
+  FERMATA_ASSIGN(const JobStep step, number_job(*coordinator));
+  FERMATA_ASSIGN(
+      const Placement placement,
+      nodes_.reserve_run(step, request.ranks(), {request.nodes().begin(), request.nodes().end()},
+                         request.node_count()));
+
+  stored::Job record;
+  record.set_job(step.job);
+  record.set_step(step.step);
+  record.set_owner_uid(owner.uid);
+  record.set_owner(owner.name);
+  for (const std::string& node : placement.nodes) {
+    stored::Pod& pod = *record.add_pods();
+    pod.set_node(node);
+    pod.set_known_as(node);
+  }
+  for (const uint32_t pod : placement.pod_of_rank) record.add_pod_of_rank(pod);
+  record.set_checkpoint_dir(request.checkpoint_dir());
+  record.set_interval_ms(request.interval_ms());
+  *record.mutable_command() = request.command();
+  record.set_output(stream_path(request.streams().output(), request.working_directory(), kOutput));
+  if (!request.streams().error().empty()) {
+    record.set_error(stream_path(request.streams().error(), request.working_directory(), ""));
+  }
+  record.set_external_tcp(std::string(external_tcp_name(external_tcp)));
+  record.set_started(std::time(nullptr));
+
+  auto job = std::make_shared<Job>(JobContext{fleet_, nodes_, store_, gate_, options_.job}, record);
+  const auto launched = [&]() -> Status {
+    FERMATA_TRY(enter(job));
+    // Known before the first pod is: what is found of it after a crash is ended.
+    FERMATA_TRY(store_.put(record));
+    return launch(fleet_, record, request, options_.launch, stop);
+  }();
+  if (!launched) {
+    give_up(job, launched);
+    return Failure(launched);
+  }
+  job->begun(std::move(coordinator), std::move(owner));
+  return Begun{std::move(job), reply_of(record)};
+}
+
+Result<Service::Begun> Service::begin_restart(const Caller& caller,
+                                              const wire::RestartRequest& request,
+                                              const std::stop_token& stop) {
+  std::optional<JobStep> wanted;
+  std::optional<stored::Job> known;
+  if (request.job() != 0) {
+    wanted = JobStep{request.job(), request.step()};
+    if (find(*wanted)) return Failure(enter(find(*wanted)));  // busy
+    known = ended(*wanted);
+  }
+  std::filesystem::path dir = request.checkpoint_dir();
+  if (dir.empty() && known) dir = known->checkpoint_dir();
+  if (dir.empty()) {
+    return failure(Code::kNotFound,
+                   request.job() == 0
+                       ? "which job, or which folder? --checkpoint-dir names one"
+                       : fmt::format("job {} is not known here: --checkpoint-dir says where its "
+                                     "checkpoints are",
+                                     to_string(*wanted)));
+  }
+  FERMATA_TRY_RESULT(absolute(dir.native(), "checkpoint folder"));
+  if (request.interval_ms() > kLongestInterval) {
+    return failure(Code::kUsage, "the interval is too long");
+  }
+  FERMATA_ASSIGN(Credentials owner, folder_owner(caller, dir));
+  auto coordinator = std::make_shared<Coordinator>(dir, owner, &store_);
+  const std::optional<Crid> crid =
+      request.crid() == 0 ? std::nullopt : std::optional(Crid{request.crid()});
+  if (!wanted) {
+    FERMATA_ASSIGN(const ChosenSet newest, coordinator->choose(std::nullopt, crid));
+    wanted = newest.manifest.job;
+    known = ended(*wanted);
+  }
+  if (known && known->owner_uid() != owner.uid) {
+    // Another cluster's or folder's job of this number: nothing of it is this one's.
+    return failure(Code::kPermission,
+                   fmt::format("job {} was user {}'s, folder {} is user {}'s", to_string(*wanted),
+                               known->owner(), dir.native(), owner.name));
+  }
+  FERMATA_ASSIGN(const ChosenSet set, coordinator->choose(wanted, crid));
+  FERMATA_TRY_RESULT(check_owner(set, owner));
+  FERMATA_ASSIGN(stored::Job record, record_of(set.manifest, known ? &*known : nullptr));
+  record.set_owner_uid(owner.uid);
+  record.set_owner(owner.name);
+  record.set_checkpoint_dir(dir.native());
+  record.set_interval_ms(request.interval_ms());
+  record.set_started(std::time(nullptr));
+  const std::string folder =
+      request.working_directory().empty() ? dir.native() : request.working_directory();
+  if (!request.streams().output().empty() || record.output().empty()) {
+    record.set_output(stream_path(request.streams().output(), folder, kOutput));
+    record.clear_error();
+  }
+  if (!request.streams().error().empty()) {
+    record.set_error(stream_path(request.streams().error(), folder, ""));
+  }
+  FERMATA_TRY_RESULT(absolute(record.output(), "output"));
+
+  std::vector<uint32_t> ranks(static_cast<size_t>(record.pods_size()), 0);
+  for (const uint32_t pod : record.pod_of_rank()) ++ranks[pod];
+  std::vector<std::string> before(ranks.size());
+  for (const storage::ManifestImage& image : set.manifest.images) before[image.pod] = image.host;
+  FERMATA_ASSIGN(const std::vector<std::string> nodes,
+                 nodes_.reserve_restart(*wanted, ranks,
+                                        {request.nodes().begin(), request.nodes().end()}, before));
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    record.mutable_pods(static_cast<int>(i))->set_node(nodes[i]);
+  }
+  const Result<uint32_t> start = store_.allot_start(*wanted);
+  if (!start) {
+    nodes_.release(*wanted);
+    return Failure(start.error());
+  }
+  record.set_start(*start);
+
+  auto job = std::make_shared<Job>(JobContext{fleet_, nodes_, store_, gate_, options_.job}, record);
+  if (const Status entered = enter(job); !entered) return Failure(entered);
+  Result<std::vector<std::string>> notes = [&]() -> Result<std::vector<std::string>> {
+    FERMATA_TRY_RESULT(store_.put(record));
+    if (const Status settled = coordinator->settle_attempts(*wanted); !settled) {
+      // A folder that is full or read-only: what is committed can be read all the same.
+      log_warning(fmt::format("{}: what earlier attempts left stays: {}", dir.native(),
+                              storage::printable(settled.message())));
+    }
+    return coord::restart(fleet_, record, set, options_.restart, stop);
+  }();
+  if (!notes) {
+    give_up(job, notes.error());
+    return Failure(notes.error());
+  }
+  job->begun(std::move(coordinator), std::move(owner));
+  Begun begun{std::move(job), reply_of(record)};
+  begun.reply.set_crid(set.manifest.crid.value);
+  for (std::string& note : *notes) begun.reply.add_notes(std::move(note));
+  return begun;
+}
+
+}  // namespace fermata::coord

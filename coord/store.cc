@@ -1,0 +1,161 @@
+#include "coord/store.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+
+#include <ctime>
+
+#include "common/fault_point.h"
+#include "common/file_util.h"
+#include "common/log.h"
+#include "storage/sqlite.h"
+
+namespace fermata::coord {
+namespace {
+
+using storage::Database;
+using storage::Statement;
+using storage::Transaction;
+
+constexpr int64_t kVersion = 1;
+constexpr int64_t kRemembered = 30LL * 24 * 3600;  // seconds
+
+constexpr const char* kTables = R"(
+CREATE TABLE counters(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO counters VALUES('crid', 0), ('job', 0);
+CREATE TABLE starts(job INTEGER NOT NULL, step INTEGER NOT NULL, start INTEGER NOT NULL,
+  PRIMARY KEY(job, step)) WITHOUT ROWID;
+CREATE TABLE jobs(job INTEGER NOT NULL, step INTEGER NOT NULL, ended INTEGER NOT NULL,
+  record BLOB NOT NULL, PRIMARY KEY(job, step));
+PRAGMA user_version=1;
+)";
+
+Status naming(const Status& status, const std::filesystem::path& file) {
+  if (status.code() != Code::kDamaged) return status;
+  // Not a checkpoint folder's: the advice for those does not help here.
+  return {Code::kDamaged,
+          fmt::format("{} is damaged: end the coordinator, move the file away and start it again; "
+                      "jobs that run then do so untended",
+                      file.native())};
+}
+
+Status prepare(Database& db) {
+  // Local disk, one process: a write-ahead log (sqlite.org/wal.html). FULL syncs it at each commit.
+  FERMATA_TRY(db.run("PRAGMA journal_mode=WAL"));
+  FERMATA_TRY(db.run("PRAGMA synchronous=FULL"));
+  FERMATA_ASSIGN_STATUS(Transaction transaction, Transaction::begin(db));
+  int64_t version = 0;
+  {
+    FERMATA_ASSIGN_STATUS(Statement query, db.prepare("PRAGMA user_version"));
+    FERMATA_ASSIGN_STATUS(const bool row, query.step());
+    if (row) version = query.integer(0);
+  }
+  if (version > kVersion) {
+    return {Code::kUnsupported, "the coordinator's store is of a newer version: use that one"};
+  }
+  if (version == 0) FERMATA_TRY(db.run(kTables));
+  {
+    FERMATA_ASSIGN_STATUS(Statement forget,
+                          db.prepare("DELETE FROM jobs WHERE ended != 0 AND ended < ?1"));
+    forget.bind(1, static_cast<int64_t>(std::time(nullptr)) - kRemembered);
+    FERMATA_TRY(forget.run());
+  }
+  return transaction.commit();
+}
+
+}  // namespace
+
+Store::Store(UniqueFd lock, std::unique_ptr<Database> db)
+    : lock_(std::move(lock)), db_(std::move(db)) {}
+Store::~Store() = default;
+
+Result<std::unique_ptr<Store>> Store::open(const std::filesystem::path& state_dir) {
+  FERMATA_TRY_RESULT(make_directories(state_dir, 0700));
+  const std::filesystem::path lock_file = state_dir / "coordinator.lock";
+  UniqueFd lock(::open(lock_file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!lock) return errno_failure(errno, "cannot open " + lock_file.native());
+  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    return failure(Code::kBusy, fmt::format("{}: another coordinator runs with this folder",
+                                            state_dir.native()));
+  }
+  const std::filesystem::path file = state_dir / "coordinator.sqlite";
+  Result<Database> db = Database::open(file, Database::Mode::kCreate);
+  if (!db) return Failure(naming(db.error(), file));
+  FERMATA_TRY_RESULT(naming(prepare(*db), file));
+  return std::unique_ptr<Store>(
+      new Store(std::move(lock), std::make_unique<Database>(*std::move(db))));
+}
+
+Result<uint64_t> Store::allot(const char* counter, uint64_t at_least) {
+  const std::lock_guard guard(mutex_);
+  FERMATA_ASSIGN(Transaction transaction, Transaction::begin(*db_));
+  uint64_t number = 0;
+  {
+    FERMATA_ASSIGN(Statement next,
+                   db_->prepare("UPDATE counters SET value = max(value + 1, ?2) WHERE name = ?1 "
+                                "RETURNING value"));
+    next.bind(1, std::string_view(counter));
+    next.bind(2, static_cast<int64_t>(at_least));
+    FERMATA_ASSIGN(const bool row, next.step());
+    if (row) number = static_cast<uint64_t>(next.integer(0));
+  }
+  if (number == 0 || number > INT64_MAX) {
+    return failure(Code::kDamaged,
+                   fmt::format("the coordinator's counter \"{}\" is no use: {}", counter, number));
+  }
+  FAULT_POINT("store.allot");
+  FERMATA_TRY_RESULT(transaction.commit());
+  return number;
+}
+
+Result<Crid> Store::allot_crid(Crid at_least) {
+  FERMATA_ASSIGN(const uint64_t number, allot("crid", at_least.value));
+  return Crid{number};
+}
+
+Result<uint64_t> Store::allot_job(uint64_t at_least) { return allot("job", at_least); }
+
+Result<uint32_t> Store::allot_start(JobStep step) {
+  const std::lock_guard guard(mutex_);
+  FERMATA_ASSIGN(Statement next,
+                 db_->prepare("INSERT INTO starts VALUES(?1, ?2, 1) ON CONFLICT(job, step) DO "
+                              "UPDATE SET start = start + 1 RETURNING start"));
+  next.bind(1, static_cast<int64_t>(step.job));
+  next.bind(2, static_cast<int64_t>(step.step));
+  FERMATA_ASSIGN(const bool row, next.step());
+  if (!row) return failure(Code::kInternal, "the coordinator's store numbered no start");
+  const auto start = static_cast<uint32_t>(next.integer(0));
+  FERMATA_ASSIGN([[maybe_unused]] const bool more, next.step());  // commits
+  return start;
+}
+
+Status Store::put(const stored::Job& job) {
+  const std::lock_guard guard(mutex_);
+  FAULT_POINT("store.put");
+  FERMATA_ASSIGN_STATUS(Statement statement,
+                        db_->prepare("INSERT OR REPLACE INTO jobs VALUES(?1, ?2, ?3, ?4)"));
+  statement.bind(1, static_cast<int64_t>(job.job()));
+  statement.bind(2, static_cast<int64_t>(job.step()));
+  statement.bind(3, job.state() == stored::Job::ENDED ? job.ended() : 0);
+  statement.bind(4, std::string_view(job.SerializeAsString()));
+  return statement.run();
+}
+
+Result<std::vector<stored::Job>> Store::jobs() {
+  const std::lock_guard guard(mutex_);
+  FERMATA_ASSIGN(Statement query, db_->prepare("SELECT record FROM jobs ORDER BY job, step"));
+  std::vector<stored::Job> jobs;
+  for (;;) {
+    FERMATA_ASSIGN(const bool row, query.step());
+    if (!row) return jobs;
+    stored::Job job;
+    if (job.ParseFromString(query.text(0))) {
+      jobs.push_back(std::move(job));
+    } else {
+      log_error("the coordinator's store has a job that cannot be read: it is left alone");
+    }
+  }
+}
+
+}  // namespace fermata::coord

@@ -1,0 +1,49 @@
+// What the coordinator has to know again after it was killed at any instruction: the cluster's
+// counters of CRIDs and jobs, and the jobs. <state_dir>/coordinator.sqlite, SQLite with a
+// write-ahead log, every change on disk before the call returns. Thread-safe.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "common/ids.h"
+#include "common/status.h"
+#include "common/unique_fd.h"
+#include "coord/coordinator.h"
+#include "proto/store.pb.h"
+
+namespace fermata::storage {
+class Database;
+}
+
+namespace fermata::coord {
+
+class Store final : public CridSource {
+ public:
+  /// Makes the folder (mode 0700) and the store where they are missing. kBusy: another coordinator
+  /// uses it. What ended more than 30 days ago is forgotten, but for its number.
+  static Result<std::unique_ptr<Store>> open(const std::filesystem::path& state_dir);
+  ~Store() override;
+
+  Result<Crid> allot_crid(Crid at_least) override;
+  Result<uint64_t> allot_job(uint64_t at_least);
+  /// A start of the step that was never begun before, 1 or higher.
+  Result<uint32_t> allot_start(JobStep step);
+
+  /// Keeps this in place of what was kept of the step before.
+  Status put(const stored::Job& job);
+  /// All that are kept, in ascending order.
+  Result<std::vector<stored::Job>> jobs();
+
+ private:
+  Store(UniqueFd lock, std::unique_ptr<storage::Database> db);
+  Result<uint64_t> allot(const char* counter, uint64_t at_least);
+
+  UniqueFd lock_;
+  std::mutex mutex_;
+  std::unique_ptr<storage::Database> db_;
+};
+
+}  // namespace fermata::coord
