@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "common/file_util.h"
+#include "common/time_parse.h"
 
 #define TOML_EXCEPTIONS 0
 #define TOML_ENABLE_FORMATTERS 0
@@ -20,8 +21,52 @@ Failure wrong(const std::filesystem::path& file, const toml::source_region& wher
                                            where.begin.column, sentence));
 }
 
+Status apply_absolute(std::string_view key, const toml::node& node, std::filesystem::path& out) {
+  const auto text = node.value_exact<std::string>();
+  if (!text || !text->starts_with('/')) {
+    return {Code::kUsage, fmt::format("{}: an absolute path in quotes is expected", key)};
+  }
+  out = *text;
+  return Status::ok();
+}
+
+Status apply_address(std::string_view key, const toml::node& node, std::string& out) {
+  const auto text = node.value_exact<std::string>();
+  if (!text || text->find(':') == std::string::npos) {
+    return {Code::kUsage, fmt::format("{}: \"host:port\" in quotes is expected", key)};
+  }
+  out = *text;
+  return Status::ok();
+}
+
+/// The keys of the service. False: it is none of them.
+Result<bool> apply_service(std::string_view key, const toml::node& node, Config& config) {
+  if (key == "coordinator") {
+    FERMATA_TRY_RESULT(apply_address(key, node, config.coordinator));
+  } else if (key == "listen") {
+    FERMATA_TRY_RESULT(apply_address(key, node, config.listen));
+  } else if (key == "state_dir") {
+    FERMATA_TRY_RESULT(apply_absolute(key, node, config.state_dir));
+  } else if (key == "max_writers") {
+    const auto number = node.value_exact<int64_t>();
+    if (!number || *number < 0 || *number > UINT32_MAX) {
+      return failure(Code::kUsage, "max_writers: a number from 0 on is expected");
+    }
+    config.max_writers = static_cast<uint32_t>(*number);
+  } else if (key == "node_grace") {
+    const auto grace = parse_duration(node.value_exact<std::string>().value_or(""));
+    if (!grace) return Failure(grace.error().within(key));
+    config.node_grace = *grace;
+  } else {
+    return false;
+  }
+  return true;
+}
+
 /// Stores the value of one key. A failure has the sentence only; the caller adds the place.
 Status apply(std::string_view key, const toml::node& node, Config& config) {
+  FERMATA_ASSIGN_STATUS(const bool applied, apply_service(key, node, config));
+  if (applied) return Status::ok();
   const auto text = node.value_exact<std::string>();
   if (key == "checkpoint_dir") {
     if (!text || !text->starts_with('/')) {

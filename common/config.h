@@ -2,6 +2,8 @@
 // without one; docs/fermata.toml lists every key with its default. Plain values; any thread.
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -20,6 +22,16 @@ struct Config {
   std::optional<std::filesystem::path> munge_socket;
   /// Its requests count as root's; such a user need not exist.
   std::string slurm_user = "slurm";
+  /// "host:port" of the coordinator; empty: none, commands work on this machine alone.
+  std::string coordinator;
+  /// Where the coordinator listens.
+  std::string listen = "0.0.0.0:6820";
+  /// Absolute: what the coordinator has to know again after a crash.
+  std::filesystem::path state_dir = "/var/lib/fermata";
+  /// Pods that write images at a time, over all jobs; 0: no limit.
+  uint32_t max_writers = 0;
+  /// A node whose agent is gone for so long has taken its pods with it.
+  std::chrono::milliseconds node_grace{60'000};
 };
 
 /// Reads one file. kNotFound when there is none; kUsage, with file, line and column, when it is no

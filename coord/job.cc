@@ -54,7 +54,12 @@ Job::Job(JobContext context, stored::Job record)
   for (int i = 0; i < record_.pods_size(); ++i) {
     pods_on_[record_.pods(i).node()].push_back(static_cast<uint32_t>(i));
     node_of_.push_back(record_.pods(i).node());
-    if (!record_.pods(i).ended()) ++living_;
+    if (!record_.pods(i).ended()) {
+      ++living_;
+    } else {
+      // Nobody has asked yet: there is nothing to tell.
+      [[maybe_unused]] const auto nothing = board_.pod_ended(static_cast<uint32_t>(i));
+    }
   }
 }
 
@@ -79,6 +84,8 @@ void Job::pod_ended(const wire::PodEnded& ended) {
   --living_;
   unsaved_ = true;
   judge_end(number, ended.reason());
+  const std::lock_guard board(board_mutex_);
+  tell(board_.pod_ended(number));
   changed_.notify_all();
 }
 

@@ -32,13 +32,20 @@ class ConfigFile : public testing::Test {
 TEST_F(ConfigFile, EveryKey_IsRead) {
   const auto config = read(
       "checkpoint_dir = \"/scratch/ckpt\"\nlog_level = \"debug\"\nlog_format = \"json\"\n"
-      "munge_socket = \"/run/m\"\nslurm_user = \"sl\"\n");
+      "munge_socket = \"/run/m\"\nslurm_user = \"sl\"\n"
+      "coordinator = \"head:1\"\nlisten = \"127.0.0.1:2\"\nstate_dir = \"/state\"\n"
+      "max_writers = 3\nnode_grace = \"5s\"\n");
   ASSERT_TRUE(config) << config.error().message();
   EXPECT_EQ(config->checkpoint_dir, "/scratch/ckpt");
   EXPECT_EQ(config->log_level, LogLevel::kDebug);
   EXPECT_EQ(config->log_format, LogFormat::kJson);
   EXPECT_EQ(config->munge_socket, "/run/m");
   EXPECT_EQ(config->slurm_user, "sl");
+  EXPECT_EQ(config->coordinator, "head:1");
+  EXPECT_EQ(config->listen, "127.0.0.1:2");
+  EXPECT_EQ(config->state_dir, "/state");
+  EXPECT_EQ(config->max_writers, 3U);
+  EXPECT_EQ(config->node_grace, std::chrono::seconds(5));
 }
 
 TEST_F(ConfigFile, EmptyFile_GivesTheDefaults) {
@@ -55,6 +62,10 @@ TEST_F(ConfigFile, DocumentedFile_IsReadAndGivesTheDefaults) {
   EXPECT_FALSE(config->checkpoint_dir.has_value());
   EXPECT_EQ(config->log_level, Config{}.log_level);
   EXPECT_EQ(config->log_format, Config{}.log_format);
+  EXPECT_EQ(config->listen, Config{}.listen);
+  EXPECT_EQ(config->state_dir, Config{}.state_dir);
+  EXPECT_EQ(config->max_writers, Config{}.max_writers);
+  EXPECT_EQ(config->node_grace, Config{}.node_grace);
 }
 
 TEST_F(ConfigFile, UnknownKey_IsRefusedWithItsLine) {
@@ -68,6 +79,9 @@ TEST_F(ConfigFile, WrongValue_IsRefusedWithItsLine) {
   EXPECT_TRUE(error_of("log_level = 3").starts_with(at("1:1")));
   EXPECT_TRUE(error_of("checkpoint_dir = \"relative\"").starts_with(at("1:1")));
   EXPECT_TRUE(error_of("checkpoint_dir = 5").starts_with(at("1:1")));
+  EXPECT_TRUE(error_of("coordinator = \"head\"").starts_with(at("1:1") + "coordinator: "));
+  EXPECT_TRUE(error_of("max_writers = -1").starts_with(at("1:1") + "max_writers: "));
+  EXPECT_TRUE(error_of("node_grace = 5").starts_with(at("1:1") + "node_grace: "));
   EXPECT_TRUE(error_of("[checkpoint_dir]\nx = 1\n").starts_with(at("1:2")));
 }
 

@@ -1,0 +1,326 @@
+// Jobs on pretended nodes: from run to wait, sets, restarts.
+#include "coord/service.h"
+
+#include <csignal>
+
+#include "coord/wire.h"
+#include "storage/ledger.h"
+#include "storage/manifest.h"
+#include "tests/unit/coord/service_fixture.h"
+
+namespace fermata::coord {
+namespace {
+
+class RunTest : public ServiceTest {
+ protected:
+  RunTest() { start_with_nodes(); }
+};
+
+TEST_F(RunTest, RanksAreDealtInBlocks_AndTheHighestStatusIsTheJobs) {
+  const wire::RunReply reply = run(program(5, 3));
+  ASSERT_EQ(reply.outcome().code(), 0) << reply.outcome().message();
+  EXPECT_THAT(reply.nodes(), ElementsAre("n1", "n2", "n3"));
+  EXPECT_THAT(reply.outputs(),
+              ElementsAre(scratch_ / ("fermata-" + std::to_string(reply.job()) + ".out")));
+  const std::vector<wire::Order> sent = fleet_.sent("n2");
+  ASSERT_THAT(sent, SizeIs(1));
+  EXPECT_THAT(sent[0].launch().shape().pod_of_rank(), ElementsAre(0, 0, 1, 1, 2));
+  EXPECT_THAT(sent[0].launch().shape().hosts(), ElementsAre("n1", "n2", "n3"));
+  EXPECT_EQ(sent[0].launch().owner_uid(), getuid());
+  EXPECT_EQ(used_slots(), 5U);
+  ASSERT_THAT(jobs(), SizeIs(1));
+  EXPECT_EQ(jobs()[0].state(), "running");
+
+  const JobStep step{reply.job(), 0};
+  fleet_.end_pod("n1", {step, 0, 0}, exited(0));
+  fleet_.end_pod("n3", {step, 2, 0}, exited(3));
+  fleet_.end_pod("n2", {step, 1, 0}, exited(1));
+  const wire::WaitReply ended = wait(reply.job());
+  EXPECT_EQ(ended.exit_status(), 3);
+  EXPECT_EQ(ended.sentence(), "");
+  EXPECT_THAT(fleet_.orders_with("signal"), IsEmpty());
+  EXPECT_TRUE(eventually([&] { return jobs().empty(); }));
+  EXPECT_EQ(used_slots(), 0U);
+  EXPECT_EQ(wait(reply.job()).exit_status(), 3) << "asked late";
+}
+
+TEST_F(RunTest, LaunchThatFailsOnOneNodeLeavesNothingAnywhere) {
+  fleet_.set_trouble([](const std::string& node, const wire::Order& order) {
+    return node == "n2" && order.has_launch()
+               ? std::optional(Status(Code::kNotFound, "lmp: no such program"))
+               : std::nullopt;
+  });
+  const wire::RunReply reply = run(program(6, 3));
+  EXPECT_EQ(status_of(reply.outcome()).code(), Code::kNotFound);
+  EXPECT_EQ(reply.outcome().message(), "on n2: lmp: no such program");
+  EXPECT_THAT(fleet_.pods(), IsEmpty());
+  EXPECT_THAT(jobs(), IsEmpty());
+  EXPECT_EQ(used_slots(), 0U);
+}
+
+TEST_F(RunTest, RequestsThatMakeNoSenseAreRefused) {
+  EXPECT_EQ(status_of(run(program(0, 1)).outcome()).code(), Code::kUsage);
+  EXPECT_EQ(status_of(run(program(2, 3)).outcome()).code(), Code::kUsage);
+  EXPECT_EQ(status_of(run(program(13, 0)).outcome()).code(), Code::kBusy);
+  wire::RunRequest request = program(1, 1);
+  request.set_checkpoint_dir("sets");
+  EXPECT_EQ(status_of(run(request).outcome()).code(), Code::kUsage);
+  request = program(1, 1);
+  request.set_external_tcp("maybe");
+  EXPECT_EQ(status_of(run(request).outcome()).code(), Code::kUsage);
+  request = program(1, 0);
+  request.add_nodes("n7");
+  EXPECT_EQ(status_of(run(request).outcome()).code(), Code::kNotFound);
+  request = program(1, 1);
+  request.clear_command();
+  EXPECT_EQ(status_of(run(request).outcome()).code(), Code::kUsage);
+  EXPECT_THAT(fleet_.orders(), IsEmpty());
+  EXPECT_EQ(used_slots(), 0U);
+}
+
+TEST_F(RunTest, SignalsGoToEveryPod) {
+  const uint64_t job = running_job();
+  wire::SignalRequest request;
+  request.set_job(job);
+  request.set_signal(SIGUSR1);
+  fleet_.set_stubborn(true);
+  answer<wire::Empty>([&](auto respond) { service_->signal(me(), request, respond); });
+  EXPECT_THAT(fleet_.orders_with("signal 10"), SizeIs(3));
+}
+
+TEST_F(RunTest, OthersMayNotTouchAJob_NorSeeItsCommand) {
+  const uint64_t job = running_job();
+  const Caller other{getuid() + 1, getgid(), false};
+  wire::CheckpointRequest request;
+  request.set_job(job);
+  const auto reply = answer<wire::CheckpointReply>(
+      [&](auto respond) { service_->checkpoint(other, request, respond); });
+  EXPECT_EQ(status_of(reply.outcome()).code(), Code::kPermission);
+  wire::SignalRequest signal;
+  signal.set_job(job);
+  signal.set_signal(SIGKILL);
+  answer<wire::Empty>([&](auto respond) { service_->signal(other, signal, respond); });
+  EXPECT_THAT(fleet_.orders_with("signal"), IsEmpty());
+  const auto seen = answer<wire::JobsReply>([&](auto respond) { service_->jobs(other, respond); });
+  ASSERT_EQ(seen.jobs_size(), 1);
+  EXPECT_EQ(seen.jobs(0).command_size(), 0);
+  const Caller admin{getuid() + 1, getgid(), true};
+  EXPECT_EQ(answer<wire::CheckpointReply>(
+                [&](auto respond) { service_->checkpoint(admin, request, respond); })
+                .outcome()
+                .code(),
+            0);
+}
+
+TEST_F(RunTest, WordsOfRanksGoFromPodToPod) {
+  const JobStep step{running_job(), 0};
+  for (uint32_t pod = 0; pod < 3; ++pod) {
+    wire::ExchangeUp up;
+    *up.mutable_pod() = to_wire(PodId{step, pod, 0});
+    wire::Contribution& part = *up.mutable_contribution();
+    part.set_key("fence");
+    for (uint32_t i = 0; i < 3; ++i) part.add_pods(i);
+    part.set_blob(std::to_string(pod));
+    part.set_number(1);
+    fleet_.exchange("n" + std::to_string(pod + 1), up);
+  }
+  const auto told = fleet_.told();
+  ASSERT_THAT(told, SizeIs(3));
+  EXPECT_EQ(told[0].second.gathered().blobs(), "012");
+
+  // One that says what it may not: not its node's pod.
+  wire::ExchangeUp abort;
+  *abort.mutable_pod() = to_wire(PodId{step, 0, 0});
+  abort.mutable_abort()->set_status(42);
+  fleet_.exchange("n2", abort);
+  EXPECT_THAT(jobs(), SizeIs(1));
+  fleet_.exchange("n1", abort);
+  EXPECT_EQ(wait(step.job).exit_status(), 42);
+}
+
+class SetsTest : public ServiceTest {
+ protected:
+  SetsTest() { start_with_nodes(); }
+  storage::Manifest manifest(uint64_t job, uint64_t crid) const {
+    return *storage::read_manifest(storage::set_folder(sets(), {job, 0}, {crid}));
+  }
+};
+
+TEST_F(SetsTest, ASetHasAnImageOfEachPod) {
+  const uint64_t job = running_job();
+  const wire::CheckpointReply reply = checkpoint(job);
+  ASSERT_EQ(reply.outcome().code(), 0) << reply.outcome().message();
+  const storage::Manifest set = manifest(job, reply.crid());
+  ASSERT_THAT(set.images, SizeIs(3));
+  EXPECT_EQ(set.images[2].host, "n3");
+  EXPECT_EQ(set.images[2].phases_ms, std::vector<double>(6, 1));
+  EXPECT_THAT(set.pod_of_rank, ElementsAre(0, 0, 1, 1, 2, 2));
+  EXPECT_THAT(reply.json(), HasSubstr("\"node\": \"n2\""));
+  EXPECT_EQ(jobs()[0].last_crid(), reply.crid());
+  EXPECT_GT(checkpoint(job).crid(), reply.crid());
+}
+
+TEST_F(SetsTest, AFailureInAnyPhaseRollsAllBack_AndTheJobRunsOn) {
+  const uint64_t job = running_job();
+  for (const Phase phase : kPhases) {
+    fleet_.set_trouble([&](const std::string& node, const wire::Order& order) {
+      return node == "n2" && order.has_phase() &&
+                     order.phase().phase() == static_cast<uint32_t>(phase)
+                 ? std::optional(Status(Code::kStorage, "disk full"))
+                 : std::nullopt;
+    });
+    const size_t before = fleet_.orders_with("roll back").size();
+    const wire::CheckpointReply reply = checkpoint(job);
+    EXPECT_EQ(status_of(reply.outcome()).code(), Code::kStorage);
+    EXPECT_THAT(reply.outcome().message(),
+                HasSubstr(std::string(phase_name(phase)) + " on n2: disk full"));
+    EXPECT_EQ(fleet_.orders_with("roll back").size(), before + 3);
+    EXPECT_FALSE(std::filesystem::exists(storage::set_folder(sets(), {job, 0}, {reply.crid()})));
+  }
+  fleet_.set_trouble(nullptr);
+  EXPECT_EQ(checkpoint(job).outcome().code(), 0);
+  EXPECT_THAT(fleet_.pods(), SizeIs(3));
+}
+
+TEST_F(SetsTest, AbleSumsUp_OrNamesEveryObstacle) {
+  const uint64_t job = running_job();
+  const wire::AbleReply yes = able(job);
+  EXPECT_EQ(yes.outcome().code(), 0) << yes.outcome().message();
+  EXPECT_THAT(yes.json(), HasSubstr("\"processes\": 6"));
+  fleet_.set_trouble([](const std::string& node, const wire::Order& order) {
+    return order.has_able() && node != "n2"
+               ? std::optional(Status(Code::kCannotHold, "process 4 has a lease"))
+               : std::nullopt;
+  });
+  const wire::AbleReply no = able(job);
+  EXPECT_EQ(status_of(no.outcome()).code(), Code::kCannotHold);
+  EXPECT_EQ(no.outcome().message(), "on n1: process 4 has a lease\non n3: process 4 has a lease");
+}
+
+TEST_F(SetsTest, ConnectionThatLeavesTheJobIsRefused_OrKept) {
+  image::OutsideConnection outside;
+  outside.set_holder("process 12 (outside), fd 7");
+  fleet_.set_connections({outside});
+  const uint64_t job = running_job();
+  EXPECT_THAT(able(job).outcome().message(), HasSubstr("process 12 (outside), fd 7 on n1"));
+  EXPECT_EQ(status_of(checkpoint(job).outcome()).code(), Code::kCannotHold);
+  wire::RunRequest request = program(3, 3);
+  request.set_external_tcp("reset");
+  const uint64_t other = run(request).job();
+  EXPECT_EQ(checkpoint(other).outcome().code(), 0);
+}
+
+TEST_F(SetsTest, AnIntervalTakesSetsByItself) {
+  wire::RunRequest request = program(3, 3);
+  request.set_interval_ms(20);
+  const uint64_t job = run(request).job();
+  EXPECT_TRUE(eventually([&] { return jobs()[0].last_crid() >= 3; }));
+  EXPECT_EQ(manifest(job, jobs()[0].last_crid()).result, "resumed");
+}
+
+class RestartTest : public SetsTest {
+ protected:
+  /// A job that was ended after a set.
+  uint64_t ended_job() {
+    const uint64_t job = running_job();
+    crid_ = checkpoint(job, true).crid();
+    const wire::WaitReply ended = wait(job);
+    EXPECT_EQ(ended.exit_status(), 128 + SIGKILL);
+    EXPECT_THAT(ended.sentence(), HasSubstr("was ended after checkpoint"));
+    EXPECT_EQ(ended.last_crid(), crid_);
+    EXPECT_TRUE(eventually([&] { return jobs().empty(); }));
+    EXPECT_EQ(manifest(job, crid_).result, "killed");
+    return job;
+  }
+  static wire::RestartRequest of(uint64_t job, const std::vector<std::string>& nodes = {}) {
+    wire::RestartRequest request;
+    request.set_job(job);
+    for (const std::string& node : nodes) request.add_nodes(node);
+    return request;
+  }
+  std::vector<std::string> steps_of_restart() const {
+    std::vector<std::string> steps;
+    for (const std::string& order : fleet_.orders()) {
+      for (const char* step : {"restore", "connect", "go"}) {
+        if (order.find(step) != std::string::npos) steps.emplace_back(step);
+      }
+    }
+    return steps;
+  }
+  uint64_t crid_ = 0;
+};
+
+TEST_F(RestartTest, PodsComeBackWhereTheyWere_WithABarrierAfterEachStep) {
+  const uint64_t job = ended_job();
+  const wire::RunReply reply = restart(of(job));
+  ASSERT_EQ(reply.outcome().code(), 0) << reply.outcome().message();
+  EXPECT_EQ(reply.crid(), crid_);
+  EXPECT_THAT(reply.nodes(), ElementsAre("n1", "n2", "n3"));
+  EXPECT_THAT(reply.notes(), SizeIs(3));
+  EXPECT_THAT(steps_of_restart(), ElementsAre("restore", "restore", "restore", "connect", "connect",
+                                              "connect", "go", "go", "go"));
+  EXPECT_THAT(fleet_.pods("n2"), ElementsAre(std::to_string(job) + ".0/1+1"));
+  const std::vector<wire::Order> sent = fleet_.sent("n2");
+  const wire::Order& connect = sent[sent.size() - 2];
+  EXPECT_EQ(connect.connect().addresses().entries_size(), 0) << "of no known family";
+  EXPECT_EQ(jobs()[0].start(), 1U);
+  EXPECT_GT(checkpoint(job).crid(), crid_);
+  EXPECT_EQ(status_of(restart(of(job)).outcome()).code(), Code::kBusy);
+}
+
+TEST_F(RestartTest, PodsGoWhereTheyAreSent_SeveralOnOneNode) {
+  const uint64_t job = ended_job();
+  const wire::RunReply reply = restart(of(job, {"n2", "n1", "n2"}));
+  ASSERT_EQ(reply.outcome().code(), 0) << reply.outcome().message();
+  EXPECT_THAT(reply.nodes(), ElementsAre("n2", "n1", "n2"));
+  EXPECT_THAT(fleet_.pods("n2"), SizeIs(2));
+  const uint64_t next = checkpoint(job, true).crid();
+  EXPECT_EQ(manifest(job, next).images[0].host, "n2");
+  EXPECT_EQ(manifest(job, next).images[0].known_as, "n1");
+  wait(job);
+  ASSERT_TRUE(eventually([&] { return jobs().empty(); }));
+  ASSERT_EQ(restart(of(job)).outcome().code(), 0);
+  const std::vector<wire::Order> sent = fleet_.sent("n1");
+  EXPECT_THAT(sent.back().kind_case(), wire::Order::kGo);
+  EXPECT_THAT(sent[sent.size() - 3].restore().shape().hosts(), ElementsAre("n1", "n2", "n3"));
+}
+
+TEST_F(RestartTest, NothingIsHalfAlive_WhenOneNodeSaysNo) {
+  const uint64_t job = ended_job();
+  for (const wire::Order::KindCase step :
+       {wire::Order::kRestore, wire::Order::kConnect, wire::Order::kGo}) {
+    fleet_.set_trouble([&](const std::string& node, const wire::Order& order) {
+      return node == "n3" && order.kind_case() == step
+                 ? std::optional(Status(Code::kUnsupported, "the CPU has no avx512f"))
+                 : std::nullopt;
+    });
+    const wire::RunReply reply = restart(of(job));
+    EXPECT_EQ(status_of(reply.outcome()).code(), Code::kUnsupported);
+    EXPECT_THAT(reply.outcome().message(), HasSubstr("on n3: the CPU has no avx512f"));
+    EXPECT_THAT(fleet_.pods(), IsEmpty());
+    EXPECT_THAT(jobs(), IsEmpty());
+    EXPECT_EQ(used_slots(), 0U);
+  }
+  fleet_.set_trouble(nullptr);
+  EXPECT_EQ(restart(of(job)).outcome().code(), 0);
+  EXPECT_EQ(jobs()[0].start(), 4U);
+}
+
+TEST_F(RestartTest, AJobThatIsNotKnownComesFromItsFolder) {
+  const uint64_t job = ended_job();
+  stop();
+  std::filesystem::remove_all(scratch_ / "state");
+  start_with_nodes();
+  EXPECT_EQ(status_of(restart(of(job)).outcome()).code(), Code::kNotFound);
+  wire::RestartRequest request;
+  request.set_checkpoint_dir(sets());
+  request.set_working_directory(scratch_.path());
+  const wire::RunReply reply = restart(request);
+  ASSERT_EQ(reply.outcome().code(), 0) << reply.outcome().message();
+  EXPECT_EQ(reply.job(), job);
+  EXPECT_GT(checkpoint(job).crid(), crid_) << "the folder's counter is respected";
+  EXPECT_GT(running_job(), job) << "and so is its job's number";
+}
+
+}  // namespace
+}  // namespace fermata::coord
