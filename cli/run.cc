@@ -34,6 +34,7 @@ Result<JobStep> number_job(node_agent::JobRegistry& registry, const coord::Coord
   }
   while (*wanted != job.job) {
     FERMATA_ASSIGN(job, registry.allot(*wanted));
+    if (job.job == *wanted) break;  // the folder's and this machine's
     FERMATA_ASSIGN(wanted, coordinator.next_job(job.job));
   }
   return job;

@@ -74,6 +74,7 @@ Result<JobStep> Service::number_job(const Coordinator& coordinator) {
     // Sets may never be asked for: then the folder does not matter.
     if (!wanted || *wanted == number) return JobStep{number, 0};
     FERMATA_ASSIGN(number, store_.allot_job(*wanted));
+    if (number == *wanted) return JobStep{number, 0};  // the folder's and ours
   }
 }
 

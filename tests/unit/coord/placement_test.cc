@@ -24,7 +24,7 @@ TEST(PlaceRun, TakesAsFewNodesAsHoldTheRanks) {
 }
 
 TEST(PlaceRun, DealsEvenBlocks_WithinTheSlots) {
-  EXPECT_THAT(place_run(nodes(), 7, {}, 3)->pod_of_rank, ElementsAre(0, 0, 1, 1, 2, 2, 2));
+  EXPECT_THAT(place_run(nodes(), 7, {}, 3)->pod_of_rank, ElementsAre(0, 0, 0, 1, 1, 2, 2));
   EXPECT_THAT(place_run(nodes(), 5, {"n3", "n1"}, 0)->pod_of_rank, ElementsAre(0, 0, 0, 1, 1));
   EXPECT_THAT(place_run(nodes(), 3, {"n3", "n1"}, 2)->nodes, ElementsAre("n3", "n1"));
 }
