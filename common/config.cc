@@ -39,6 +39,15 @@ Status apply_address(std::string_view key, const toml::node& node, std::string& 
   return Status::ok();
 }
 
+Status apply_number(std::string_view key, const toml::node& node, uint32_t& out) {
+  const auto number = node.value_exact<int64_t>();
+  if (!number || *number < 0 || *number > UINT32_MAX) {
+    return {Code::kUsage, fmt::format("{}: a number from 0 on is expected", key)};
+  }
+  out = static_cast<uint32_t>(*number);
+  return Status::ok();
+}
+
 /// The keys of the service. False: it is none of them.
 Result<bool> apply_service(std::string_view key, const toml::node& node, Config& config) {
   if (key == "coordinator") {
@@ -47,12 +56,18 @@ Result<bool> apply_service(std::string_view key, const toml::node& node, Config&
     FERMATA_TRY_RESULT(apply_address(key, node, config.listen));
   } else if (key == "state_dir") {
     FERMATA_TRY_RESULT(apply_absolute(key, node, config.state_dir));
-  } else if (key == "max_writers") {
-    const auto number = node.value_exact<int64_t>();
-    if (!number || *number < 0 || *number > UINT32_MAX) {
-      return failure(Code::kUsage, "max_writers: a number from 0 on is expected");
+  } else if (key == "run_dir") {
+    FERMATA_TRY_RESULT(apply_absolute(key, node, config.run_dir));
+  } else if (key == "node_name") {
+    const auto name = node.value_exact<std::string>();
+    if (!name || name->empty()) {
+      return failure(Code::kUsage, "node_name: a name in quotes is expected");
     }
-    config.max_writers = static_cast<uint32_t>(*number);
+    config.node_name = *name;
+  } else if (key == "max_writers") {
+    FERMATA_TRY_RESULT(apply_number(key, node, config.max_writers));
+  } else if (key == "slots") {
+    FERMATA_TRY_RESULT(apply_number(key, node, config.slots));
   } else if (key == "node_grace") {
     const auto grace = parse_duration(node.value_exact<std::string>().value_or(""));
     if (!grace) return Failure(grace.error().within(key));

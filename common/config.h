@@ -32,6 +32,12 @@ struct Config {
   uint32_t max_writers = 0;
   /// A node whose agent is gone for so long has taken its pods with it.
   std::chrono::milliseconds node_grace{60'000};
+  /// Absolute: what an agent has to know of its pods as long as they run.
+  std::filesystem::path run_dir = "/run/fermata";
+  /// Name of this node; empty: its host name.
+  std::string node_name;
+  /// Ranks this node takes; 0: one for each core.
+  uint32_t slots = 0;
 };
 
 /// Reads one file. kNotFound when there is none; kUsage, with file, line and column, when it is no

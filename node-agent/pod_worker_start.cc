@@ -19,7 +19,7 @@ namespace {
 
 using std::chrono::steady_clock;
 
-// A pod that is being rebuilt is cut off until it runs; with its agent it would end anyway.
+// A pod that stands is cut off until it runs; with its agent it would end anyway.
 constexpr std::chrono::hours kRebuildCut{24};
 constexpr int kRemoveDeadlineMs = 20'000;
 
@@ -196,11 +196,6 @@ RestoreOrder PodWorker::restore_order(const wire::RestoreOrder& wanted, const Cr
     return {};
   };
   order.group = group_spec();
-  order.group.prepare = [this, prepare = order.group.prepare](const std::filesystem::path& group) {
-    Status prepared = prepare(group);
-    if (prepared) isolation_->cut(kRebuildCut);
-    return prepared;
-  };
   order.network.address_here = [this](const engine::InetAddress& then) {
     return address_here(then, node_);
   };
@@ -224,7 +219,11 @@ void PodWorker::restore(const wire::Order& order) {
     request.stdio = streams.fds();
     Result<RestoredPod> restored = node_agent::restore(
         request, [this](const StandingPod& standing) { return wait_for_go(standing); });
-    if (!restored) return restored.error();
+    if (!restored) {
+      // What its sockets leave behind in the kernel goes sooner.
+      if (isolation_) isolation_->join();
+      return restored.error();
+    }
     Status held = hold(restored->pod);
     if (!held) [[maybe_unused]]
       const Status destroyed = restored->pod.destroy();
@@ -267,6 +266,8 @@ Result<wire::Order> PodWorker::wait_for(wire::Order::KindCase wanted, Time deadl
 }
 
 Result<image::AddressMap> PodWorker::exchange_addresses(const image::AddressMap& own) {
+  // Its own sockets have said to each other what they had to (engine/rebuild.h).
+  isolation_->cut(kRebuildCut);
   told_ = addresses_to_tell(
       own, then_, [this](const engine::InetAddress& then) { return address_here(then, node_); });
   answer(*open_, Status::ok(), [this](wire::Done& done) { *done.mutable_addresses() = *told_; });

@@ -34,7 +34,8 @@ TEST_F(ConfigFile, EveryKey_IsRead) {
       "checkpoint_dir = \"/scratch/ckpt\"\nlog_level = \"debug\"\nlog_format = \"json\"\n"
       "munge_socket = \"/run/m\"\nslurm_user = \"sl\"\n"
       "coordinator = \"head:1\"\nlisten = \"127.0.0.1:2\"\nstate_dir = \"/state\"\n"
-      "max_writers = 3\nnode_grace = \"5s\"\n");
+      "max_writers = 3\nnode_grace = \"5s\"\n"
+      "run_dir = \"/run/f\"\nnode_name = \"n7\"\nslots = 4\n");
   ASSERT_TRUE(config) << config.error().message();
   EXPECT_EQ(config->checkpoint_dir, "/scratch/ckpt");
   EXPECT_EQ(config->log_level, LogLevel::kDebug);
@@ -46,6 +47,9 @@ TEST_F(ConfigFile, EveryKey_IsRead) {
   EXPECT_EQ(config->state_dir, "/state");
   EXPECT_EQ(config->max_writers, 3U);
   EXPECT_EQ(config->node_grace, std::chrono::seconds(5));
+  EXPECT_EQ(config->run_dir, "/run/f");
+  EXPECT_EQ(config->node_name, "n7");
+  EXPECT_EQ(config->slots, 4U);
 }
 
 TEST_F(ConfigFile, EmptyFile_GivesTheDefaults) {
@@ -66,6 +70,9 @@ TEST_F(ConfigFile, DocumentedFile_IsReadAndGivesTheDefaults) {
   EXPECT_EQ(config->state_dir, Config{}.state_dir);
   EXPECT_EQ(config->max_writers, Config{}.max_writers);
   EXPECT_EQ(config->node_grace, Config{}.node_grace);
+  EXPECT_EQ(config->run_dir, Config{}.run_dir);
+  EXPECT_EQ(config->node_name, Config{}.node_name);
+  EXPECT_EQ(config->slots, Config{}.slots);
 }
 
 TEST_F(ConfigFile, UnknownKey_IsRefusedWithItsLine) {
@@ -81,6 +88,9 @@ TEST_F(ConfigFile, WrongValue_IsRefusedWithItsLine) {
   EXPECT_TRUE(error_of("checkpoint_dir = 5").starts_with(at("1:1")));
   EXPECT_TRUE(error_of("coordinator = \"head\"").starts_with(at("1:1") + "coordinator: "));
   EXPECT_TRUE(error_of("max_writers = -1").starts_with(at("1:1") + "max_writers: "));
+  EXPECT_TRUE(error_of("slots = \"4\"").starts_with(at("1:1") + "slots: "));
+  EXPECT_TRUE(error_of("node_name = 7").starts_with(at("1:1") + "node_name: "));
+  EXPECT_TRUE(error_of("run_dir = \"run\"").starts_with(at("1:1") + "run_dir: "));
   EXPECT_TRUE(error_of("node_grace = 5").starts_with(at("1:1") + "node_grace: "));
   EXPECT_TRUE(error_of("[checkpoint_dir]\nx = 1\n").starts_with(at("1:2")));
 }

@@ -1,0 +1,255 @@
+#include "node-agent/agent.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include <utility>
+
+#include "common/log.h"
+#include "node-agent/addresses.h"
+#include "node-agent/engine/requirements.h"
+#include "node-agent/record_file.h"
+#include "proto/outcome.h"
+
+namespace fermata::node_agent {
+namespace {
+
+using std::chrono::seconds;
+using std::chrono::steady_clock;
+
+// Pods are taken over in some ten milliseconds each; one in trouble shall not hold up the others.
+constexpr seconds kAdoptPatience{30};
+// A report that went into a stream which was lost so soon after is told again.
+constexpr seconds kMayBeLost{30};
+
+Result<UniqueFd> take_run_dir(const std::filesystem::path& run_dir) {
+  FERMATA_TRY_RESULT(make_record_folder(run_dir));
+  const std::filesystem::path file = run_dir / "agent.lock";
+  UniqueFd lock(open(file.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
+  if (!lock) return errno_failure(errno, file.string());
+  if (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    return failure(Code::kBusy, fmt::format("{}: another fermata-agentd runs with this run_dir",
+                                            run_dir.string()));
+  }
+  return lock;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Agent>> Agent::create(AgentOptions options, Send send) {
+  FERMATA_ASSIGN(UniqueFd lock, take_run_dir(options.run_dir));
+  wire::Hello self;
+  self.set_node(options.node);
+  self.set_slots(options.slots);
+  FERMATA_ASSIGN(*self.mutable_machine(), engine::requirements_of_this_machine());
+  return std::unique_ptr<Agent>(
+      new Agent(std::move(options), std::move(send), std::move(lock), std::move(self)));
+}
+
+Agent::Agent(AgentOptions options, Send send, UniqueFd lock, wire::Hello self)
+    : options_(std::move(options)),
+      send_(std::move(send)),
+      lock_(std::move(lock)),
+      self_(std::move(self)),
+      registry_(options_.run_dir) {
+  collector_ = std::thread([this] { collect(); });
+}
+
+Agent::~Agent() {
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+    changed_.notify_all();
+  }
+  collector_.join();
+  std::map<PodId, std::shared_ptr<PodHost>> hosts;
+  {
+    const std::lock_guard lock(mutex_);
+    hosts = std::move(hosts_);
+  }
+  hosts.clear();  // not under the lock: what their threads still say takes it
+}
+
+void Agent::adopt() {
+  registry_.tidy();
+  std::vector<PodId> adopted;
+  for (PodRecord& record : registry_.all()) {
+    const PodId id = record.id;
+    if (record.ended) {
+      tell(report_of(record));
+      continue;
+    }
+    log_info(fmt::format("taking over pod {}", to_string(id)));
+    auto host = std::make_shared<PodHost>(
+        std::move(record), PodHostSettings{options_.node, options_.run_dir}, events());
+    adopted.push_back(id);
+    const std::lock_guard lock(mutex_);
+    hosts_[id] = std::move(host);
+  }
+  // The first Hello is to name them.
+  const Time deadline = steady_clock::now() + kAdoptPatience;
+  for (const PodId& id : adopted) {
+    while (steady_clock::now() < deadline) {
+      const std::shared_ptr<PodHost> host = host_of(id);
+      if (!host || host->living()) break;
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+  }
+}
+
+PodHostEvents Agent::events() {
+  PodHostEvents events;
+  events.done = [this](wire::Done done) {
+    wire::FromAgent message;
+    *message.mutable_done() = std::move(done);
+    send_(std::move(message));
+  };
+  events.exchange = [this](wire::ExchangeUp up) {
+    wire::FromAgent message;
+    *message.mutable_exchange() = std::move(up);
+    send_(std::move(message));
+  };
+  events.over = [this](const PodId& pod, std::optional<wire::PodEnded> report) {
+    pod_is_over(pod, std::move(report));
+  };
+  return events;
+}
+
+std::shared_ptr<PodHost> Agent::host_of(const PodId& pod) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = hosts_.find(pod);
+  return found == hosts_.end() || over_.contains(pod) ? nullptr : found->second;
+}
+
+std::vector<std::shared_ptr<PodHost>> Agent::all_hosts() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<PodHost>> hosts;
+  for (const auto& [id, host] : hosts_) hosts.push_back(host);
+  return hosts;
+}
+
+std::shared_ptr<PodHost> Agent::new_host(const PodId& pod) {
+  auto host =
+      std::make_shared<PodHost>(pod, PodHostSettings{options_.node, options_.run_dir}, events());
+  std::shared_ptr<PodHost> before;  // over, and destroyed when the lock is given back
+  const std::lock_guard lock(mutex_);
+  before = std::exchange(hosts_[pod], host);
+  over_.erase(pod);
+  return host;
+}
+
+wire::Hello Agent::hello() const {
+  wire::Hello hello = self_;
+  if (const Result<std::vector<NodeAddress>> addresses = addresses_of_this_node()) {
+    for (const NodeAddress& address : *addresses) {
+      wire::Interface& interface = *hello.add_interfaces();
+      interface.set_address(address.address.bytes());
+      interface.set_prefix(address.prefix);
+      interface.set_name(address.name);
+    }
+  } else {
+    log_error(addresses.error().message());
+  }
+  for (const std::shared_ptr<PodHost>& host : all_hosts()) {
+    if (std::optional<wire::LivingPod> pod = host->living()) *hello.add_pods() = *std::move(pod);
+  }
+  return hello;
+}
+
+void Agent::attached(const wire::Welcome& welcome) {
+  for (const wire::PodId& id : welcome.unknown()) {
+    log_warning(fmt::format("the coordinator knows nothing of pod {}: it runs on, untended",
+                            to_string(pod_id_of(id))));
+  }
+  std::map<PodId, wire::PodEnded> untold;
+  {
+    const std::lock_guard lock(mutex_);
+    untold = std::exchange(untold_, {});
+  }
+  for (const auto& [id, report] : untold) tell(report);
+  for (const std::shared_ptr<PodHost>& host : all_hosts()) host->coordinator_back();
+}
+
+void Agent::answer(const wire::Order& order, const Status& status) const {
+  wire::FromAgent message;
+  message.mutable_done()->set_order(order.id());
+  *message.mutable_done()->mutable_outcome() = wire::to_outcome(status);
+  send_(std::move(message));
+}
+
+void Agent::order(wire::Order order) {
+  const PodId pod = pod_id_of(order.pod());
+  std::shared_ptr<PodHost> host = host_of(pod);
+  if (!host && (order.has_launch() || order.has_restore())) host = new_host(pod);
+  if (host) {
+    host->order(std::move(order));
+  } else if (order.has_destroy() || order.has_roll_back()) {
+    answer(order, Status::ok());  // as it is wanted
+  } else {
+    answer(order,
+           {Code::kNotFound, fmt::format("node {} has no pod {}", options_.node, to_string(pod))});
+  }
+}
+
+void Agent::exchange(wire::ExchangeDown message) {
+  if (const std::shared_ptr<PodHost> host = host_of(pod_id_of(message.pod()))) {
+    host->deliver(std::move(message));
+  }
+}
+
+void Agent::lost() {
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto& [id, told] : told_) {
+      if (steady_clock::now() - told.at < kMayBeLost) untold_[id] = std::move(told.report);
+    }
+    told_.clear();
+  }
+  for (const std::shared_ptr<PodHost>& host : all_hosts()) host->coordinator_lost();
+}
+
+void Agent::tell(const wire::PodEnded& report) {
+  const PodId id = pod_id_of(report.id());
+  wire::FromAgent message;
+  *message.mutable_ended() = report;
+  const bool sent = send_(std::move(message));
+  if (sent) registry_.remove(id);
+  const std::lock_guard lock(mutex_);
+  if (!sent) {
+    untold_[id] = report;
+    return;
+  }
+  std::erase_if(told_,
+                [](const auto& one) { return steady_clock::now() - one.second.at >= kMayBeLost; });
+  told_[id] = {report, steady_clock::now()};
+}
+
+void Agent::pod_is_over(const PodId& pod, std::optional<wire::PodEnded> report) {
+  if (report) tell(*report);
+  const std::lock_guard lock(mutex_);
+  over_.insert(pod);
+  changed_.notify_all();
+}
+
+void Agent::collect() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [this] { return ending_ || !over_.empty(); });
+    if (ending_) return;
+    std::vector<std::shared_ptr<PodHost>> done;
+    for (const PodId& pod : over_) {
+      const auto found = hosts_.find(pod);
+      if (found == hosts_.end()) continue;
+      done.push_back(std::move(found->second));
+      hosts_.erase(found);
+    }
+    over_.clear();
+    lock.unlock();
+    done.clear();
+    lock.lock();
+  }
+}
+
+}  // namespace fermata::node_agent
