@@ -75,6 +75,8 @@ Status check_room(int inbox, size_t size) {
 Status ExchangeFiles::open() {
   FERMATA_ASSIGN_STATUS(UniqueFd out, open_below(root_.get(), pod::kExchangeOut));
   FERMATA_ASSIGN_STATUS(in_, open_below(root_.get(), pod::kExchangeIn));
+  // What an agent left that was killed while it wrote.
+  unlinkat(in_.get(), kUnfinished, 0);
   out_ = std::move(out);
   return Status::ok();
 }

@@ -142,6 +142,8 @@ Status PodWorker::hold(pod::Pod& pod) {
   pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, pod_->init_pid(), 0)));
   living_ = std::move(living);
   exchange_ = std::move(exchange);
+  // Only now: an answer to what it says finds its way back.
+  if (exchange_) exchange_->resend();
   return {};
 }
 
