@@ -66,12 +66,25 @@ void AgentStreams::said_hello(const std::shared_ptr<AgentStream>& stream, wire::
       stream->welcome(*std::move(welcome));
       return;
     }
-    if (welcome.error().code() != Code::kGone) {
-      log_warning(
-          fmt::format("refused an agent at {}: {}", stream->peer(), welcome.error().message()));
-    }
+    log_refused(*stream, welcome.error());
     stream->end(wire::grpc_status_of(welcome.error()), true);
   });
+}
+
+void AgentStreams::log_refused(const AgentStream& stream, const Status& why) {
+  if (why.code() == Code::kGone) return;
+  // A credential that is no good is told each time. An agent of another version tries again every
+  // few seconds.
+  if (why.code() != Code::kPermission) {
+    constexpr size_t kMost = 10'000;
+    const auto now = std::chrono::steady_clock::now();
+    const std::lock_guard lock(refusals_mutex_);
+    if (refusals_.size() >= kMost) refusals_.clear();
+    const auto [last, first] = refusals_.try_emplace(why.message(), now);
+    if (!first && now - last->second < std::chrono::minutes(1)) return;
+    last->second = now;
+  }
+  log_warning(fmt::format("refused an agent at {}: {}", stream.peer(), why.message()));
 }
 
 Result<wire::Hello> AgentStreams::read_hello(const wire::Signed& hello) {

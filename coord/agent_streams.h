@@ -4,6 +4,7 @@
 
 #include <grpcpp/server_context.h>
 
+#include <chrono>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
@@ -41,6 +42,7 @@ class AgentStreams final : public StreamKeeper {
   /// What a hello says, if it is of an agent that may attach.
   Result<wire::Hello> read_hello(const wire::Signed& hello);
   Result<wire::Signed> attach(const std::shared_ptr<AgentStream>& stream, const wire::Hello& hello);
+  void log_refused(const AgentStream& stream, const Status& why);
   std::shared_ptr<AgentStream> find(const std::string& node) const;
 
   const ServerOptions& options_;
@@ -55,6 +57,9 @@ class AgentStreams final : public StreamKeeper {
   std::unordered_map<std::string, std::shared_ptr<AgentStream>> by_node_;
   std::unordered_map<AgentStream*, std::shared_ptr<AgentStream>> all_;
   bool closed_ = false;
+  std::mutex refusals_mutex_;
+  /// When an agent was refused last, by the sentence: it comes again every few seconds.
+  std::unordered_map<std::string, std::chrono::steady_clock::time_point> refusals_;
   /// For answers that must not come from within send().
   WorkerPool later_{1};
 };

@@ -225,11 +225,12 @@ TEST_F(ServerTest, AgentOfAnotherVersion_IsRefused_NamingBoth) {
   testing::internal::CaptureStderr();
   {
     const auto a = agent("a");
-    ASSERT_TRUE(a->happened("hello", 2));
+    ASSERT_TRUE(a->happened("hello", 4));
   }
   server_->stop();
   const std::string log = testing::internal::GetCapturedStderr();
   EXPECT_TRUE(inside_.events().empty());
+  EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 2) << "once on either side:\n" << log;
   const std::string sentence =
       "the agent on a is of version " FERMATA_VERSION ", this coordinator of version 9.9.9";
   EXPECT_THAT(log, HasSubstr("refused an agent at ipv4:127.0.0.1:"));
