@@ -4,7 +4,9 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "cli/coordinator.h"
 #include "cli/stand_in.h"
+#include "proto/outcome.h"
 #include "storage/printable.h"
 
 namespace fermata::cli {
@@ -16,11 +18,27 @@ struct Options {
   bool json = false;
 };
 
-Result<int> checkpoint(const Invocation& invocation, const Options& options) {
+Result<node_agent::ControlReply> ask(const Invocation& invocation, const Options& options) {
+  if (const auto access = CoordinatorAccess::of(invocation)) {
+    FERMATA_ASSIGN(const JobStep step, parse_job_step(options.job));
+    wire::CheckpointRequest request;
+    request.set_job(step.job);
+    request.set_step(step.step);
+    request.set_end_job(options.end_job);
+    FERMATA_ASSIGN(const wire::CheckpointReply reply, access->client().checkpoint(request));
+    const Status status = wire::to_status(reply.outcome());
+    // A job of this machine alone has its own keeper.
+    if (status.code() != Code::kNotFound || !living_job(invocation, options.job)) {
+      return node_agent::ControlReply{status, reply.json()};
+    }
+  }
   FERMATA_ASSIGN(const node_agent::JobRecord record, living_job(invocation, options.job));
-  FERMATA_ASSIGN(const node_agent::ControlReply reply,
-                 ask_or_stand_in(invocation, record,
-                                 {node_agent::ControlRequest::Kind::kCheckpoint, options.end_job}));
+  return ask_or_stand_in(invocation, record,
+                         {node_agent::ControlRequest::Kind::kCheckpoint, options.end_job});
+}
+
+Result<int> checkpoint(const Invocation& invocation, const Options& options) {
+  FERMATA_ASSIGN(const node_agent::ControlReply reply, ask(invocation, options));
   if (options.json && !reply.body.empty()) {
     std::puts(reply.body.c_str());
     return exit_code_of(reply.status.code());

@@ -30,6 +30,12 @@ node_agent::JobRegistry Invocation::registry() const {
   return root != nullptr ? node_agent::JobRegistry(root) : node_agent::JobRegistry();
 }
 
+std::string Invocation::coordinator() const {
+  if (coordinator_option) return *coordinator_option;
+  const char* environment = getenv("FERMATA_COORDINATOR");
+  return environment != nullptr ? environment : config.coordinator;
+}
+
 fs::path Invocation::checkpoint_dir(const std::string& option) const {
   fs::path dir = "fermata-checkpoints";
   const char* environment = getenv("FERMATA_CHECKPOINT_DIR");

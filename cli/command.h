@@ -28,6 +28,11 @@ struct Invocation {
   /// Everything after the first "--".
   std::vector<std::string> after_dashes;
   std::function<int()> action;
+  /// Of --coordinator.
+  std::optional<std::string> coordinator_option;
+
+  /// "host:port" of --coordinator, $FERMATA_COORDINATOR or the config; empty: none.
+  std::string coordinator() const;
 
   node_agent::JobRegistry registry() const;
   /// Of --checkpoint-dir, $FERMATA_CHECKPOINT_DIR, the config, else ./fermata-checkpoints;
@@ -44,6 +49,8 @@ void add_inspect(CLI::App& app, Invocation& invocation);
 void add_verify(CLI::App& app, Invocation& invocation);
 void add_able(CLI::App& app, Invocation& invocation);
 void add_exec(CLI::App& app, Invocation& invocation);
+void add_jobs(CLI::App& app, Invocation& invocation);
+void add_nodes(CLI::App& app, Invocation& invocation);
 
 /// Prints "fermata: <sentence>" on stderr, as storage::printable has it: a sentence may quote names
 /// of files that a user chose.

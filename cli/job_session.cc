@@ -31,17 +31,6 @@ constexpr std::array kForwarded{SIGINT,  SIGTERM, SIGHUP,  SIGQUIT,
 /// Exit status of a job ended by `fermata checkpoint --kill`: as a shell says "killed".
 constexpr int kEndedByRequest = 128 + SIGKILL;
 
-/// Without those we were started to ignore, such as SIGHUP below nohup: blocked, they would come
-/// through to a signalfd all the same.
-sigset_t forwarded_set() {
-  sigset_t set;
-  sigemptyset(&set);
-  for (const int signo : kForwarded) {
-    if (!signal_is_ignored(signo)) sigaddset(&set, signo);
-  }
-  return set;
-}
-
 double milliseconds_of(coord::Duration duration) {
   return std::chrono::duration<double, std::milli>(duration).count();
 }
@@ -170,6 +159,16 @@ class Session {
 };
 
 }  // namespace
+
+/// Blocked, those we were started to ignore would come through to a signalfd all the same.
+sigset_t forwarded_set() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signo : kForwarded) {
+    if (!signal_is_ignored(signo)) sigaddset(&set, signo);
+  }
+  return set;
+}
 
 Status take_over_signals() {
   const sigset_t set = forwarded_set();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <csignal>
 #include <optional>
 #include <string>
 
@@ -22,6 +23,10 @@ struct SessionOptions {
 /// Signals that end or steer a job are blocked from here on, to be read and handed to it. Call
 /// before the pod is made (its processes start with none blocked).
 Status take_over_signals();
+
+/// Those signals: what a user, a shell or a batch system sends, without those that were ignored
+/// when this process started, as SIGHUP is below nohup.
+sigset_t forwarded_set();
 
 /// Takes a set of a job through `agent`.
 coord::TriedSet take_set(coord::Coordinator& coordinator, const node_agent::JobRecord& record,

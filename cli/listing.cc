@@ -2,6 +2,7 @@
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -73,6 +74,37 @@ json to_json(const LedgerSet& set) {
   return out;
 }
 
+json to_json(const wire::JobInfo& job) {
+  const std::vector<std::string> command(job.command().begin(), job.command().end());
+  const std::vector<std::string> nodes(job.nodes().begin(), job.nodes().end());
+  return {{"job", to_string(JobStep{job.job(), job.step()})},
+          {"start", job.start()},
+          {"state", job.state()},
+          {"ranks", job.ranks()},
+          {"owner", job.user()},
+          {"nodes", nodes},
+          {"command", command},
+          {"started", utc(job.started())},
+          {"folder", job.checkpoint_dir()},
+          {"interval_s", static_cast<double>(job.interval_ms()) / 1000},
+          {"last_crid", job.last_crid()},
+          {"last_error", job.last_error()}};
+}
+
+json to_json(const wire::NodeInfo& node) {
+  const std::vector<std::string> jobs(node.jobs().begin(), node.jobs().end());
+  const std::vector<std::string> addresses(node.addresses().begin(), node.addresses().end());
+  return {{"node", node.node()},
+          {"state", node.state()},
+          {"slots", node.slots()},
+          {"used", node.used()},
+          {"jobs", jobs},
+          {"version", node.version()},
+          {"kernel", node.kernel()},
+          {"since", utc(node.since())},
+          {"addresses", addresses}};
+}
+
 void print_json(const json& value) {
   std::puts(value.dump(2, ' ', false, json::error_handler_t::replace).c_str());
 }
@@ -82,6 +114,30 @@ void print_table(const std::vector<JobRecord>& jobs) {
   for (const JobRecord& job : jobs) {
     rows.push_back({to_string(job.job), std::to_string(job.ranks), job.owner, utc(job.started),
                     job.folder.string(), coord::display_command(job.command)});
+  }
+  print_rows(std::move(rows));
+}
+
+void print_table(const std::vector<wire::JobInfo>& jobs) {
+  std::vector<Row> rows{
+      {"JOB", "STATE", "RANKS", "OWNER", "NODES", "STARTED", "LAST CRID", "COMMAND"}};
+  for (const wire::JobInfo& job : jobs) {
+    rows.push_back({to_string(JobStep{job.job(), job.step()}), job.state(),
+                    std::to_string(job.ranks()), job.user(),
+                    fmt::format("{}", fmt::join(job.nodes(), ",")), utc(job.started()),
+                    job.last_crid() == 0 ? "-" : std::to_string(job.last_crid()),
+                    coord::display_command({job.command().begin(), job.command().end()})});
+  }
+  print_rows(std::move(rows));
+}
+
+void print_table(const std::vector<wire::NodeInfo>& nodes) {
+  std::vector<Row> rows{{"NODE", "STATE", "SLOTS", "FREE", "SINCE", "VERSION", "KERNEL", "JOBS"}};
+  for (const wire::NodeInfo& node : nodes) {
+    rows.push_back({node.node(), node.state(), std::to_string(node.slots()),
+                    std::to_string(node.slots() - std::min(node.used(), node.slots())),
+                    utc(node.since()), node.version(), node.kernel(),
+                    fmt::format("{}", fmt::join(node.jobs(), ","))});
   }
   print_rows(std::move(rows));
 }

@@ -58,6 +58,10 @@ int run_main(int argc, char** argv) {
   app.set_version_flag("--version", "fermata " FERMATA_VERSION);
   app.require_subcommand(1);
   app.footer(kFooter);
+  app.add_option("--coordinator", invocation.coordinator_option,
+                 "The coordinator of many nodes [$FERMATA_COORDINATOR, the config file; none: "
+                 "this machine alone]")
+      ->type_name("HOST:PORT");
   app.get_formatter()->column_width(34);
   add_run(app, invocation);
   add_checkpoint(app, invocation);
@@ -68,6 +72,8 @@ int run_main(int argc, char** argv) {
   add_verify(app, invocation);
   add_able(app, invocation);
   add_exec(app, invocation);
+  add_jobs(app, invocation);
+  add_nodes(app, invocation);
   try {
     app.parse(words);
   } catch (const CLI::ParseError& error) {

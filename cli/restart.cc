@@ -7,7 +7,9 @@
 #include <chrono>
 #include <ctime>
 
+#include "cli/cluster_job.h"
 #include "cli/command.h"
+#include "cli/coordinator.h"
 #include "cli/job_session.h"
 #include "common/log.h"
 #include "common/progress.h"
@@ -27,6 +29,7 @@ struct Options {
   std::string user;
   std::string numa = "replan";
   bool quiet = false;
+  ClusterOptions cluster;
 };
 
 /// A job becomes what the owner of its manifest is, whatever stands in it: who could write that
@@ -45,7 +48,6 @@ Status check_owner(const coord::ChosenSet& set, const Credentials& owner) {
 }
 
 Result<int> restart(const Invocation& invocation, const Options& options) {
-  FERMATA_TRY_RESULT(require_capabilities());
   SessionOptions session;
   session.quiet = options.quiet;
   if (!options.interval.empty()) {
@@ -54,6 +56,20 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
       return failure(Code::kUsage, "--checkpoint-interval: must be more than zero");
     }
   }
+  if (!invocation.coordinator().empty()) {
+    if (!options.user.empty()) {
+      return failure(Code::kUsage,
+                     "--user is for jobs of this machine alone (--coordinator \"\"); "
+                     "with a coordinator a job is its folder's owner's");
+    }
+    return restart_on_cluster(
+        invocation, options.cluster,
+        {options.job, options.crid, options.dir, session.interval, options.quiet});
+  }
+  if (const std::string option = options.cluster.needs(); !option.empty()) {
+    return needs_coordinator(option);
+  }
+  FERMATA_TRY_RESULT(require_capabilities());
   FERMATA_ASSIGN(const numa::Mode numa_mode, numa::parse_mode(options.numa));
   std::optional<JobStep> wanted;
   if (!options.job.empty()) {
@@ -163,6 +179,17 @@ void add_restart(CLI::App& app, Invocation& invocation) {
                   "they were), ignore")
       ->type_name("HOW")
       ->capture_default_str();
+  sub->add_option("-N,--nodes,-w,--nodelist", options->cluster.nodes,
+                  "Where its pods go, in their order: n1,n2,n2 [where they were, else where slots "
+                  "are free] (with a coordinator)")
+      ->type_name("NODES");
+  sub->add_option("-o,--output", options->cluster.output,
+                  "The job's stdout goes to FILE [as before] (with a coordinator)")
+      ->type_name("FILE");
+  sub->add_option("-e,--error", options->cluster.error, "Its stderr [as --output]")
+      ->type_name("FILE");
+  sub->add_flag("--detach", options->cluster.detach,
+                "Return once the job runs (with a coordinator)");
   sub->add_flag("-q,--quiet", options->quiet, "Say nothing but failures");
   sub->footer(
       "The job keeps its number. Its streams are those of this command, its exit status too, as\n"

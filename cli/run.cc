@@ -5,7 +5,9 @@
 #include <CLI/CLI.hpp>
 #include <ctime>
 
+#include "cli/cluster_job.h"
 #include "cli/command.h"
+#include "cli/coordinator.h"
 #include "cli/job_session.h"
 #include "common/time_parse.h"
 
@@ -18,6 +20,7 @@ struct Options {
   std::string dir;
   std::string user;
   bool quiet = false;
+  ClusterOptions cluster;
 };
 
 constexpr int kNotFoundExit = 127;  // as shells have it
@@ -42,8 +45,6 @@ Result<JobStep> number_job(node_agent::JobRegistry& registry, const coord::Coord
 
 Result<int> run(const Invocation& invocation, const Options& options,
                 const std::vector<std::string>& command) {
-  FERMATA_TRY_RESULT(require_capabilities());
-  FERMATA_ASSIGN(const Credentials owner, job_owner(options.user));
   SessionOptions session;
   session.quiet = options.quiet;
   if (!options.interval.empty()) {
@@ -52,6 +53,20 @@ Result<int> run(const Invocation& invocation, const Options& options,
       return failure(Code::kUsage, "--checkpoint-interval: must be more than zero");
     }
   }
+  if (!invocation.coordinator().empty()) {
+    if (!options.user.empty()) {
+      return failure(Code::kUsage,
+                     "--user is for jobs of this machine alone (--coordinator \"\"); "
+                     "with a coordinator a job is whose command it is");
+    }
+    return run_on_cluster(invocation, options.cluster,
+                          {options.ranks, command, options.dir, session.interval, options.quiet});
+  }
+  if (const std::string option = options.cluster.needs(); !option.empty()) {
+    return needs_coordinator(option);
+  }
+  FERMATA_TRY_RESULT(require_capabilities());
+  FERMATA_ASSIGN(const Credentials owner, job_owner(options.user));
   coord::Coordinator coordinator(invocation.checkpoint_dir(options.dir), owner);
   const bool folder_needed = session.interval.count() > 0;
   if (folder_needed) FERMATA_TRY_RESULT(coordinator.make_folder());
@@ -127,6 +142,22 @@ void add_run(CLI::App& app, Invocation& invocation) {
                   "./fermata-checkpoints]")
       ->type_name("DIR");
   sub->add_option("--user", options->user, "Run as this user (root only)")->type_name("NAME");
+  sub->add_option("-N,--nodes,-w,--nodelist", options->cluster.nodes,
+                  "On so many nodes, or on these: 3, or n1,n2,n3 (with a coordinator)")
+      ->type_name("NODES");
+  sub->add_option("-o,--output", options->cluster.output,
+                  "The job's stdout goes to FILE; %j stands for the job, %N for the node "
+                  "[fermata-%j.out] (with a coordinator)")
+      ->type_name("FILE");
+  sub->add_option("-e,--error", options->cluster.error, "Its stderr [as --output]")
+      ->type_name("FILE");
+  sub->add_option("--external-tcp", options->cluster.external_tcp,
+                  "Connections that leave the job: refuse checkpoints while there are any, or let "
+                  "a restart reset them")
+      ->check(CLI::IsMember({"refuse", "reset"}))
+      ->type_name("HOW");
+  sub->add_flag("--detach", options->cluster.detach,
+                "Return once the job runs (with a coordinator)");
   sub->add_flag("-q,--quiet", options->quiet, "Say nothing but failures");
   sub->prefix_command();
   sub->footer(
