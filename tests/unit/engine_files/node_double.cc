@@ -72,9 +72,9 @@ void NodeDouble::join(const NodeDouble& one, const NodeDouble& other, int net) {
   const std::string there = fmt::format("/proc/{}/fd/{}", ::getpid(), other.netns_.get());
   const auto address = [&](int host) {
     return fmt::format(
-        "ip addr add 10.{0}.0.{1}/24 dev v{0} && ip addr add fd00:{0}::{1}/64 dev v{0} nodad && "
+        "ip addr add 10.{2}.{3}.{1}/24 dev v{0} && ip addr add fd00:{0}::{1}/64 dev v{0} nodad && "
         "ip link set v{0} up",
-        net, host);
+        net, host, net / 250, net % 250);
   };
   if (!one.run(fmt::format("ip link add v{0} type veth peer name v{0} netns {1}", net, there)) ||
       !one.run(address(1)) || !other.run(address(2))) {

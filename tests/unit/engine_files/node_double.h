@@ -41,7 +41,8 @@ class NodeDouble {
   /// Back to where the test began.
   static void leave();
 
-  /// A cable between the two: one has 10.<net>.0.1 and fd00:<net>::1, the other those with 2.
+  /// A cable between the two: one has 10.<net / 250>.<net % 250>.1 and
+  /// fd00:<net>::1, the other those with 2.
   static void join(const NodeDouble& one, const NodeDouble& other, int net);
 
  private:

@@ -27,7 +27,7 @@ InetAddress node_address(Form form, int net, int host, uint16_t port) {
     ::inet_pton(AF_INET6, fmt::format("fd00:{}::{}", net, host).c_str(), &v6);
     return {&v6, AF_INET6, port};
   }
-  ::inet_pton(AF_INET, fmt::format("10.{}.0.{}", net, host).c_str(), &v4);
+  ::inet_pton(AF_INET, fmt::format("10.{}.{}.{}", net / 250, net % 250, host).c_str(), &v4);
   return InetAddress(&v4, AF_INET, port).for_family(form == Form::kMapped ? AF_INET6 : AF_INET);
 }
 
