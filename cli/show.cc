@@ -203,6 +203,10 @@ Result<int> show(const Invocation& invocation, const Options& options) {
   }
   if (!options.crid) {
     FERMATA_ASSIGN(const std::vector<LedgerSet> sets, ledger->sets(*job));
+    if (!options.svg.empty() && !sets.empty()) {
+      FERMATA_ASSIGN(const LedgerSet newest, ledger->latest_committed(*job));
+      return show_set(*ledger, dir, newest.crid, options);
+    }
     if (living || !sets.empty()) return show_job(*job, living, sets, options.json);
     if (options.what.find('.') != std::string::npos) {
       return failure(Code::kNotFound, fmt::format("no job {} runs, and {} has no checkpoint of it",
@@ -223,7 +227,8 @@ void add_show(CLI::App& app, Invocation& invocation) {
   sub->add_flag("--crid", options->crid, "The number is a checkpoint's");
   sub->add_option("--checkpoint-dir", options->dir, "Where checkpoints lie")->type_name("DIR");
   sub->add_option("--svg", options->svg,
-                  "Draw what each phase of a checkpoint took on each node to FILE (-: stdout)")
+                  "Draw what each phase of the checkpoint, or of the job's newest, took on each "
+                  "node to FILE (-: stdout)")
       ->type_name("FILE");
   sub->add_flag("--json", options->json, "For programs");
   sub->callback([options, &invocation] {

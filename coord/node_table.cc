@@ -76,7 +76,7 @@ void NodeTable::adopt(JobStep job, std::span<const std::string> nodes,
                       std::span<const uint32_t> ranks) {
   const std::lock_guard lock(mutex_);
   take(job, nodes, ranks);
-  for (const std::string& name : nodes) nodes_[name].hello.set_node(name);
+  for (const std::string& name : nodes) nodes_[name].since = std::time(nullptr);
 }
 
 void NodeTable::release(JobStep job) {
