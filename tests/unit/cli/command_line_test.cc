@@ -54,11 +54,22 @@ class CommandLine : public testing::Test {
   ScratchFolder scratch_;
 };
 
+TEST_F(CommandLine, WhatNeedsACoordinatorSaysSo) {
+  expect_refusal(fermata({"nodes"}), 2, "fermata nodes needs a coordinator");
+  expect_refusal(fermata({"run", "-N", "3", "--", "true"}), 2, "--nodes needs a coordinator");
+  expect_refusal(fermata({"restart", "3", "--detach"}), 2, "--detach needs a coordinator");
+  expect_refusal(fermata({"--coordinator", "", "nodes"}, getuid(), {"FERMATA_COORDINATOR=h:1"}), 2,
+                 "fermata nodes needs a coordinator");
+  EXPECT_EQ(fermata({"jobs"}).out, "No job runs.\n");
+  expect_refusal(fermata({"--coordinator", "127.0.0.1:1", "run", "--user", "nobody", "--", "true"}),
+                 2, "--user is for jobs of this machine alone");
+}
+
 TEST_F(CommandLine, HelpAndVersionAreNoErrors) {
   const Said help = fermata({"--help"});
   EXPECT_EQ(help.exit_status, 0);
-  for (const char* command :
-       {"run", "checkpoint", "restart", "ls", "show", "inspect", "verify", "able", "exec"}) {
+  for (const char* command : {"run", "checkpoint", "restart", "ls", "show", "inspect", "verify",
+                              "able", "exec", "jobs", "nodes"}) {
     EXPECT_THAT(help.out, HasSubstr(command));
     const Said of_command = fermata({command, "--help"});
     EXPECT_EQ(of_command.exit_status, 0) << command;
