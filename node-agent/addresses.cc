@@ -258,11 +258,11 @@ Result<InetAddress> address_here(const InetAddress& then, std::span<const NodeAd
                              host.size() == kIpv4Bytes ? "IPv4" : "IPv6", then.text()));
 }
 
-Result<AddressesThen> addresses_then(const image::PodObjects& objects) {
+Result<AddressesThen> addresses_then(const image::PodState& state) {
   AddressesThen then;
-  then.translations = objects.translations();
-  FERMATA_ASSIGN(then.known, parse_all(objects.known_addresses()));
-  FERMATA_ASSIGN(then.node, parse_all(objects.node_addresses()));
+  then.translations = state.translations();
+  FERMATA_ASSIGN(then.known, parse_all(state.known_addresses()));
+  FERMATA_ASSIGN(then.node, parse_all(state.node_addresses()));
   return then;
 }
 

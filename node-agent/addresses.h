@@ -48,7 +48,7 @@ struct AddressesThen {
   std::vector<engine::InetAddress> node;   ///< of the node at the cut
 };
 /// kDamaged.
-Result<AddressesThen> addresses_then(const image::PodObjects& objects);
+Result<AddressesThen> addresses_then(const image::PodState& state);
 
 /// What the other pods have to know of a pod, given the addresses of its sockets on the wire then
 /// and now (`own`). `here` is address_here() of this node. Entries of names have kNamed added to

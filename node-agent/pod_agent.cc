@@ -120,17 +120,17 @@ Status PodAgent::read_topology() {
   return {};
 }
 
-Status PodAgent::record_addresses(image::PodObjects& objects) const {
+Status PodAgent::record_addresses(image::PodState& state) const {
   FERMATA_ASSIGN_STATUS(const std::vector<NodeAddress> node, addresses_of_this_node());
   for (const NodeAddress& one : node) {
-    if (is_global(one.address)) objects.add_node_addresses(one.address.bytes());
+    if (is_global(one.address)) state.add_node_addresses(one.address.bytes());
   }
-  for (const std::string& known : pod_.known_addresses) objects.add_known_addresses(known);
+  for (const std::string& known : pod_.known_addresses) state.add_known_addresses(known);
   if (pod_.known_addresses.empty()) {
-    *objects.mutable_known_addresses() = objects.node_addresses();
+    *state.mutable_known_addresses() = state.node_addresses();
   }
   if (pod_.isolation != nullptr) {
-    FERMATA_ASSIGN_STATUS(*objects.mutable_translations(), pod_.isolation->addresses());
+    FERMATA_ASSIGN_STATUS(*state.mutable_translations(), pod_.isolation->addresses());
   }
   return {};
 }
@@ -183,7 +183,7 @@ Status PodAgent::capture(std::chrono::milliseconds deadline) {
   if (pod_.allow_outside) work.frozen->allow_outside_connections();
   FERMATA_ASSIGN_STATUS(work.image.objects, work.frozen->capture());
   outside_ = work.frozen->outside_connections();
-  FERMATA_TRY(record_addresses(work.image.objects));
+  FERMATA_TRY(record_addresses(*work.image.objects.mutable_pod()));
   watch.note("record");
   FERMATA_ASSIGN_STATUS(work.image.placement,
                         record_placement(*topology_, *work.frozen, work.image.objects, work.pages));

@@ -40,7 +40,7 @@ struct PodToHold {
   isolation::Isolation* isolation = nullptr;  ///< its cable; not owned
   /// Connections may leave the pod: they are told by outside_connections(), for others to judge.
   bool allow_outside = false;
-  /// Of the node it was first started on, as an image has them (PodObjects.known_addresses). Empty:
+  /// Of the node it was first started on, as an image has them (PodState.known_addresses). Empty:
   /// this one.
   std::vector<std::string> known_addresses{};
   /// Looked at while an image is written, from any thread: true ends that (kGone). May be null.
@@ -115,7 +115,7 @@ class PodAgent {
   struct Work;  // of one set
 
   Status read_topology();
-  Status record_addresses(image::PodObjects& objects) const;
+  Status record_addresses(image::PodState& state) const;
   Status let_run();
   std::filesystem::path part_file() const;
 

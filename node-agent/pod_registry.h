@@ -28,7 +28,7 @@ struct PodRecord {
   std::vector<uint32_t> pod_of_rank;  ///< of the whole step
   std::vector<std::string> command;   ///< empty after a restart: the image knows it
   std::filesystem::path folder;       ///< of checkpoints
-  /// Of the node it was first started on (PodObjects.known_addresses).
+  /// Of the node it was first started on (PodState.known_addresses).
   std::vector<std::string> known_addresses;
   int64_t started = 0;  ///< seconds since the epoch
   bool ended = false;

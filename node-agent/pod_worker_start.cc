@@ -193,8 +193,8 @@ RestoreOrder PodWorker::restore_order(const wire::RestoreOrder& wanted, const Cr
   order.node = settings_.node;
   order.stop = [this] { return queue_.stop(); };
   order.on_image = [this](const image::PodObjects& objects) -> Status {
-    FERMATA_ASSIGN_STATUS(then_, addresses_then(objects));
-    record_.known_addresses = strings_of(objects.known_addresses());
+    FERMATA_ASSIGN_STATUS(then_, addresses_then(objects.pod()));
+    record_.known_addresses = strings_of(objects.pod().known_addresses());
     return {};
   };
   order.group = group_spec();

@@ -216,9 +216,9 @@ TEST(Addresses, WhatIsNone_IsPassedOver_AndDamagedInAnImage) {
   EXPECT_THAT(text_of(wire_addresses(damaged, damaged)), IsEmpty());
   EXPECT_THAT(text_of(addresses_to_tell(damaged, then_on_a(), on_b)),
               ElementsAre("named 10.0.0.1:0 > 10.0.0.2:0"));
-  image::PodObjects objects;
-  objects.add_node_addresses("xyz");
-  EXPECT_EQ(addresses_then(objects).error().code(), Code::kDamaged);
+  image::PodState state;
+  state.add_node_addresses("xyz");
+  EXPECT_EQ(addresses_then(state).error().code(), Code::kDamaged);
 }
 
 }  // namespace

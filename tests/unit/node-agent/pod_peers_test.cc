@@ -138,6 +138,9 @@ class PodPeersTest : public HostTest {
   void destroy_all() {
     for (const std::unique_ptr<TestHost>& host : hosts_) {
       EXPECT_EQ(host->ask(destroy()).outcome().code(), 0);
+      EXPECT_TRUE(host->wait_over());
+      // The one may have ended because the other was gone: that is for an agent to tell.
+      if (host->report()) PodRegistry(run_dir()).remove(pod_id_of(host->report()->id()));
     }
     hosts_.clear();
     expect_nothing_left(2);
