@@ -48,7 +48,9 @@ class Cluster:
         self.folder = workspace.at("cluster")
         self.names = [f"n{k + 1}" for k in range(nodes)]
         self.environment = dict(os.environ, FERMATA_CLUSTER=self.folder, FERMATA_CLUSTER_BIN=BIN,
-                                FERMATA_CLUSTER_SLOTS=str(slots))
+                                FERMATA_CLUSTER_SLOTS=str(slots),
+                                # No node has more ranks than processors, but all nodes share the same few.
+                                OMPI_MCA_mpi_yield_when_idle="1")
         self.environment.pop("FERMATA_CONFIG", None)
         if config:
             with open(workspace.at("config.toml"), "w") as file:

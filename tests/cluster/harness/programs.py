@@ -20,6 +20,9 @@ class MpiProgram:
         self.delay_us = delay_us
         self.arguments = [str(argument) for argument in arguments]
 
+    def of_size(self, iterations):
+        return MpiProgram(self.name, iterations, self.delay_us, self.arguments)
+
     def prepare(self, folder):
         """Makes what a run in this folder needs."""
 
@@ -46,7 +49,10 @@ class Lammps:
     name = "lammps"
 
     def __init__(self, steps):
-        self.steps = steps
+        self.steps = self.iterations = steps
+
+    def of_size(self, steps):
+        return Lammps(steps // 50 * 50)
 
     def prepare(self, folder):
         text = re.sub(r"^run\s.*$", f"run {self.steps}", read(MELT), flags=re.MULTILINE)

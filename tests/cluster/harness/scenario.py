@@ -4,16 +4,31 @@ import contextlib
 import os
 import random
 import subprocess
+import time
 
 from fermata_job import run_test
 
 from .cluster import Cluster
+from .job import Job
 
 
 def parser(description):
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--seed", type=int, default=None, help="of the random moments; printed when not given")
     return made
+
+
+def sized(cluster, jobs, program, ranks, nodes, seconds, fast=False):
+    """The program with as many iterations as take about so long, on this machine and under the load that it has now. The
+    program as given is run for that."""
+    begin = time.monotonic()
+    job = Job(cluster, program, ranks, nodes, "sizing", fast=fast)
+    jobs.append(job)
+    job.wait_started().must_end_well()
+    took = time.monotonic() - begin
+    found = program.of_size(max(program.iterations, int(program.iterations * seconds / took)))
+    print(f"{program.name}: {found.iterations} iterations", flush=True)
+    return found
 
 
 @contextlib.contextmanager
