@@ -43,7 +43,11 @@ Result<int> checkpoint(const Invocation& invocation, const Options& options) {
     std::puts(reply.body.c_str());
     return exit_code_of(reply.status.code());
   }
-  if (!reply.status) return fail(reply.status.within("no checkpoint, the job runs on"));
+  if (!reply.status) {
+    const Code code = reply.status.code();
+    const bool ended = code == Code::kGone || code == Code::kNotFound;
+    return fail(reply.status.within(ended ? "no checkpoint" : "no checkpoint, the job runs on"));
+  }
   const nlohmann::json body = nlohmann::json::parse(reply.body, nullptr, false);
   if (body.is_object()) {
     std::puts(storage::printable(body.value("sentence", "committed")).c_str());

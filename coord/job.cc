@@ -120,6 +120,7 @@ void Job::node_lost(const std::string& node) {
     if (record_.pods(static_cast<int>(pod)).ended()) continue;
     missing_[pod] = Missing{until, fmt::format("node {} is lost for {} s", node, seconds)};
   }
+  missing_changed_ = true;
   changed_.notify_all();
 }
 
@@ -139,6 +140,7 @@ void Job::node_back(const std::string& node, std::span<const PodId> running) {
   }
   const std::lock_guard board(board_mutex_);
   for (const uint32_t pod : found->second) tell(board_.attached(pod));
+  missing_changed_ = true;
   changed_.notify_all();
 }
 
@@ -290,13 +292,16 @@ void Job::work(const std::stop_token& stop) {
     Task task;
     {
       std::unique_lock lock(mutex_);
-      const auto something = [&] { return ending_ || living_ == 0 || unsaved_ || !tasks_.empty(); };
+      const auto something = [&] {
+        return ending_ || living_ == 0 || unsaved_ || missing_changed_ || !tasks_.empty();
+      };
       const std::optional<Time> wake = wake_time();
       if (wake) {
         changed_.wait_until(lock, stop, *wake, something);
       } else {
         changed_.wait(lock, stop, something);
       }
+      missing_changed_ = false;
       look_for_lost_pods();
       if (ending_ || living_ == 0) break;
       if (!tasks_.empty()) {

@@ -131,6 +131,7 @@ class Job {
   std::unordered_map<std::string, std::vector<uint32_t>> pods_on_;  // by node; as made
   std::vector<std::string> node_of_;                                // by pod; as made
   std::vector<std::optional<Missing>> missing_;                     // by pod
+  bool missing_changed_ = false;  // the thread may be waiting for a later moment
   size_t living_ = 0;
   bool exchanged_ = false;  // its ranks are an MPI job
   bool killing_ = false;    // by a set that ends the job

@@ -105,7 +105,11 @@ TEST_F(FaultsTest, ANodeThatIsBackWithoutItsPodHasLostIt) {
   options_.job.node_grace = std::chrono::minutes(10);
   start_with_nodes();
   const uint64_t job = running_job();
+  // The job's thread sleeps when it has answered this, and again, with a far deadline, after that.
+  EXPECT_EQ(able(job).outcome().code(), 0);
   fleet_.lose("n2");
+  EXPECT_EQ(status_of(able(job).outcome()).code(), Code::kGone);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
   fleet_.lose_pods("n2");
   fleet_.attach("n2");
   EXPECT_THAT(wait(job).sentence(), HasSubstr("node n2 is back without it"));
