@@ -27,8 +27,9 @@ struct PodHostSettings {
 struct PodHostEvents {
   std::function<void(wire::Done)> done;
   std::function<void(wire::ExchangeUp)> exchange;
-  /// The last event: there is no pod, or none any more. With a report where it has run and nobody
-  /// has ordered its end: its record stays until that was told (PodRegistry).
+  /// There is no pod, or none any more; the host is through but for the answer to the order that
+  /// brought this, so that who has that answer may start the pod anew. With a report where it has
+  /// run and nobody has ordered its end: its record stays until that was told (PodRegistry).
   std::function<void(const PodId& pod, std::optional<wire::PodEnded> report)> over;
 };
 

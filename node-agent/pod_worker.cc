@@ -160,8 +160,8 @@ void PodWorker::handle(const wire::Order& order) {
     case Kind::kLaunch: {
       const Open now = open(order);
       const Status launched = launch(order.launch());
-      answer(now, launched);
       if (!launched) over(std::nullopt);
+      answer(now, launched);
       break;
     }
     case Kind::kRestore:
@@ -350,8 +350,8 @@ void PodWorker::destroy(const wire::Order& order) {
     }
   }
   registry_.remove(record_.id);
-  answer(now, Status::ok());
   over(std::nullopt);
+  answer(now, Status::ok());
 }
 
 void PodWorker::pod_has_ended() {

@@ -238,9 +238,9 @@ void PodWorker::restore(const wire::Order& order) {
     forget();
     registry_.remove(record_.id);
   }
-  if (open_) answer(*open_, started);
-  open_.reset();
+  const std::optional<Open> last = std::exchange(open_, std::nullopt);
   if (!started) over(std::nullopt);
+  if (last) answer(*last, started);
 }
 
 Result<wire::Order> PodWorker::wait_for(wire::Order::KindCase wanted, Time deadline) {

@@ -1,0 +1,218 @@
+// All pods of a node under one agent, with a test in the coordinator's place.
+#include "node-agent/agent.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+
+#include "host_fixture.h"
+#include "node-agent/pod/cgroup.h"
+
+namespace fermata::node_agent {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+/// The coordinator's end of the stream.
+class Stream {
+ public:
+  Agent::Send send() {
+    return [this](wire::FromAgent message) {
+      const std::lock_guard lock(mutex_);
+      if (!stands_) return false;
+      if (message.has_done()) answers_[message.done().order()] = message.done();
+      if (message.has_ended()) ended_.push_back(message.ended());
+      return true;
+    };
+  }
+  void set(bool stands) {
+    const std::lock_guard lock(mutex_);
+    stands_ = stands;
+  }
+  wire::Done answer_to(uint64_t order) {
+    EXPECT_TRUE(eventually([&] {
+      const std::lock_guard lock(mutex_);
+      return answers_.contains(order);
+    })) << "order "
+        << order << " was not answered";
+    const std::lock_guard lock(mutex_);
+    return answers_[order];
+  }
+  std::vector<wire::PodEnded> ended() const {
+    const std::lock_guard lock(mutex_);
+    return ended_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  bool stands_ = true;
+  std::map<uint64_t, wire::Done> answers_;
+  std::vector<wire::PodEnded> ended_;
+};
+
+class AgentTest : public HostTest {
+ protected:
+  AgentOptions options() const { return {"testnode", run_dir(), 4}; }
+
+  std::unique_ptr<Agent> start() {
+    Result<std::unique_ptr<Agent>> agent = Agent::create(options(), stream_.send());
+    EXPECT_TRUE(agent) << agent.error().message();
+    (*agent)->adopt();
+    return *std::move(agent);
+  }
+  wire::Done ask(Agent& agent, wire::Order order, const PodId& id) {
+    order.set_id(++last_);
+    *order.mutable_pod() = wire_of(id);
+    agent.order(std::move(order));
+    return stream_.answer_to(last_);
+  }
+  static wire::Order signal(int signo) {
+    return simple([&](wire::Order& order) { order.mutable_signal()->set_signal(signo); });
+  }
+
+  Stream stream_;
+
+ private:
+  uint64_t last_ = 0;
+};
+
+TEST_F(AgentTest, HelloTellsWhatTheNodeIsAndHas) {
+  const std::unique_ptr<Agent> agent = start();
+  EXPECT_EQ(ask(*agent, launch(counter()), pod()).outcome().code(), 0);
+  const wire::Hello hello = agent->hello();
+  EXPECT_EQ(hello.node(), "testnode");
+  EXPECT_EQ(hello.slots(), 4U);
+  EXPECT_FALSE(hello.machine().kernel_release().empty());
+  EXPECT_GT(hello.machine().vdso_size(), 0U);
+  ASSERT_THAT(hello.pods(), SizeIs(1));
+  EXPECT_EQ(pod_id_of(hello.pods(0).id()), pod());
+  EXPECT_EQ(ask(*agent, destroy(), pod()).outcome().code(), 0);
+  EXPECT_THAT(agent->hello().pods(), IsEmpty());
+  EXPECT_THAT(stream_.ended(), IsEmpty());
+  expect_nothing_left();
+}
+
+TEST_F(AgentTest, OrdersForPodsThatAreNotHere_AreAnswered) {
+  const std::unique_ptr<Agent> agent = start();
+  EXPECT_EQ(ask(*agent, destroy(), pod()).outcome().code(), 0);
+  EXPECT_EQ(ask(*agent, roll_back(1), pod()).outcome().code(), 0);
+  const wire::Done done = ask(*agent, signal(SIGTERM), pod());
+  EXPECT_EQ(done.outcome().code(), static_cast<int>(Code::kNotFound));
+  EXPECT_THAT(done.outcome().message(), HasSubstr("testnode"));
+}
+
+TEST_F(AgentTest, AStartAfterAStartThatFailed_IsTaken) {
+  const std::unique_ptr<Agent> agent = start();
+  wire::Order bad = launch("true");
+  bad.mutable_launch()->set_command(0, "/no/such/program");
+  for (int i = 0; i < 20; ++i) EXPECT_NE(ask(*agent, bad, pod()).outcome().code(), 0);
+  EXPECT_EQ(ask(*agent, launch(counter()), pod()).outcome().code(), 0);
+  EXPECT_TRUE(counts_on());
+  EXPECT_EQ(ask(*agent, destroy(), pod()).outcome().code(), 0);
+  expect_nothing_left();
+}
+
+TEST_F(AgentTest, AnEndIsToldOnce_AndItsRecordGoes) {
+  const std::unique_ptr<Agent> agent = start();
+  EXPECT_EQ(ask(*agent, launch("exit 3"), pod()).outcome().code(), 0);
+  ASSERT_TRUE(eventually([&] { return stream_.ended().size() == 1; }));
+  EXPECT_EQ(stream_.ended()[0].wait_status(), W_EXITCODE(3, 0));
+  EXPECT_TRUE(eventually([&] { return records().empty(); }));
+  agent->attached({});
+  EXPECT_THAT(stream_.ended(), SizeIs(1));
+}
+
+TEST_F(AgentTest, AnEndWithoutCoordinator_IsToldWhenItIsBack) {
+  std::unique_ptr<Agent> agent = start();
+  EXPECT_EQ(ask(*agent, launch("read line; exit 3"), pod()).outcome().code(), 0);
+  stream_.set(false);
+  agent->lost();
+  ASSERT_TRUE(eventually([&] { return records().size() == 1 && records()[0].ended; }));
+  ASSERT_TRUE(eventually([&] { return agent->hello().pods().empty(); }));
+  stream_.set(true);
+  agent->attached({});
+  // Its thread may just be about to tell it.
+  ASSERT_TRUE(eventually([&] {
+    agent->attached({});
+    return stream_.ended().size() == 1;
+  }));
+  EXPECT_THAT(records(), IsEmpty());
+}
+
+TEST_F(AgentTest, AnEndThatWentIntoALostStream_IsToldAgain) {
+  const std::unique_ptr<Agent> agent = start();
+  EXPECT_EQ(ask(*agent, launch("exit 3"), pod()).outcome().code(), 0);
+  ASSERT_TRUE(eventually([&] { return stream_.ended().size() == 1; }));
+  ASSERT_TRUE(eventually([&] { return records().empty(); }));
+  EXPECT_TRUE(eventually([&] {
+    agent->lost();
+    agent->attached({});
+    return stream_.ended().size() == 2;
+  }));
+}
+
+TEST_F(AgentTest, AnEndThatNobodyHeard_IsToldByTheNextAgent) {
+  stream_.set(true);
+  std::unique_ptr<Agent> agent = start();
+  EXPECT_EQ(ask(*agent, launch("exit 3"), pod()).outcome().code(), 0);
+  ASSERT_TRUE(eventually([&] { return records().empty(); }));
+  EXPECT_EQ(ask(*agent, launch("read line; exit 4", 2), pod(1)).outcome().code(), 0);
+  stream_.set(false);
+  ASSERT_TRUE(eventually([&] { return records().size() == 1 && records()[0].ended; }));
+  agent.reset();
+  agent = start();
+  stream_.set(true);
+  agent->attached({});
+  ASSERT_THAT(stream_.ended(), SizeIs(2));
+  EXPECT_EQ(pod_id_of(stream_.ended()[1].id()), pod(1));
+  EXPECT_EQ(stream_.ended()[1].wait_status(), W_EXITCODE(4, 0));
+  EXPECT_THAT(records(), IsEmpty());
+}
+
+TEST_F(AgentTest, ASecondAgent_IsRefused) {
+  const std::unique_ptr<Agent> agent = start();
+  const Result<std::unique_ptr<Agent>> second = Agent::create(options(), stream_.send());
+  ASSERT_FALSE(second);
+  EXPECT_EQ(second.error().code(), Code::kBusy);
+  EXPECT_THAT(second.error().message(), HasSubstr(run_dir().string()));
+}
+
+TEST_F(AgentTest, KilledWithSeveralPods_TheNextTakesOverThoseThatLive) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  const pid_t agent = fork();
+  if (agent == 0) {
+    auto* held = start().release();
+    ask(*held, launch(counter(), 3), pod(0));
+    ask(*held, launch("sleep 600", 3), pod(1));
+    ask(*held, launch("sleep 600", 3), pod(2));
+    [[maybe_unused]] const ssize_t told = write(ends[1], "x", 1);
+    for (;;) pause();
+  }
+  char byte = 0;
+  ASSERT_EQ(read(ends[0], &byte, 1), 1);
+  close(ends[0]);
+  close(ends[1]);
+  ASSERT_EQ(kill(agent, SIGKILL), 0);
+  ASSERT_EQ(waitpid(agent, nullptr, 0), agent);
+  ASSERT_THAT(records(), SizeIs(3));
+  ASSERT_TRUE(pod::kill_group(group(1)));
+  ASSERT_TRUE(eventually([&] { return !records()[1].alive(); }));
+
+  const std::unique_ptr<Agent> next = start();
+  EXPECT_THAT(next->hello().pods(), SizeIs(2)) << "by the first hello";
+  EXPECT_TRUE(eventually([&] { return stream_.ended().size() == 1; }));
+  EXPECT_EQ(pod_id_of(stream_.ended()[0].id()), pod(1));
+  EXPECT_TRUE(counts_on());
+  for (const uint32_t number : {0U, 2U}) {
+    EXPECT_EQ(ask(*next, destroy(), pod(number)).outcome().code(), 0);
+  }
+  expect_nothing_left(3);
+}
+
+}  // namespace
+}  // namespace fermata::node_agent
