@@ -126,7 +126,7 @@ Status Coordinator::settle_attempts(JobStep job) const {
       FERMATA_TRY(ledger.commit(*manifest));
     } else if (manifest.error().code() == Code::kNotFound) {
       FERMATA_TRY(storage::remove_part_files(folder));
-      FERMATA_TRY(ledger.abort(set.crid, "the agent died before the set was committed"));
+      FERMATA_TRY(ledger.abort(set.crid, "what took it died before it was committed"));
     }
   }
   return {};

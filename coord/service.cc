@@ -57,7 +57,7 @@ Status Service::adopt() {
     auto job = std::make_shared<Job>(JobContext{fleet_, nodes_, store_, gate_, options_.job},
                                      std::move(record));
     job->await_nodes();
-    FERMATA_TRY(enter(job));
+    enter(job);
     workers_.start([this, job](const std::stop_token& stop) {
       const stored::Job known = job->record();
       Result<Credentials> owner = credentials_of(std::to_string(known.owner_uid()));
@@ -260,15 +260,29 @@ Result<std::shared_ptr<Job>> Service::job_of(const Caller& caller, JobStep step)
   return job;
 }
 
-Status Service::enter(const std::shared_ptr<Job>& job) {
+Result<Service::Claim> Service::claim(JobStep step) {
   const std::lock_guard lock(mutex_);
-  if (!jobs_.try_emplace(job->step(), job).second) {
-    const std::string step = to_string(job->step());
-    return {Code::kBusy, fmt::format("job {} still runs; end it first, for example with `fermata "
-                                     "checkpoint {} --kill`",
-                                     step, step)};
+  if (jobs_.count(step) != 0) return Failure(still_runs(step));
+  if (!claimed_.insert(step).second) {
+    return failure(Code::kBusy, fmt::format("job {} is being restarted already", to_string(step)));
   }
-  return Status::ok();
+  return Claim(*this, step);
+}
+
+Status Service::still_runs(JobStep step) {
+  return {Code::kBusy, fmt::format("job {} still runs; end it first, for example with `fermata "
+                                   "checkpoint {} --kill`",
+                                   to_string(step), to_string(step))};
+}
+
+void Service::unclaim(JobStep step) {
+  const std::lock_guard lock(mutex_);
+  claimed_.erase(step);
+}
+
+void Service::enter(const std::shared_ptr<Job>& job) {
+  const std::lock_guard lock(mutex_);
+  jobs_[job->step()] = job;
 }
 
 std::optional<stored::Job> Service::ended(JobStep step) const {

@@ -6,7 +6,9 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "coord/fleet.h"
@@ -83,8 +85,28 @@ class Service final : public Requests, public FleetListener {
   std::shared_ptr<Job> find(JobStep step) const;
   /// The living job, if the caller may do something with it.
   Result<std::shared_ptr<Job>> job_of(const Caller& caller, JobStep step) const;
-  /// kBusy: it is there already.
-  Status enter(const std::shared_ptr<Job>& job);
+  /// The sole right to begin a start of a step, while it lives.
+  class Claim {
+   public:
+    Claim(Service& service, JobStep step) : service_(&service), step_(step) {}
+    Claim(Claim&& other) noexcept
+        : service_(std::exchange(other.service_, nullptr)), step_(other.step_) {}
+    Claim& operator=(Claim&&) = delete;
+    Claim(const Claim&) = delete;
+    Claim& operator=(const Claim&) = delete;
+    ~Claim() {
+      if (service_ != nullptr) service_->unclaim(step_);
+    }
+
+   private:
+    Service* service_;
+    JobStep step_;
+  };
+  /// kBusy: it runs, or is being begun.
+  Result<Claim> claim(JobStep step);
+  void unclaim(JobStep step);
+  static Status still_runs(JobStep step);
+  void enter(const std::shared_ptr<Job>& job);
   std::optional<stored::Job> ended(JobStep step) const;
 
   Fleet& fleet_;
@@ -95,6 +117,7 @@ class Service final : public Requests, public FleetListener {
   mutable std::mutex mutex_;
   std::map<JobStep, std::shared_ptr<Job>> jobs_;
   std::map<JobStep, stored::Job> ended_;
+  std::set<JobStep> claimed_;
   Workers workers_;
 };
 

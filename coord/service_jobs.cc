@@ -113,8 +113,8 @@ Result<Service::Begun> Service::begin_run(const Caller& caller, const wire::RunR
   record.set_started(std::time(nullptr));
 
   auto job = std::make_shared<Job>(JobContext{fleet_, nodes_, store_, gate_, options_.job}, record);
+  enter(job);
   const auto launched = [&]() -> Status {
-    FERMATA_TRY(enter(job));
     // Known before the first pod is: what is found of it after a crash is ended.
     FERMATA_TRY(store_.put(record));
     return launch(fleet_, record, request, options_.launch, stop);
@@ -134,7 +134,7 @@ Result<Service::Begun> Service::begin_restart(const Caller& caller,
   std::optional<stored::Job> known;
   if (request.job() != 0) {
     wanted = JobStep{request.job(), request.step()};
-    if (find(*wanted)) return Failure(enter(find(*wanted)));  // busy
+    if (find(*wanted)) return Failure(still_runs(*wanted));
     known = ended(*wanted);
   }
   std::filesystem::path dir = request.checkpoint_dir();
@@ -165,6 +165,12 @@ Result<Service::Begun> Service::begin_restart(const Caller& caller,
     return failure(Code::kPermission,
                    fmt::format("job {} was user {}'s, folder {} is user {}'s", to_string(*wanted),
                                known->owner(), dir.native(), owner.name));
+  }
+  FERMATA_ASSIGN(const Claim claimed, claim(*wanted));
+  if (const Status settled = coordinator->settle_attempts(*wanted); !settled) {
+    // A folder that is full or read-only: what is committed can be read all the same.
+    log_warning(fmt::format("{}: what earlier attempts left stays: {}", dir.native(),
+                            storage::printable(settled.message())));
   }
   FERMATA_ASSIGN(const ChosenSet set, coordinator->choose(wanted, crid));
   FERMATA_TRY_RESULT(check_owner(set, owner));
@@ -203,14 +209,9 @@ Result<Service::Begun> Service::begin_restart(const Caller& caller,
   record.set_start(*start);
 
   auto job = std::make_shared<Job>(JobContext{fleet_, nodes_, store_, gate_, options_.job}, record);
-  if (const Status entered = enter(job); !entered) return Failure(entered);
+  enter(job);
   Result<std::vector<std::string>> notes = [&]() -> Result<std::vector<std::string>> {
     FERMATA_TRY_RESULT(store_.put(record));
-    if (const Status settled = coordinator->settle_attempts(*wanted); !settled) {
-      // A folder that is full or read-only: what is committed can be read all the same.
-      log_warning(fmt::format("{}: what earlier attempts left stays: {}", dir.native(),
-                              storage::printable(settled.message())));
-    }
     return coord::restart(fleet_, record, set, options_.restart, stop);
   }();
   if (!notes) {
