@@ -255,10 +255,13 @@ void Job::begun(std::shared_ptr<Coordinator> coordinator, Credentials owner) {
   coordinator_->deadlines() = context_.options.deadlines;
   owner_ = std::move(owner);
   schedule_ = Schedule(std::chrono::milliseconds(record_.interval_ms()));
-  const std::lock_guard lock(mutex_);
-  state_ = State::kRunning;
-  record_.set_state(stored::Job::RUNNING);
-  unsaved_ = true;
+  {
+    const std::lock_guard lock(mutex_);
+    state_ = State::kRunning;
+    record_.set_state(stored::Job::RUNNING);
+    unsaved_ = true;
+  }
+  save();
 }
 
 std::optional<Time> Job::wake_time() const {

@@ -77,7 +77,7 @@ class Job {
 
   /// The pods are not here yet: after the coordinator was started anew.
   void await_nodes();
-  /// All pods run.
+  /// All pods run: on disk when it returns. On the job's thread.
   void begun(std::shared_ptr<Coordinator> coordinator, Credentials owner);
   /// Tends the job until it has ended and that is on disk, or until `stop`: then the job runs on.
   void work(const std::stop_token& stop);
