@@ -97,6 +97,11 @@ Status PodAgent::prepare(const ImageOrder& order) {
                       static_cast<uint64_t>(static_cast<double>(available_memory()) * kCopyShare));
   }
 
+  if (isolation::Isolation* isolation = pod_.isolation; isolation != nullptr) {
+    // Now, as the others of the set wait for who is isolated last.
+    FERMATA_ASSIGN_STATUS(
+        work_->guard, ThawGuard::start(pod_.group, pod_.init, [isolation] { isolation->join(); }));
+  }
   FERMATA_TRY(read_topology());
   work_->image.topology_xml = topology_->xml;
   work_->pages = survey_placement(pod_.group);
@@ -138,15 +143,10 @@ Status PodAgent::record_addresses(image::PodState& state) const {
 Status PodAgent::isolate(std::chrono::nanoseconds at_most) {
   Work& work = *work_;
   if (pod_.isolation == nullptr) return {Code::kInternal, "this pod cannot be isolated"};
-  isolation::Isolation* isolation = pod_.isolation;
-  if (work.isolated) {
-    isolation->cut(at_most);
-    return {};
-  }
-  FERMATA_ASSIGN_STATUS(
-      work.guard, ThawGuard::start(pod_.group, pod_.init, [isolation] { isolation->join(); }));
+  // The same call prolongs it.
+  pod_.isolation->cut(at_most);
+  if (work.isolated) return {};
   work.isolated = true;
-  isolation->cut(at_most);
   FAULT_POINT("isolate.cut");
   return {};
 }
