@@ -31,8 +31,10 @@ Status check_requirements(const image::Requirements& needs);
 ///
 /// Isolation: until `exchange` is called the pod's own sockets talk to each other (unread
 /// datagrams, connections that wait to be accepted), so it must not be cut off. From then on it may
-/// be. Connections with other pods stand in repair mode, silent, until RebuiltPod::run(), which
-/// needs the pod joined, and every other pod built (rebuild() of all has returned).
+/// be, and need not: connections with other pods stand in repair mode, silent and without timers,
+/// until RebuiltPod::run(). That needs the pod joined, and every other pod built (rebuild() of all
+/// has returned). A pod that is still cut off when another one runs costs their connections a
+/// retransmission timer (1 s, as nothing is known of the way yet).
 struct NetworkRequest {
   /// The address on this node that stands for one of the image's node; the port is not looked at.
   /// Null: the same.

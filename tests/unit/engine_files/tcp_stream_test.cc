@@ -36,11 +36,11 @@ class Streams {
     return std::uniform_int_distribution<unsigned>(0, limit - 1)(random_);
   }
 
-  // Some of everything, in any order.
-  void act(int steps) {
+  // Some of everything, in any order; of the first `ends_that_act` ends.
+  void act(int steps, unsigned ends_that_act = kEnds) {
     const std::vector<UniqueFd> ends = descriptors();
     for (int step = 0; step < steps; ++step) {
-      const auto end = static_cast<int>(below(kEnds));
+      const auto end = static_cast<int>(below(ends_that_act));
       const size_t size = 1 + below(below(4) == 0 ? 200'000 : 3'000);
       if (below(2) == 0) {
         send(ends, end, size);
@@ -74,6 +74,7 @@ class Streams {
     const unsigned where = below(3);
     if (where == 0) pods_.move();
     if (where == 1) pods_.move_together();
+    pods_.in_between = [&] { act(static_cast<int>(below(12)), kConnections); };
     const Status restarted = pods_.restart(below(2) == 0);
     ASSERT_TRUE(restarted) << restarted.message();
   }

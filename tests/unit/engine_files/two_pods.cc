@@ -215,6 +215,7 @@ Status TwoPods::restart(bool isolated) {
   Status status = client_->pod->build();
   if (status && isolated) join();
   if (status) status = client_->pod->begin();
+  if (status) in_between();
   server_->node->enter();
   if (status) status = server_->pod->begin();
   NodeDouble::leave();

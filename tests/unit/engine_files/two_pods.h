@@ -75,6 +75,8 @@ class TwoPods {
   /// as they are built.
   Status restart(bool isolated = true);
   bool reset_outside = false;
+  /// In restart(), when the client goes on and the server does not yet.
+  std::function<void()> in_between = [] {};
 
  private:
   struct Place {
