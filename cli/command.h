@@ -51,6 +51,7 @@ void add_able(CLI::App& app, Invocation& invocation);
 void add_exec(CLI::App& app, Invocation& invocation);
 void add_jobs(CLI::App& app, Invocation& invocation);
 void add_nodes(CLI::App& app, Invocation& invocation);
+void add_numa(CLI::App& app, Invocation& invocation);
 
 /// Prints "fermata: <sentence>" on stderr, as storage::printable has it: a sentence may quote names
 /// of files that a user chose.

@@ -74,6 +74,7 @@ int run_main(int argc, char** argv) {
   add_exec(app, invocation);
   add_jobs(app, invocation);
   add_nodes(app, invocation);
+  add_numa(app, invocation);
   try {
     app.parse(words);
   } catch (const CLI::ParseError& error) {
