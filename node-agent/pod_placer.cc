@@ -1,6 +1,8 @@
 #include "node-agent/pod_placer.h"
 
 #include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 
 #include <algorithm>
 #include <array>
@@ -84,7 +86,30 @@ Status PodPlacer::before_contents(const engine::FrozenProcess& process, engine::
 
 Status PodPlacer::after_contents(const engine::FrozenProcess& process, engine::Remote& remote) {
   FERMATA_TRY(make_those(plan_.after_contents, process.vpid, process.vpid, remote));
-  if (has_nodes_) settle(process);
+  if (!has_nodes_) return {};
+  FERMATA_TRY(map_shared_pages(process, remote));
+  settle(process);
+  return {};
+}
+
+/// Pages of shared objects are there, but not mapped yet, and only what is mapped can be moved.
+Status PodPlacer::map_shared_pages(const engine::FrozenProcess& process, engine::Remote& remote) {
+  std::vector<engine::RemoteCall> calls;
+  for (const image::ProcessPlacement& planned : plan_.planned.processes()) {
+    if (planned.vpid() != process.vpid) continue;
+    for (const image::RangePlacement& range : planned.ranges()) {
+      if (!range.shared()) continue;
+      for (const image::PageRun& run : range.runs()) {
+        calls.push_back({SYS_madvise, {run.start(), run.length(), MADV_POPULATE_READ}, 0});
+      }
+    }
+  }
+  // Linux 5.14; what cannot be mapped stays where it is.
+  for (std::span<engine::RemoteCall> rest(calls); !rest.empty();) {
+    const std::span<engine::RemoteCall> batch = rest.first(std::min(kBatch, rest.size()));
+    FERMATA_TRY(remote.run(batch));
+    rest = rest.subspan(batch.size());
+  }
   return {};
 }
 

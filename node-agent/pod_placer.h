@@ -48,6 +48,7 @@ class PodPlacer {
   Status make(std::span<const numa::PlannedCall* const> planned, engine::Remote& remote);
   Status make_those(const std::vector<numa::PlannedCall>& calls, int vpid, int vtid,
                     engine::Remote& remote);
+  Status map_shared_pages(const engine::FrozenProcess& process, engine::Remote& remote);
   void settle(const engine::FrozenProcess& process);
 
   numa::Plan plan_;

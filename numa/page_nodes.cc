@@ -17,6 +17,8 @@ constexpr uint64_t kBlock = 512;          // pages in 2 MiB
 constexpr uint64_t kMostSamples = 65536;  // of a range
 constexpr uint64_t kSmall = 64;           // pages: all are asked for
 constexpr size_t kFewChanges = 2;         // in a block
+constexpr size_t kFewInSmall = 16;        // in a range of which all is known
+constexpr uint64_t kMoreOfMixed = 256;    // more samples of mixed runs, all together
 
 struct Sample {
   uint64_t page = 0;
@@ -42,12 +44,14 @@ class Survey {
     block_ = std::max<uint64_t>(kBlock, stride_ * 8);
   }
 
-  Result<std::vector<NodeRun>> run() {
+  Result<std::vector<NodeRun>> run(Gaps gaps) {
     choose();
     FERMATA_TRY_RESULT(answer(samples_));
     join_blocks();
     FERMATA_TRY_RESULT(find_changes());
+    FERMATA_TRY_RESULT(complete_mixed());
     for (NodeRun& run : runs_) run.bytes = std::min(run.bytes, run.length);
+    if (gaps == Gaps::kLeftOut) FERMATA_TRY_RESULT(leave_gaps());
     return std::move(runs_);
   }
 
@@ -109,7 +113,8 @@ class Survey {
       if (before >= 0 && node != before) ++changes;
       before = node;
     }
-    const bool mixed = changes > kFewChanges || (changes > 0 && changes_.size() >= limit_);
+    const bool mixed = changes > (stride_ == 1 ? kFewInSmall : kFewChanges) ||
+                       (changes > 0 && changes_.size() >= limit_);
     if (mixed && was_mixed_ && !runs_.empty()) {
       // Not each sample of a few meets every node: a block that shows fewer is like its neighbour.
       Numbers& known = runs_.back().nodes;
@@ -137,7 +142,7 @@ class Survey {
     if (!runs_.empty() && (mixed || was_mixed_)) {
       page = std::max(runs_.back().start / kPageSize + 1, block_of(page) * block_);
     } else if (!runs_.empty()) {
-      changes_.push_back({runs_.size(), last_present_before(i), page});
+      changes_.push_back({last_present_before(i), page, runs_.size(), true});
     }
     was_mixed_ = mixed;
     runs_.push_back({page * kPageSize, 0, nodes, 0});
@@ -148,38 +153,107 @@ class Survey {
     return i > 0 ? samples_[i - 1].page : first_;
   }
 
+  /// Two pages that differ; what lies between is not known yet.
   struct Change {
-    size_t run = 0;     // the one that begins
-    uint64_t low = 0;   // a page of the run before
-    uint64_t high = 0;  // a page of this run
+    uint64_t low = 0;
+    uint64_t high = 0;
+    size_t run = 0;       // the one that begins; unused between presence and absence
+    bool rising = false;  // `high` is present
   };
 
-  /// All changes at once: each round halves what is not known.
-  Status find_changes() {
+  /// All changes at once: each round halves what is not known. `is_high(change, node)` tells on
+  /// whose side a page on `node` is.
+  template <typename IsHigh>
+  Status halve(std::vector<Change>& changes, const IsHigh& is_high) const {
     for (;;) {
       std::vector<Sample> middle;
       std::vector<Change*> open;
-      for (Change& change : changes_) {
+      for (Change& change : changes) {
         if (change.high - change.low < 2) continue;
         middle.push_back({change.low + (change.high - change.low) / 2});
         open.push_back(&change);
       }
-      if (open.empty()) break;
+      if (open.empty()) return {};
       FERMATA_TRY(answer(middle));
       for (size_t i = 0; i < open.size(); ++i) {
-        const bool is_next = middle[i].node == runs_[open[i]->run].nodes.front();
-        (is_next ? open[i]->high : open[i]->low) = middle[i].page;
+        (is_high(*open[i], middle[i].node) ? open[i]->high : open[i]->low) = middle[i].page;
       }
     }
+  }
+
+  Status find_changes() {
+    FERMATA_TRY(halve(changes_, [&](const Change& change, int node) {
+      return node == runs_[change.run].nodes.front();
+    }));
     for (const Change& change : changes_) {
       NodeRun& run = runs_[change.run];
-      NodeRun& before = runs_[change.run - 1];
       const uint64_t stop = run.start + run.length;
       run.start = change.high * kPageSize;
       run.length = stop - run.start;
+      NodeRun& before = runs_[change.run - 1];
       before.length = run.start - before.start;
     }
     return {};
+  }
+
+  /// Few samples may miss a node that has a small part of a mixed run.
+  Status complete_mixed() {
+    const auto is_mixed = [](const NodeRun& run) { return run.nodes.size() > 1; };
+    const auto mixed = static_cast<uint64_t>(std::count_if(runs_.begin(), runs_.end(), is_mixed));
+    for (NodeRun& run : runs_) {
+      if (!is_mixed(run)) continue;
+      const uint64_t pages = run.length / kPageSize;
+      const uint64_t step = std::max<uint64_t>(1, pages * mixed / kMoreOfMixed);
+      std::vector<Sample> more;
+      for (uint64_t at = 0; at < pages; at += step) {
+        const uint64_t page = run.start / kPageSize + at;
+        more.push_back({page + scatter(~page) % std::min(step, pages - at)});
+      }
+      FERMATA_TRY(answer(more));
+      for (const Sample& sample : more) {
+        if (sample.node >= 0) unite(run.nodes, {sample.node});
+      }
+    }
+    return {};
+  }
+
+  /// Cuts out what is absent.
+  Status leave_gaps() {
+    std::vector<Change> edges;
+    for (size_t i = 0; i + 1 < samples_.size(); ++i) {
+      const bool rising = samples_[i].node < 0;
+      if (rising == (samples_[i + 1].node < 0)) continue;
+      edges.push_back({samples_[i].page, samples_[i + 1].page, 0, rising});
+    }
+    FERMATA_TRY(
+        halve(edges, [](const Change& edge, int node) { return (node >= 0) == edge.rising; }));
+    std::vector<NodeRun> present;
+    uint64_t from = samples_.front().node >= 0 ? first_ : last_;
+    edges.push_back({last_, last_, 0, false});
+    for (const Change& edge : edges) {
+      if (edge.rising) {
+        from = edge.high;
+        continue;
+      }
+      cut(from, edge.high, present);
+      from = last_;
+    }
+    runs_ = std::move(present);
+    return {};
+  }
+
+  /// Adds the parts of the runs that lie between two pages.
+  void cut(uint64_t from, uint64_t to, std::vector<NodeRun>& parts) const {
+    auto run = std::partition_point(runs_.begin(), runs_.end(), [&](const NodeRun& candidate) {
+      return candidate.start + candidate.length <= from * kPageSize;
+    });
+    for (; run != runs_.end() && run->start < to * kPageSize; ++run) {
+      NodeRun part = *run;
+      part.start = std::max(run->start, from * kPageSize);
+      part.length = std::min(run->start + run->length, to * kPageSize) - part.start;
+      part.bytes = part.length;
+      parts.push_back(std::move(part));
+    }
   }
 
   uint64_t first_;
@@ -213,10 +287,10 @@ AskNodes ask_process(pid_t pid) {
   };
 }
 
-Result<std::vector<NodeRun>> runs_of(uint64_t start, uint64_t end, const AskNodes& ask,
+Result<std::vector<NodeRun>> runs_of(uint64_t start, uint64_t end, const AskNodes& ask, Gaps gaps,
                                      size_t limit) {
   if (end <= start) return std::vector<NodeRun>{};
-  return Survey(start, end, ask, limit).run();
+  return Survey(start, end, ask, limit).run(gaps);
 }
 
 }  // namespace fermata::numa

@@ -28,14 +28,20 @@ struct NodeRun {
 /// Fills `nodes` with the node of each page, negative where none is present. `pages` are addresses.
 using AskNodes = std::function<Status(std::span<const uint64_t> pages, std::span<int> nodes)>;
 
+/// What becomes of pages that are absent.
+enum class Gaps {
+  kJoined,  ///< they belong to the run before them: they will come to lie where their neighbours do
+  kLeftOut  ///< no run has them: of shared memory, others may have them elsewhere
+};
+
 /// Of a process, through move_pages(2). The caller may trace it or is root.
 AskNodes ask_process(pid_t pid);
 
 /// The runs of [start, end), whole pages, ascending. Grain 2 MiB: in a block of that size in which
 /// nodes change more than twice the pages are mixed; a change in a block that is not is found to
-/// the page. What is absent joins its neighbours. At most one run a block, and `limit` more. Up to
+/// the page. At most one run a block, and `limit` more. Up to
 /// 65536 places are looked at; in ranges of more than 8 GiB the grain grows.
 Result<std::vector<NodeRun>> runs_of(uint64_t start, uint64_t end, const AskNodes& ask,
-                                     size_t limit = 4096);
+                                     Gaps gaps = Gaps::kJoined, size_t limit = 4096);
 
 }  // namespace fermata::numa

@@ -120,4 +120,11 @@ Numbers PagePlan::images_of(const Numbers& nodes) const {
   return images;
 }
 
+int PagePlan::primary_of(const Numbers& nodes) const {
+  for (const int node : nodes) {
+    if (primary(node) >= 0) return primary(node);
+  }
+  return -1;
+}
+
 }  // namespace fermata::numa

@@ -40,6 +40,8 @@ class PagePlan {
 
   /// Nodes in the place of `nodes`: for memory policies.
   Numbers images_of(const Numbers& nodes) const;
+  /// The first of them, by the old nodes' order; -1: none.
+  int primary_of(const Numbers& nodes) const;
 
  private:
   using Key = std::pair<int, int>;  // process, old node

@@ -21,6 +21,8 @@ namespace {
 // More than this of calls comes from no machine: page_nodes.h bounds the runs of a range, and the
 // kernel has 65530 maps a process.
 constexpr size_t kMaxCalls = 1'000'000;
+constexpr uint64_t kMostBytes = uint64_t{1} << 56;
+constexpr int kWeightedInterleave = 6;  // MPOL_WEIGHTED_INTERLEAVE, since Linux 6.9
 
 Status check_range(const image::RangePlacement& range, uint64_t after) {
   if (range.start() % kPageSize != 0 || range.end() % kPageSize != 0 ||
@@ -91,6 +93,7 @@ class Planner {
       cpus_.push_back(*std::move(cpus));
       if (is_bound(cpus_.back())) unite(usage_.cpus, cpus_.back());
     }
+    uint64_t bytes = 0;
     for (const image::ProcessPlacement& process : saved_.processes()) {
       uint64_t end = 0;
       for (const image::RangePlacement& range : process.ranges()) {
@@ -100,6 +103,10 @@ class Planner {
           auto nodes = nodes_of(run);
           if (!nodes) return nodes.error().within(name_of(process));
           for (const int node : *nodes) usage_.bytes[node] += bytes_of(run) / nodes->size();
+          bytes += bytes_of(run);
+          if (bytes_of(run) > kMostBytes || bytes > kMostBytes) {
+            return {Code::kDamaged, "more memory than any machine has"};
+          }
         }
       }
     }
@@ -200,7 +207,7 @@ class Planner {
     if (images.empty()) return std::optional<Numbers>();
     // It names one node; of several images the first has most of it.
     if (plain_mode(mode) == MPOL_PREFERRED && images.size() > 1) {
-      images = {mapping_.node.at(nodes.front()).front()};
+      images = {page_plan_->primary_of(nodes)};
     }
     return std::optional<Numbers>(std::move(images));
   }
@@ -235,8 +242,17 @@ class Planner {
     planned.set_end(range.end());
     planned.set_shared(range.shared());
     planned.set_policy_mode(-1);
+    const int policy = range.policy_mode() > 0 ? plain_mode(range.policy_mode()) : MPOL_DEFAULT;
+    const bool interleaved = policy == MPOL_INTERLEAVE || policy == kWeightedInterleave;
+    FERMATA_ASSIGN_STATUS(const Numbers over, parse_list(range.policy_nodes()));
     for (const image::PageRun& run : range.runs()) {
-      FERMATA_ASSIGN_STATUS(const Numbers nodes, nodes_of(run));
+      FERMATA_ASSIGN_STATUS(Numbers nodes, nodes_of(run));
+      // Over what its policy says: all of it in another shape, else what is not in whole huge
+      // pages.
+      if (interleaved && (nodes.size() > 1 || mapping_.kind == Mapping::Kind::kRegrouped) &&
+          includes(over, nodes)) {
+        nodes = over;
+      }
       std::vector<image::PageRun> places = page_plan_->place(vpid, run, nodes, range.shared());
       if (places.empty()) {
         missing_nodes_.insert(nodes.begin(), nodes.end());
@@ -245,7 +261,8 @@ class Planner {
       for (image::PageRun& place : places) add_run(std::move(place), planned);
     }
     bool placed = false;
-    if (usable_.size() > 1 || current_.numa_nodes > 1) {
+    // Shared pages are filled elsewhere, before this process is there: they are moved afterwards.
+    if (current_.numa_nodes > 1 && !range.shared()) {
       for (const image::PageRun& run : planned.runs()) {
         FERMATA_ASSIGN_STATUS(const Numbers nodes, nodes_of(run));
         // Preferred: where the node is full, pages land elsewhere and the restart goes on.

@@ -76,7 +76,13 @@ class Regrouping {
         mapping_(mapping),
         old_tree_(tree_of(before)),
         tree_(tree_of(now)) {
-    for (const NumaNode& node : now.nodes) memory_of_[node.number] = node.bytes;
+    uint64_t wanted = 0;
+    uint64_t here = 0;
+    for (const auto& [node, bytes] : usage.bytes) wanted += bytes;
+    for (const NumaNode& node : now.nodes) here += node.bytes;
+    // Where there is too little in any case, sizes are no guide.
+    for (const NumaNode& node : now.nodes)
+      memory_of_[node.number] = wanted <= here ? node.bytes : 0;
     for (const Group* node : groups_at(old_tree_, Level::kNode)) {
       if (node->cpus.empty()) memory_alone_.push_back(node->node);
     }

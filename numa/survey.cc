@@ -55,7 +55,9 @@ Result<std::vector<NodeRun>> survey_process(pid_t pid) {
     rest.remove_prefix(std::min(rest.size(), line.size() + 1));
     const std::optional<MapLine> map = parse(line);
     if (!map || !is_job_memory(*map)) continue;
-    FERMATA_ASSIGN(std::vector<NodeRun> runs, runs_of(map->start, map->end, ask));
+    const bool shared = map->protection[3] == 's';
+    FERMATA_ASSIGN(std::vector<NodeRun> runs,
+                   runs_of(map->start, map->end, ask, shared ? Gaps::kLeftOut : Gaps::kJoined));
     all.insert(all.end(), std::make_move_iterator(runs.begin()),
                std::make_move_iterator(runs.end()));
   }

@@ -102,6 +102,8 @@ class Rank {
     set_policy(areas_.back(), MPOL_BIND, {own});
     areas_.push_back({"interleaved", map(kArea, MAP_PRIVATE), kArea});
     set_policy(areas_.back(), MPOL_INTERLEAVE, nodes_);
+    // Page by page: two huge pages would be on two nodes.
+    if (::madvise(areas_.back().start, kArea, MADV_NOHUGEPAGE) != 0) fail("madvise");
     areas_.push_back({"far", map(kArea, MAP_PRIVATE), kArea});
     set_policy(areas_.back(), MPOL_BIND, {next});
     const size_t part = kArea / nodes_.size() / kPage * kPage;

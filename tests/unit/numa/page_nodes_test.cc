@@ -40,14 +40,16 @@ class Memory {
       questions_ += asked.size();
       return Status::ok();
     };
-    auto found = runs_of(kBase, kBase + pages * kPage, ask, limit);
+    auto found = runs_of(kBase, kBase + pages * kPage, ask, gaps_, limit);
     return found ? *found : std::vector<NodeRun>{};
   }
   uint64_t questions() const { return questions_; }
+  void leave_gaps() { gaps_ = Gaps::kLeftOut; }
 
  private:
   std::function<int(uint64_t)> node_of_;
   uint64_t questions_ = 0;
+  Gaps gaps_ = Gaps::kJoined;
 };
 
 TEST(PageNodes, FindsTheBorderToThePage) {
@@ -121,6 +123,21 @@ TEST(PageNodes, FindsTheTopOfAStack) {
   EXPECT_EQ(runs[0].start, kBase);
   EXPECT_EQ(runs[0].length, 2048 * kPage);
   EXPECT_LE(runs[0].bytes, 64 * kPage);
+}
+
+TEST(PageNodes, LeavesOutWhatIsAbsent_OfSharedMemory) {
+  Memory memory([](uint64_t page) {
+    if (page < 100 || (page >= 777 && page < 3001)) return -2;
+    return page < 4500 ? 0 : 1;
+  });
+  memory.leave_gaps();
+  const std::vector<NodeRun> runs = memory.runs(5000);
+  EXPECT_EQ(runs, (std::vector<NodeRun>{{kBase + 100 * kPage, 677 * kPage, {0}, 677 * kPage},
+                                        {kBase + 3001 * kPage, 1499 * kPage, {0}, 1499 * kPage},
+                                        {kBase + 4500 * kPage, 500 * kPage, {1}, 500 * kPage}}));
+  Memory nothing([](uint64_t) { return -2; });
+  nothing.leave_gaps();
+  EXPECT_TRUE(nothing.runs(5000).empty());
 }
 
 TEST(PageNodes, StaysBounded_InHugeRangesAndWildOnes) {
