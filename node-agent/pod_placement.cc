@@ -1,13 +1,16 @@
 #include "node-agent/pod_placement.h"
 
+#include <fmt/format.h>
 #include <linux/mempolicy.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <fstream>
 #include <span>
 
+#include "common/log.h"
 #include "numa/placement.h"
 #include "numa/plan.h"
 
@@ -103,7 +106,12 @@ numa::PageSurvey survey_placement(const std::filesystem::path& group) {
   std::vector<pid_t> pids;
   std::ifstream processes(group / "cgroup.procs");
   for (pid_t pid = 0; processes >> pid;) pids.push_back(pid);
-  return numa::survey_pages(pids);
+  const auto start = std::chrono::steady_clock::now();
+  numa::PageSurvey survey = numa::survey_pages(pids);
+  const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
+  log_debug(fmt::format("pages of {} processes were asked for their nodes in {:.1f} ms",
+                        survey.size(), took.count()));
+  return survey;
 }
 
 Result<image::Placement> record_placement(const numa::Topology& topology, engine::FrozenPod& pod,
