@@ -110,6 +110,11 @@ int read_send_queue(SendQueue& queue, char* buffer) {
   const ssize_t n = ::recv(fd, buffer, queue.capacity, MSG_PEEK | MSG_DONTWAIT);
   if (n < 0 && errno != EAGAIN) return errno;
   queue.length = n > 0 ? static_cast<uint32_t>(n) : 0;
+  // The reader of an agent that died may have ended repair mode meanwhile; then that was the other
+  // queue.
+  int repair = 0;
+  if (const int error = get_tcp_int(fd, TCP_REPAIR, repair); error != 0) return error;
+  if (repair == 0) return EAGAIN;
   return ::ioctl(fd, SIOCOUTQNSD, &queue.unsent) == 0 ? 0 : errno;
 }
 
@@ -123,6 +128,7 @@ int read_receive_queue(ReceiveQueue& queue) {
 
 int finish(const Socket& socket, int error) {
   const int left = leave_repair(socket.fd, socket.reuse);
+  if (error == EPERM) return EAGAIN;  // repair mode was entered, and somebody ended it
   return error == 0 ? left : error;
 }
 
@@ -206,8 +212,10 @@ Status read_all(const std::vector<Reading>& plan,
   };
   FERMATA_TRY(run_apart(work, end_repair));
   for (size_t i = 0; i < plan.size(); ++i) {
-    if (readings[i].error != 0) return errno_status(readings[i].error, "reading a TCP connection");
-    if (readings[i].receiver.before != readings[i].receiver.after) {
+    if (readings[i].error != 0 && readings[i].error != EAGAIN) {
+      return errno_status(readings[i].error, "reading a TCP connection");
+    }
+    if (readings[i].error == EAGAIN || readings[i].receiver.before != readings[i].receiver.after) {
       return {Code::kBusy, "a TCP connection moved while it was read"};
     }
     FERMATA_TRY(each(i, readings[i], area.at(offsets[i])));

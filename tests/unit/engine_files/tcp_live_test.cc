@@ -48,7 +48,9 @@ TEST(TcpLive, ReaderKilledAtAnyMoment_LeavesNoSocketInRepairMode) {
         for (const Connection& connection : connections) {
           ends.emplace_back().fd = connection.one.get();
         }
-        if (!read_wire_ends(ends)) ::_exit(1);
+        const Status read = read_wire_ends(ends);
+        // Busy: what the reader before left behind is just ending.
+        if (!read && read.code() != Code::kBusy) ::_exit(1);
       }
     }
     ::usleep(static_cast<useconds_t>(1000 + kill * 137));

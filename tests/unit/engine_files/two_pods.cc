@@ -151,7 +151,11 @@ Status TwoPods::take_set_patiently() {
     status = take_set();
     const bool again = status.code() == Code::kCannotHold &&
                        status.message().find("again in a moment") != std::string::npos;
-    if (again) run_on();
+    if (again) {
+      run_on();
+      // An acknowledgement may be delayed by 40 ms, and was dropped if that ended in the cut.
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
     return !again;
   });
   return status;
