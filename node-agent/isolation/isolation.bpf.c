@@ -1,7 +1,11 @@
 // The programs that a pod's group carries. They hold no pointer of the kernel's and need none of
 // its type information: one object for every kernel since 5.10.
 #include <linux/bpf.h>
+#include <linux/if_ether.h>
 #include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
 // After the above.
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
@@ -40,10 +44,35 @@ static __always_inline int is_cut(volatile struct IsolationControl* state) {
 #include "node-agent/isolation/shared_hosts.bpf.h"
 #include "node-agent/isolation/translate.bpf.h"
 
-// Verdicts of cgroup_skb programs (include/linux/bpf-cgroup.h): ingress 0 drops. Egress 0 would
-// too, with an error that sendto(2) returns and TCP backs off for; 2 drops as a full queue does,
-// which TCP tries again soon and UDP does not tell.
+// Verdicts of cgroup_skb programs (include/linux/bpf-cgroup.h): ingress 0 drops. Egress 0 drops
+// with an error, which sendto(2) returns; TCP tells nobody and backs off. 2 drops as a full queue
+// does: UDP does not tell, TCP tries twice a second and counts (TCP_RESOURCE_PROBE_INTERVAL in
+// tcp_retransmit_timer() and tcp_send_probe0(), Linux 6.18). At 15 (tcp_retries2) a connection with
+// something to send and nothing in flight ends with ETIMEDOUT, that is after 7 s, and a connect(2)
+// at 6 (tcp_syn_retries).
 enum { kDrop = 0, kPass = 1, kDropAsCongested = 2 };
+
+// So connections go on soon by themselves after most cuts, and live through all.
+static const __u64 kSoonNs = 1500000000;
+
+static __always_inline int backs_off(struct __sk_buff* packet, __u64 cut_since) {
+  __u8 protocol = 0;
+  __u32 transport = sizeof(struct ipv6hdr);
+  if (packet->protocol == bpf_htons(ETH_P_IP)) {
+    struct iphdr ip;
+    if (bpf_skb_load_bytes(packet, 0, &ip, sizeof(ip))) return 0;
+    protocol = ip.protocol;
+    transport = ip.ihl * 4;
+  } else if (packet->protocol == bpf_htons(ETH_P_IPV6)) {
+    struct ipv6hdr ip;
+    if (bpf_skb_load_bytes(packet, 0, &ip, sizeof(ip))) return 0;
+    protocol = ip.nexthdr;
+  }
+  if (protocol != IPPROTO_TCP) return 0;
+  if (bpf_ktime_get_ns() - cut_since > kSoonNs) return 1;
+  struct tcphdr tcp;
+  return !bpf_skb_load_bytes(packet, transport, &tcp, sizeof(tcp)) && tcp.syn;
+}
 
 SEC("cgroup_skb/ingress") int fermata_ingress(struct __sk_buff* packet) {
   volatile struct IsolationControl* state = control();
@@ -54,9 +83,9 @@ SEC("cgroup_skb/ingress") int fermata_ingress(struct __sk_buff* packet) {
 }
 
 SEC("cgroup_skb/egress") int fermata_egress(struct __sk_buff* packet) {
-  (void)packet;
   volatile struct IsolationControl* state = control();
-  return state && is_cut(state) ? kDropAsCongested : kPass;
+  if (!state || !is_cut(state)) return kPass;
+  return backs_off(packet, state->since) ? kDrop : kDropAsCongested;
 }
 
 // No helper that asks for the GPL is called.
