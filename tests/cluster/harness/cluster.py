@@ -172,8 +172,18 @@ class Cluster:
                      for pid in self.processes(job, node) if process_state(pid) in ("T", "t")]
         return held
 
+    # ---- at once: the script takes some 50 ms, a quarter of a set
+
+    def _link(self, network, *words):
+        subprocess.run(["ip", "-n", f"{self.prefix}-{network}", "link", "set", *words], check=True)
+
     def silence(self, node, seconds):
         """Nothing reaches or leaves the node for that long."""
-        self.script("cut", node)
+        self._link("ctl", f"v-{node}", "nomaster")
         time.sleep(seconds)
-        self.script("uncut", node)
+        self._link("ctl", f"v-{node}", "master", "br0")
+
+    def crash(self, node):
+        """What kill_node() does before it clears away."""
+        self._link(node, "eth0", "down")
+        kill(int(read(os.path.join(self.folder, "nodes", node, "init.pid"))))
