@@ -1,26 +1,18 @@
 #include "node-agent/engine/injection.h"
 
 #include <elf.h>
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/futex.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 
 #include "node-agent/engine/maps.h"
 
 // The code, position independent. Entry fermata_inject_single makes the one call whose arguments
 // are in the registers; fermata_inject_batch makes the calls of the table at %rbx, %rbp in number.
-// Where %r12 is not 0 it then says so there (futex(2), FUTEX_WAKE) and waits to be stopped, for the
-// time at 8(%r12) at the longest: a tracer that died does not come. It waits in ppoll(2), which
-// leaves alone what the kernel keeps of a sleep of the program's (restart_syscall(2)).
 // The save area follows: sixteen registers, flags, signal mask, instruction pointer.
 // Entry fermata_inject_twin makes a copy-on-write twin (twin.h): a go-between that shares the
 // memory makes the twin, tells its PID at (%rbx) and ends; the twin gives up its files, sleeps for
@@ -50,23 +42,7 @@ fermata_inject_batch:
     add $64, %rbx
     dec %rbp
     jmp 1b
-2:  test %r12, %r12
-    jz 7f
-    movl $1, (%r12)
-    mov $202, %eax
-    mov %r12, %rdi
-    mov $1, %esi
-    mov $1, %edx
-    xor %r10d, %r10d
-    syscall
-    mov $271, %eax
-    xor %edi, %edi
-    xor %esi, %esi
-    lea 8(%r12), %rdx
-    xor %r10d, %r10d
-    xor %r8d, %r8d
-    syscall
-7:  pushq fermata_inject_save+128(%rip)
+2:  pushq fermata_inject_save+128(%rip)
     popfq
 3:  mov fermata_inject_save+56(%rip), %rsp
     mov $14, %eax
@@ -152,7 +128,6 @@ namespace fermata::engine {
 namespace {
 
 constexpr uint64_t kAllSignals = ~0ULL;
-constexpr std::chrono::seconds kBatchPatience(30);
 
 size_t offset_of(const std::byte* label) {
   return static_cast<size_t>(label - fermata_inject_single);
@@ -192,34 +167,6 @@ class MemoryOnly : public Remote {
 };
 
 }  // namespace
-
-/// At the end of the code of a batch, in the scratch mapping.
-struct InjectionSite::Meeting {
-  uint32_t done = 0;  ///< 1: all calls were made. A futex
-  timespec patience{};
-};
-
-InjectionSite::Meeting& InjectionSite::meeting() const {
-  return *reinterpret_cast<Meeting*>(mapped_ + kMeeting);
-}
-
-bool InjectionSite::map_meeting(pid_t pid) {
-  if (mapped_ != nullptr || map_failed_) return mapped_ != nullptr;
-  const std::string file =
-      fmt::format("/proc/{}/map_files/{:x}-{:x}", pid, scratch_, scratch_ + kScratchSize);
-  const UniqueFd scratch(::open(file.c_str(), O_RDWR | O_CLOEXEC));
-  void* mapped =
-      scratch ? ::mmap(nullptr, kScratchSize, PROT_READ | PROT_WRITE, MAP_SHARED, scratch.get(), 0)
-              : MAP_FAILED;
-  map_failed_ = mapped == MAP_FAILED;
-  if (!map_failed_) mapped_ = static_cast<std::byte*>(mapped);
-  return mapped_ != nullptr;
-}
-
-void InjectionSite::unmap_meeting() {
-  if (mapped_ != nullptr) ::munmap(mapped_, kScratchSize);
-  mapped_ = nullptr;
-}
 
 Result<std::shared_ptr<InjectionSite>> InjectionSite::find(pid_t pid) {
   FERMATA_ASSIGN(const std::vector<Map> maps, read_maps(pid));
@@ -356,43 +303,7 @@ Status CaptureRemote::remove_scratch() {
   RemoteCall unmap{SYS_munmap, {site_->scratch_, InjectionSite::kScratchSize}, 0};
   FERMATA_TRY(single(unmap));
   site_->scratch_ = 0;
-  site_->unmap_meeting();
   return Status::ok();
-}
-
-/// Lets the whole table run and stops the thread when it is through: one stop instead of two for
-/// each call.
-Status CaptureRemote::run_to_meeting() {
-  InjectionSite::Meeting& meeting = site_->meeting();
-  FERMATA_TRY(resume_thread(tid_, PTRACE_CONT));
-  const auto deadline = std::chrono::steady_clock::now() + kBatchPatience;
-  while (std::atomic_ref(meeting.done).load(std::memory_order_acquire) == 0) {
-    constexpr timespec kLook{0, 50'000'000};
-    ::syscall(SYS_futex, &meeting.done, FUTEX_WAIT, 0, &kLook, nullptr, 0);
-    if (std::atomic_ref(meeting.done).load(std::memory_order_acquire) != 0) break;
-    // It was killed, or stopped by a SIGSTOP, which nothing holds off. An end is left for its
-    // parent to see.
-    siginfo_t seen{};
-    constexpr int kLookOnly = WSTOPPED | WEXITED | WNOHANG | WNOWAIT | __WALL;
-    const int looked = ::waitid(P_PID, static_cast<id_t>(tid_), &seen, kLookOnly);
-    if (looked != 0 || (seen.si_pid == tid_ && seen.si_code != CLD_TRAPPED)) {
-      return {Code::kGone, fmt::format("thread {} has ended", tid_)};
-    }
-    if (seen.si_pid == tid_) {
-      FERMATA_ASSIGN_STATUS([[maybe_unused]] const Stop stop, wait_stop(tid_));
-      FERMATA_TRY(resume_thread(tid_, PTRACE_CONT));
-    }
-    if (std::chrono::steady_clock::now() > deadline) {
-      out_ = true;  // it stops when its call ends
-      FERMATA_TRY(interrupt(tid_));
-      return {Code::kTimeout, fmt::format("thread {} does not come back from a system call", tid_)};
-    }
-  }
-  FERMATA_TRY(interrupt(tid_));
-  const Result<Stop> stop = wait_stop(tid_);
-  if (stop) return Status::ok();
-  out_ = true;
-  return stop.error();
 }
 
 Status CaptureRemote::chunk(std::span<RemoteCall> calls) {
@@ -415,20 +326,9 @@ Status CaptureRemote::chunk(std::span<RemoteCall> calls) {
   registers.orig_rax = ~0ULL;
   registers.rbx = address;
   registers.rbp = table.size();
-  // A few are made by stops, which need no further calls.
-  constexpr size_t kFew = 2;
-  const bool together = table.size() > kFew && site_->map_meeting(pid_);
-  if (together) site_->meeting() = {.done = 0, .patience = {1, 0}};
-  registers.r12 = together ? site_->scratch_ + InjectionSite::kMeeting : 0;
   registers.rsp = site_->scratch_ + kStackTop;
   FERMATA_TRY(set_registers(tid_, registers));
   FERMATA_TRY(set_signal_mask(tid_, kAllSignals));
-  if (together) {
-    FERMATA_TRY(run_to_meeting());
-    FERMATA_TRY(read_memory(address, std::as_writable_bytes(std::span(table))));
-    for (size_t i = 0; i < calls.size(); ++i) calls[i].result = static_cast<long>(table[i].result);
-    return leave_code();
-  }
   for (size_t stops = 0; stops < 2 * table.size();) {
     FERMATA_ASSIGN_STATUS(const Stop stop, next_stop());
     if (!stop.syscall) continue;
@@ -463,7 +363,6 @@ Status CaptureRemote::begin_twin() {
   registers.orig_rax = ~0ULL;
   registers.rbx = answer;
   registers.rbp = answer + sizeof(int64_t);
-  registers.r12 = 0;
   registers.rsp = site_->scratch_ + kStackTop;
   FERMATA_TRY(set_registers(tid_, registers));
   FERMATA_TRY(set_signal_mask(tid_, kAllSignals));

@@ -20,11 +20,6 @@ namespace fermata::engine {
 /// Per process: where the code and the scratch mapping are. Shared by the process's threads.
 class InjectionSite {
  public:
-  InjectionSite() = default;
-  InjectionSite(const InjectionSite&) = delete;
-  InjectionSite& operator=(const InjectionSite&) = delete;
-  ~InjectionSite() { unmap_meeting(); }
-
   /// `pid` is stopped. Finds the vDSO and room in it; kUnsupported when it has none.
   static Result<std::shared_ptr<InjectionSite>> find(pid_t pid);
 
@@ -45,16 +40,6 @@ class InjectionSite {
   uint64_t code_size_ = 0;
   uint64_t scratch_ = 0;
   bool code_written_ = false;
-
-  struct Meeting;
-  static constexpr uint64_t kMeeting = 0x3f00;
-  /// The scratch mapping is shared: here, too, it is memory.
-  bool map_meeting(pid_t pid);
-  void unmap_meeting();
-  Meeting& meeting() const;
-
-  std::byte* mapped_ = nullptr;
-  bool map_failed_ = false;
 };
 
 class CaptureRemote : public Remote {
@@ -95,7 +80,6 @@ class CaptureRemote : public Remote {
   Status write_save_area();
   Status single(RemoteCall& call);
   Status chunk(std::span<RemoteCall> calls);
-  Status run_to_meeting();
   Status leave_code();
   Result<Stop> next_stop();
 
