@@ -26,7 +26,7 @@ Status may(const Caller& caller, JobStep step, uid_t owner_uid, const std::strin
 }  // namespace
 
 Service::Service(Fleet& fleet, Store& store, ServiceOptions options)
-    : fleet_(fleet), store_(store), options_(std::move(options)), gate_(options_.max_writers) {}
+    : fleet_(fleet), store_(store), options_(options), gate_(options_.max_writers) {}
 
 Service::~Service() { stop(); }
 
@@ -138,7 +138,7 @@ void Service::exchange(const std::string& node, const wire::ExchangeUp& message)
 
 // ---- users and admins
 
-void Service::start_begin(Respond<wire::RunReply> respond,
+void Service::start_begin(const Respond<wire::RunReply>& respond,
                           std::function<Result<Begun>(const std::stop_token&)> begin) {
   const auto refuse = [](const Status& status) {
     wire::RunReply reply;

@@ -80,7 +80,7 @@ class Service final : public Requests, public FleetListener {
   void give_up(const std::shared_ptr<Job>& job, const Status& status);
   void forget(const std::shared_ptr<Job>& job);
 
-  void start_begin(Respond<wire::RunReply> respond,
+  void start_begin(const Respond<wire::RunReply>& respond,
                    std::function<Result<Begun>(const std::stop_token&)> begin);
   std::shared_ptr<Job> find(JobStep step) const;
   /// The living job, if the caller may do something with it.

@@ -43,7 +43,7 @@ struct PodRecord {
 
 class PodRegistry {
  public:
-  explicit PodRegistry(std::filesystem::path run_dir) : folder_(std::move(run_dir) / "pods") {}
+  explicit PodRegistry(const std::filesystem::path& run_dir) : folder_(run_dir / "pods") {}
 
   /// Writes or replaces the record.
   Status put(const PodRecord& record) const;

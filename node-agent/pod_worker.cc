@@ -257,7 +257,7 @@ Status PodWorker::carry_out(const wire::PhaseOrder& order, const Open& now) {
       FERMATA_TRY(cut());
       return agent_->capture(std::min<milliseconds>(left_until(now.deadline), kFreezeDeadline));
     case SetPhase::kJoin: {
-      const Status joined = agent_->join();
+      Status joined = agent_->join();
       if (exchange_) exchange_->release();
       return joined;
     }

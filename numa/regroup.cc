@@ -295,7 +295,7 @@ class Regrouping {
     std::vector<Item> left_over;
     size_t next = 0;
     for (Bin* bin : bins) {
-      const uint64_t target = weight_left * room_of(bin) / room;
+      const uint64_t target = room == 0 ? 0 : weight_left * room_of(bin) / room;
       uint64_t taken = 0;
       while (next < items.size() && bin->fits(items[next])) {
         const uint64_t more = weight(items[next]);

@@ -75,7 +75,8 @@ Status NetworkMap::note(int fd, int protocol, const InetAddress& then) {
 
 Status NetworkMap::bind(int fd, int protocol, const InetAddress& then) {
   FERMATA_ASSIGN_STATUS(const InetAddress here, address_here(then));
-  const auto [place, first] = ports_.try_emplace({protocol, then.port()}, then.port());
+  const auto [place, first] =
+      ports_.try_emplace({protocol, then.family(), then.port()}, then.port());
   if (first) {
     FERMATA_TRY(bind_first(fd, protocol, here));
     FERMATA_ASSIGN_STATUS(const InetAddress bound, InetAddress::local_of(fd));

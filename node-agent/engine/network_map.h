@@ -7,6 +7,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "node-agent/engine/inet_address.h"
@@ -43,7 +44,8 @@ class NetworkMap {
   void learn(const image::AddressMap& map);
 
   NetworkRequest request_;
-  std::map<std::pair<int, uint16_t>, uint16_t> ports_;  ///< by protocol and number: then, now
+  /// By protocol, family and number: then, now. One port of IPv4 and of IPv6 may be two sockets'.
+  std::map<std::tuple<int, int, uint16_t>, uint16_t> ports_;
   image::AddressMap own_;
   std::set<Key> noted_;
   std::map<Key, InetAddress> known_;

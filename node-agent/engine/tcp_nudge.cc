@@ -28,6 +28,7 @@ void set_int(int fd, int level, int name, int value) {
 }  // namespace
 
 // No error matters here: a socket that was closed or reset meanwhile has nothing to send.
+// NOLINTNEXTLINE(performance-unnecessary-value-param): they are closed here
 void nudge(std::vector<UniqueFd> sockets) {
   for (const UniqueFd& socket : sockets) {
     const int fd = socket.get();

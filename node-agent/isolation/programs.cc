@@ -191,8 +191,11 @@ Result<Maps> maps_of(const Attached& program) {
       return errno_failure(errno, fmt::format("BPF map {}", id));
     }
     const std::string_view name = info.name;
-    if (name == "fermata_control") maps.control = std::move(fd);
-    if (name == "fermata_table") maps.table = std::move(fd);
+    if (name == "fermata_control") {
+      maps.control = std::move(fd);
+    } else if (name == "fermata_table") {
+      maps.table = std::move(fd);
+    }
   }
   if (!maps.control || !maps.table) {
     return failure(Code::kNotFound, "its BPF programs are of another version of Fermata");

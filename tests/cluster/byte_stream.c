@@ -25,7 +25,7 @@
 #include "tests/mpi/mpi_common.h"
 
 enum { kMostConnections = 64, kWords = 8192, kTick_ms = 50 };
-static const double kSilence_s = 0.3;
+static const double kSilenceSeconds = 0.3;
 
 struct stream {
   int number;
@@ -67,7 +67,7 @@ static void note_silence(struct stream* stream) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   const double seconds = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-  if (stream->last != 0 && seconds - stream->last > kSilence_s) {
+  if (stream->last != 0 && seconds - stream->last > kSilenceSeconds) {
     printf("byte_stream: rank %d connection %d: silent for %.1f ms\n", me.rank, stream->number,
            1e3 * (seconds - stream->last));
   }
@@ -84,7 +84,7 @@ static size_t take(struct stream* stream, size_t bytes) {
     const uint64_t expected = word_of(peer, stream->number, first + i);
     if (stream->in[i] != expected) {
       fprintf(stderr, "byte_stream: connection %d: word %llu is not the next one\n", stream->number,
-              (unsigned long long)(first + i));
+              (unsigned long long)first + i);
       expect(&me, (long)(first + i), "word", expected, stream->in[i]);
     }
   }
