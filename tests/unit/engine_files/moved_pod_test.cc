@@ -62,7 +62,7 @@ class MovedPod : public ::testing::Test {
   Status capture() {
     then_.enter();
     pod_->outside().allowed = true;
-    const Status status = pod_->capture();
+    Status status = pod_->capture();
     NodeDouble::leave();
     return status;
   }
@@ -80,7 +80,7 @@ class MovedPod : public ::testing::Test {
     };
     pod_->set_network(std::move(request));
     now_.enter();
-    const Status status = pod_->rebuild();
+    Status status = pod_->rebuild();
     NodeDouble::leave();
     return status;
   }

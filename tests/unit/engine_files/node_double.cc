@@ -18,8 +18,8 @@ UniqueFd own_namespace() {
 }
 
 const UniqueFd& home() {
-  static const UniqueFd kHome = own_namespace();
-  return kHome;
+  static const UniqueFd home_node = own_namespace();
+  return home_node;
 }
 
 }  // namespace

@@ -176,7 +176,7 @@ TEST(TcpOutside, ConnectionThatLeavesTheJob_IsResetOrRefused) {
       EXPECT_NE(restarted.message().find(":7000"), std::string::npos) << restarted.message();
       continue;
     }
-    ASSERT_OK(restarted);
+    ASSERT_TRUE(restarted) << restarted.message();
     const UniqueFd client = pods.client_fd();
     pollfd state{client.get(), POLLIN, 0};
     ASSERT_EQ(::poll(&state, 1, 5000), 1);

@@ -83,8 +83,8 @@ TwoPods::~TwoPods() {
   server_->pod.reset();
 }
 
-void TwoPods::place(std::shared_ptr<NodeDouble> one, std::shared_ptr<NodeDouble> other,
-                    int other_host) {
+void TwoPods::place(const std::shared_ptr<NodeDouble>& one,
+                    const std::shared_ptr<NodeDouble>& other, int other_host) {
   const int net = next_net();
   NodeDouble::join(*one, *other, net);
   client_->node = one;

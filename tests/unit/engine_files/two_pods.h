@@ -89,7 +89,8 @@ class TwoPods {
   };
 
   static InetAddress address_at(const Place& place, const InetAddress& then);
-  void place(std::shared_ptr<NodeDouble> one, std::shared_ptr<NodeDouble> other, int other_host);
+  void place(const std::shared_ptr<NodeDouble>& one, const std::shared_ptr<NodeDouble>& other,
+             int other_host);
   NetworkRequest network(Place& place, std::function<Result<image::AddressMap>()> meet) const;
 
   std::unique_ptr<Place> client_ = std::make_unique<Place>();

@@ -22,12 +22,12 @@ namespace fs = std::filesystem;
 using std::chrono::steady_clock;
 
 const fs::path& first_group() {
-  static const fs::path kGroup = [] {
+  static const fs::path group_here = [] {
     Result<fs::path> group = pod::group_of_process(getpid());
     if (!group) throw std::runtime_error(group.error().message());
     return *group;
   }();
-  return kGroup;
+  return group_here;
 }
 
 void enter_group(const fs::path& group) {

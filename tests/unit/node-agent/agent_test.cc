@@ -21,7 +21,7 @@ using ::testing::SizeIs;
 class Stream {
  public:
   Agent::Send send() {
-    return [this](wire::FromAgent message) {
+    return [this](const wire::FromAgent& message) {
       const std::lock_guard lock(mutex_);
       if (!stands_) return false;
       if (message.has_done()) answers_[message.done().order()] = message.done();

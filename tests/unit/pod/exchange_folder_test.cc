@@ -28,7 +28,8 @@ std::string abort_bytes(int status) {
   wire::ExchangeUp up;
   up.mutable_abort()->set_status(status);
   std::string text;
-  for (const unsigned char byte : up.SerializeAsString()) {
+  for (const char signed_byte : up.SerializeAsString()) {
+    const auto byte = static_cast<unsigned char>(signed_byte);
     const char digits[] = {'\\', static_cast<char>('0' + byte / 64),
                            static_cast<char>('0' + byte / 8 % 8), static_cast<char>('0' + byte % 8),
                            '\0'};

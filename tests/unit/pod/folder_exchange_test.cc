@@ -28,7 +28,7 @@ class FolderExchangeTest : public ::testing::Test {
                                    served_.push_back(rank);
                                    answer_ = std::move(answer);
                                  },
-                                 [this](const std::string& call, Exchange::Answer answer) {
+                                 [this](const std::string& call, const Exchange::Answer& answer) {
                                    calls_.push_back(call);
                                    answer(true, "outcome of " + call);
                                  },
