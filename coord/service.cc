@@ -158,14 +158,14 @@ void Service::start_begin(const Respond<wire::RunReply>& respond,
 
 void Service::run(const Caller& caller, const wire::RunRequest& request,
                   Respond<wire::RunReply> respond) {
-  start_begin(std::move(respond), [this, caller, request](const std::stop_token& stop) {
+  start_begin(respond, [this, caller, request](const std::stop_token& stop) {
     return begin_run(caller, request, stop);
   });
 }
 
 void Service::restart(const Caller& caller, const wire::RestartRequest& request,
                       Respond<wire::RunReply> respond) {
-  start_begin(std::move(respond), [this, caller, request](const std::stop_token& stop) {
+  start_begin(respond, [this, caller, request](const std::stop_token& stop) {
     return begin_restart(caller, request, stop);
   });
 }

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <thread>
@@ -81,7 +80,7 @@ std::string node_name(size_t agent) { return fmt::format("n{}", agent); }
 
 int simulate_agents(const std::string& coordinator, const std::filesystem::path& munge_socket,
                     size_t agents, size_t connections) {
-  connections = std::max<size_t>(connections, 1);
+  if (connections == 0) connections = 1;
   MungeAuthenticator authenticator(munge_socket);
   std::vector<std::shared_ptr<grpc::Channel>> channels;
   for (size_t i = 0; i < connections; ++i) {
