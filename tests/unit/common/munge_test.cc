@@ -52,7 +52,7 @@ TEST_F(MungeTest, Check_TellsUserAndGroup_OfAGoodCredential) {
 }
 
 TEST_F(MungeTest, Check_TellsTheUser_WhoMadeIt) {
-  if (::getuid() != 0) GTEST_SKIP() << "needs root";
+  ASSERT_EQ(::getuid(), 0U) << "needs root, as all tests here do";
   std::array<int, 2> ends{};
   ASSERT_EQ(::pipe(ends.data()), 0);
   const pid_t child = ::fork();

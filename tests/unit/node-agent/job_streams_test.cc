@@ -54,7 +54,7 @@ TEST(JobStreams, ErrorsGoElsewhere_WhereAskedFor) {
 }
 
 TEST(JobStreams, FilesAreTheOwners_AndOpenedWithNoOtherRights) {
-  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  ASSERT_EQ(geteuid(), 0U) << "needs root, as all tests here do";
   const ScratchFolder folder;
   const Credentials nobody = *credentials_of("nobody");
   wire::Streams names;
