@@ -166,8 +166,8 @@ class Hosts {
   /// A socket bound to all addresses of its host can be reached by each.
   void expand(uint32_t protocol, const InetAddress& from, uint16_t to, Collected& out) const {
     for (const auto& [then, now] : hosts_) {
-      // One bound to [::] is reached by IPv4, too.
-      if (host_of(from).size() == kIpv4Bytes && then.size() != kIpv4Bytes) continue;
+      // One bound to [::] that IPv4 reaches, too, has an entry of its own for that.
+      if (host_of(from).size() != then.size()) continue;
       out.add(protocol, with(then, from.port()), with(now, to));
     }
   }

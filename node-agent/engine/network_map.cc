@@ -42,6 +42,17 @@ Status bind_status(int error, int protocol, const InetAddress& address) {
   return errno_status(error, fmt::format("bind to {} address {}", name, address.text()));
 }
 
+InetAddress all_of_ipv4(uint16_t port) {
+  const in_addr any{};
+  return {&any, AF_INET, port};
+}
+
+/// Bound to [::], and reached by IPv4 as well (ipv6(7), IPV6_V6ONLY).
+bool is_of_both_families(int fd, const InetAddress& now) {
+  return now.family() == AF_INET6 && now.is_wildcard() &&
+         socket_option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 0;
+}
+
 Status bind_plainly(int fd, int protocol, const InetAddress& address) {
   if (::bind(fd, address.get(), address.length()) == 0) return Status::ok();
   return bind_status(errno, protocol, address);
@@ -65,12 +76,19 @@ Status NetworkMap::bind_first(int fd, int protocol, const InetAddress& wanted) c
 
 Status NetworkMap::note(int fd, int protocol, const InetAddress& then) {
   FERMATA_ASSIGN_STATUS(const InetAddress now, InetAddress::local_of(fd));
-  if (!noted_.emplace(protocol, then.key()).second) return Status::ok();
+  tell(protocol, then, now);
+  if (is_of_both_families(fd, now)) {
+    tell(protocol, all_of_ipv4(then.port()), all_of_ipv4(now.port()));
+  }
+  return Status::ok();
+}
+
+void NetworkMap::tell(int protocol, const InetAddress& then, const InetAddress& now) {
+  if (!noted_.emplace(protocol, then.key()).second) return;
   image::AddressEntry& entry = *own_.add_entries();
   entry.set_protocol(static_cast<uint32_t>(protocol));
   entry.set_from(then.unmapped().bytes());
   entry.set_to(now.unmapped().bytes());
-  return Status::ok();
 }
 
 Status NetworkMap::bind(int fd, int protocol, const InetAddress& then) {

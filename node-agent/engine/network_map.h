@@ -41,6 +41,7 @@ class NetworkMap {
 
   Status bind_first(int fd, int protocol, const InetAddress& wanted) const;
   Status note(int fd, int protocol, const InetAddress& then);
+  void tell(int protocol, const InetAddress& then, const InetAddress& now);
   void learn(const image::AddressMap& map);
 
   NetworkRequest request_;

@@ -104,6 +104,28 @@ class MovedPod : public ::testing::Test {
   image::AddressMap own_;
 };
 
+// What is bound to [::] is reached by IPv4 unless it says otherwise (IPV6_V6ONLY): others have to
+// be told which.
+TEST_F(MovedPod, ASocketOfBothFamilies_IsToldForBoth_OneOfIpv6AloneIsNot) {
+  start([] {
+    for (const uint16_t port : {kPort, kNearPort}) {
+      const int fd = ::socket(AF_INET6, SOCK_STREAM, 0);
+      const int only = port == kPort ? 1 : 0;
+      sockaddr_in6 all{};
+      all.sin6_family = AF_INET6;
+      all.sin6_port = htons(port);
+      if (::setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only) != 0 ||
+          ::bind(fd, reinterpret_cast<sockaddr*>(&all), sizeof all) != 0 || ::listen(fd, 1) != 0) {
+        std::abort();
+      }
+    }
+  });
+  ASSERT_OK(capture());
+  ASSERT_OK(rebuild());
+  EXPECT_EQ(told(IPPROTO_TCP, "0.0.0.0", kPort), "not told");
+  EXPECT_EQ(told(IPPROTO_TCP, "0.0.0.0", kNearPort), "0.0.0.0:" + std::to_string(kNearPort));
+}
+
 // A listener, both ends of an accepted connection, and one that waits to be accepted.
 TEST_F(MovedPod, ConnectionsInside_FollowTheirAddresses) {
   start([] {

@@ -127,14 +127,18 @@ TEST(AddressesToTell, NamesHosts_AndWhatIsBoundToAllOfThem) {
                            "named 10.0.0.1:1024 > 10.0.0.2:1031", "named 10.0.0.1:0 > 10.0.0.2:0"));
 }
 
-TEST(AddressesToTell, ASocketOfAllIpv6Addresses_IsReachedByIpv4) {
+// A listener at [::] in one pod and one at 0.0.0.0 in another had one number on a node: the set
+// "could not be connected".
+TEST(AddressesToTell, ASocketOfAllIpv6Addresses_DoesNotSpeakForIpv4) {
   AddressesThen then = then_on_a();
   then.known.push_back(at("2001:db8:1::1"));
-  const image::AddressMap own = map_of({{at("::", 1024), at("::", 1025)}});
+  const image::AddressMap own =
+      map_of({{at("::", 1024), at("::", 1025)}, {at("0.0.0.0", 1024), at("0.0.0.0", 1026)}});
   EXPECT_THAT(text_of(addresses_to_tell(own, then, on_b)),
               UnorderedElementsAre(
                   "[::]:1024 > [::]:1025", "named [::]:1024 > [::]:1025",
-                  "10.0.0.1:1024 > 10.0.0.2:1025", "named 10.0.0.1:1024 > 10.0.0.2:1025",
+                  "0.0.0.0:1024 > 0.0.0.0:1026", "named 0.0.0.0:1024 > 0.0.0.0:1026",
+                  "10.0.0.1:1024 > 10.0.0.2:1026", "named 10.0.0.1:1024 > 10.0.0.2:1026",
                   "named [2001:db8:1::1]:1024 > [2001:db8:1::2]:1025",
                   "named 10.0.0.1:0 > 10.0.0.2:0", "named [2001:db8:1::1]:0 > [2001:db8:1::2]:0"));
 }
