@@ -27,6 +27,9 @@ set(engine_file_sources
   tcp_socket.cc
   timerfd.cc
   udp_socket.cc
+  unix_capture.cc
+  unix_ends.cc
   unix_name.cc
+  unix_queue.cc
   unix_socket.cc
   wire_address.cc)

@@ -31,13 +31,17 @@ Result<std::vector<InetSocket>> list_inet_sockets(int protocol);
 /// Ends a connection in TIME_WAIT, so that its ports are free at once (SOCK_DESTROY).
 Status destroy_time_wait(const InetSocket& socket);
 
+/// Of UnixSocketEntry::shutdown: the kernel's RCV_SHUTDOWN and SEND_SHUTDOWN.
+constexpr uint32_t kNoReceive = 1;
+constexpr uint32_t kNoSend = 2;
+
 struct UnixSocketEntry {
   uint64_t inode = 0;
   int type = 0;
   int state = 0;  ///< TCP_LISTEN, TCP_ESTABLISHED, TCP_CLOSE
   bool has_peer = false;
-  uint64_t peer = 0;  ///< 0: it has been closed, or is not accepted yet
-  uint32_t shutdown = 0;
+  uint64_t peer = 0;              ///< 0: it has been closed, or is not accepted yet
+  uint32_t shutdown = 0;          ///< kNoReceive, kNoSend
   std::vector<uint64_t> waiting;  ///< listening: who connected and is not accepted yet
   uint32_t backlog = 0;           ///< listening
   std::string path;               ///< sun_path as bound: a leading NUL for an abstract name

@@ -126,6 +126,8 @@ std::string UnixName::text() const {
   return is_abstract() ? "@" + address.substr(kPathStart + 1) : std::string(path());
 }
 
+UnixName name_of(const image::UnixSocket& socket) { return {socket.name(), socket.directory()}; }
+
 Status check_name(const UnixName& name) {
   sa_family_t family = 0;
   if (name.address.size() >= sizeof family)

@@ -9,6 +9,7 @@
 
 #include "common/status.h"
 #include "node-agent/engine/remote.h"
+#include "proto/files.pb.h"
 
 namespace fermata::engine {
 
@@ -22,6 +23,8 @@ struct UnixName {
   /// For sentences: "@name" or the path.
   std::string text() const;
 };
+
+UnixName name_of(const image::UnixSocket& socket);
 
 /// kDamaged when the bytes are no name of a UNIX socket.
 Status check_name(const UnixName& name);
