@@ -14,6 +14,7 @@
 #include "cli/command.h"
 #include "cli/embedded_agent.h"
 #include "common/signals.h"
+#include "common/time_parse.h"
 #include "coord/describe.h"
 #include "coord/schedule.h"
 
@@ -168,6 +169,15 @@ sigset_t forwarded_set() {
     if (!signal_is_ignored(signo)) sigaddset(&set, signo);
   }
   return set;
+}
+
+Result<std::chrono::milliseconds> parse_interval(const std::string& text) {
+  if (text.empty()) return std::chrono::milliseconds(0);
+  FERMATA_ASSIGN(const std::chrono::milliseconds interval, parse_duration(text));
+  if (interval.count() == 0) {
+    return failure(Code::kUsage, "--checkpoint-interval: must be more than zero");
+  }
+  return interval;
 }
 
 Status take_over_signals() {

@@ -20,6 +20,9 @@ struct SessionOptions {
   bool quiet = false;
 };
 
+/// The value of --checkpoint-interval; empty: 0.
+Result<std::chrono::milliseconds> parse_interval(const std::string& text);
+
 /// Signals that end or steer a job are blocked from here on, to be read and handed to it. Call
 /// before the pod is made (its processes start with none blocked).
 Status take_over_signals();

@@ -14,7 +14,6 @@
 #include "common/log.h"
 #include "common/progress.h"
 #include "common/size_parse.h"
-#include "common/time_parse.h"
 #include "node-agent/restore.h"
 #include "storage/printable.h"
 
@@ -50,12 +49,7 @@ Status check_owner(const coord::ChosenSet& set, const Credentials& owner) {
 Result<int> restart(const Invocation& invocation, const Options& options) {
   SessionOptions session;
   session.quiet = options.quiet;
-  if (!options.interval.empty()) {
-    FERMATA_ASSIGN(session.interval, parse_duration(options.interval));
-    if (session.interval.count() == 0) {
-      return failure(Code::kUsage, "--checkpoint-interval: must be more than zero");
-    }
-  }
+  FERMATA_ASSIGN(session.interval, parse_interval(options.interval));
   if (!invocation.coordinator().empty()) {
     if (!options.user.empty()) {
       return failure(Code::kUsage,

@@ -47,12 +47,7 @@ Result<int> run(const Invocation& invocation, const Options& options,
                 const std::vector<std::string>& command) {
   SessionOptions session;
   session.quiet = options.quiet;
-  if (!options.interval.empty()) {
-    FERMATA_ASSIGN(session.interval, parse_duration(options.interval));
-    if (session.interval.count() == 0) {
-      return failure(Code::kUsage, "--checkpoint-interval: must be more than zero");
-    }
-  }
+  FERMATA_ASSIGN(session.interval, parse_interval(options.interval));
   if (!invocation.coordinator().empty()) {
     if (!options.user.empty()) {
       return failure(Code::kUsage,

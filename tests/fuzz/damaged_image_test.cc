@@ -23,7 +23,6 @@ namespace {
 
 using test::difference;
 using test::sample_image;
-using test::ScratchFolder;
 using ::testing::HasSubstr;
 
 using Bytes = std::vector<std::byte>;

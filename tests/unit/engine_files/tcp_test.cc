@@ -15,6 +15,7 @@
 #include <string>
 
 #include "pod_double.h"
+#include "stream_text.h"
 
 namespace fermata::engine {
 namespace {
@@ -52,21 +53,6 @@ void connect_to_self(bool v6 = false, bool accept = true) {
   const int client = ::socket(family, SOCK_STREAM, 0);
   if (::connect(client, reinterpret_cast<sockaddr*>(&address), size) != 0) std::abort();
   if (accept && ::accept(listener, nullptr, nullptr) != 5) std::abort();
-}
-
-std::string pattern(size_t size, unsigned seed) {
-  std::string text(size, '\0');
-  for (size_t i = 0; i < size; ++i) text[i] = static_cast<char>((i * 31 + (i >> 8) + seed) & 0xff);
-  return text;
-}
-
-// Equality of long strings; says where they part instead of printing them.
-::testing::AssertionResult same(const std::string& got, const std::string& want) {
-  if (got == want) return ::testing::AssertionSuccess();
-  size_t at = 0;
-  while (at < got.size() && at < want.size() && got[at] == want[at]) ++at;
-  return ::testing::AssertionFailure()
-         << got.size() << " bytes instead of " << want.size() << ", different from byte " << at;
 }
 
 void put(int fd, const std::string& bytes) {

@@ -226,20 +226,6 @@ Status TwoPods::restart(bool isolated) {
   return status;
 }
 
-std::string pattern(size_t size, unsigned seed) {
-  std::string text(size, '\0');
-  for (size_t i = 0; i < size; ++i) text[i] = static_cast<char>((i * 31 + (i >> 8) + seed) & 0xff);
-  return text;
-}
-
-::testing::AssertionResult same(const std::string& got, const std::string& want) {
-  if (got == want) return ::testing::AssertionSuccess();
-  size_t at = 0;
-  while (at < got.size() && at < want.size() && got[at] == want[at]) ++at;
-  return ::testing::AssertionFailure()
-         << got.size() << " bytes instead of " << want.size() << ", different from byte " << at;
-}
-
 void put(const UniqueFd& fd, const std::string& bytes) {
   const ssize_t n = ::send(fd.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
   ASSERT_EQ(n, static_cast<ssize_t>(bytes.size())) << "errno " << errno;

@@ -11,6 +11,7 @@
 
 #include "node_double.h"
 #include "pod_double.h"
+#include "stream_text.h"
 
 namespace fermata::engine {
 
@@ -99,9 +100,6 @@ class TwoPods {
   std::vector<std::unique_ptr<GroupDouble>> old_groups_;
 };
 
-std::string pattern(size_t size, unsigned seed);
-/// Equality of long strings; says where they part instead of printing them.
-::testing::AssertionResult same(const std::string& got, const std::string& want);
 /// All of it goes into the socket, or the test is wrong.
 void put(const UniqueFd& fd, const std::string& bytes);
 /// Reads until `size` bytes are there, the stream ends, or nothing comes for 10 seconds.

@@ -21,7 +21,7 @@ namespace fermata::storage {
 namespace {
 
 using test::sample_image;
-using test::ScratchFolder;
+
 using test::write_image;
 using ::testing::HasSubstr;
 

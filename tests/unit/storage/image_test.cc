@@ -17,7 +17,7 @@ namespace {
 
 using test::difference;
 using test::sample_image;
-using test::ScratchFolder;
+
 using test::write_image;
 using ::testing::HasSubstr;
 

@@ -18,7 +18,6 @@
 namespace fermata::storage {
 namespace {
 
-using test::ScratchFolder;
 using ::testing::HasSubstr;
 
 Manifest manifest_of(Crid crid, JobStep job) {

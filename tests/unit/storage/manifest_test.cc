@@ -16,7 +16,6 @@
 namespace fermata::storage {
 namespace {
 
-using test::ScratchFolder;
 using ::testing::HasSubstr;
 
 Manifest sample_manifest(uint64_t crid = 9) {

@@ -11,6 +11,7 @@
 #include "common/memory_image.h"
 #include "storage/image.h"
 #include "storage/image_writer.h"
+#include "tests/support/scratch_folder.h"
 
 namespace fermata::storage::test {
 
@@ -141,26 +142,5 @@ inline std::string difference(const PodImage& a, const PodImage& b) {
   }
   return {};
 }
-
-/// A folder of its own, removed at the end.
-class ScratchFolder {
- public:
-  ScratchFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "fermata-test-XXXXXX").native();
-    if (::mkdtemp(name.data()) == nullptr) std::abort();
-    path_ = name;
-  }
-  ScratchFolder(const ScratchFolder&) = delete;
-  ScratchFolder& operator=(const ScratchFolder&) = delete;
-  ~ScratchFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  const std::filesystem::path& path() const { return path_; }
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
-};
 
 }  // namespace fermata::storage::test
