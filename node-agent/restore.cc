@@ -6,7 +6,7 @@
 #include "node-agent/engine/rebuild.h"
 #include "node-agent/pod_placer.h"
 #include "node-agent/stoppable_source.h"
-#include "storage/image_reader.h"
+#include "storage/chain.h"
 
 namespace fermata::node_agent {
 namespace {
@@ -30,7 +30,7 @@ class ToldSource final : public MemorySource {
 /// Reads the image with the owner's rights and compares it with what it should be.
 Result<storage::PodImage> read_checked(const RestoreOrder& order) {
   FERMATA_ASSIGN(const FsCredentialScope scope, FsCredentialScope::enter(order.owner));
-  FERMATA_ASSIGN(storage::PodImage image, storage::read_image(order.image, order.digest));
+  FERMATA_ASSIGN(storage::PodImage image, storage::read_chain(order.image, order.digest));
   const JobStep saved = order.saved.value_or(order.job);
   const storage::ImageHeader& header = image.header;
   if (header.crid != order.crid || header.job != saved || header.pod != order.pod) {

@@ -25,7 +25,8 @@ Json header_json(const ImageHeader& header) {
       {"host", header.host},
       {"kernel", header.kernel},
       {"time", header.time},
-      {"tool_version", header.tool_version}};
+      {"tool_version", header.tool_version},
+      {"track", header.track}};
 }
 
 Json threads_json(const ProcessSummary& summary) {

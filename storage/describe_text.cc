@@ -64,7 +64,8 @@ class TextWriter {
     const ImageHeader& header = image_.header;
     line("image      format {}.{}, CRID {}, {}", header.format_major, header.format_minor,
          header.crid.value,
-         header.parent.value == 0 ? "full" : fmt::format("parent {}", header.parent.value));
+         header.parent.value == 0 ? "full" : fmt::format("builds on {}", header.parent.value));
+    if (!header.track.empty()) line("writes     tracked by: {}", printable(header.track));
     line("job        {}, pod {}", to_string(header.job), header.pod);
     line("taken      {} on {} (Linux {}), by fermata {}", printable(header.time),
          printable(header.host), printable(header.kernel), printable(header.tool_version));

@@ -13,4 +13,6 @@ std::string utc_now() {
 
 std::string image_file_name(uint32_t pod) { return fmt::format("pod-{}.h5", pod); }
 
+std::string flat_image_file_name(uint32_t pod) { return fmt::format("pod-{}.full.h5", pod); }
+
 }  // namespace fermata::storage

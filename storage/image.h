@@ -30,6 +30,7 @@ struct ImageHeader {
   std::string kernel;        ///< uname -r
   std::string time;          ///< of the cut, ISO 8601 in UTC: "2026-11-20T21:00:00Z"
   std::string tool_version;  ///< version of Fermata
+  std::string track;         ///< how writes were tracked: "uffd", "hash", ...; "none"
 };
 
 struct PodImage {
@@ -45,5 +46,7 @@ std::string utc_now();
 
 /// "pod-<k>.h5": the name of a pod's image in the folder of its set.
 std::string image_file_name(uint32_t pod);
+/// "pod-<k>.full.h5": the same where the image of an incremental set was made a full one later.
+std::string flat_image_file_name(uint32_t pod);
 
 }  // namespace fermata::storage

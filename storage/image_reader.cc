@@ -70,20 +70,20 @@ class ImageFile {
     pod.header.format_major = index_.major;
     pod.header.format_minor = index_.minor;
     FERMATA_TRY_RESULT(within(decode_records(reader(), pod)));
-    if (pod.header.parent.value != 0) {
-      return failure(Code::kUnsupported,
-                     fmt::format("image {} is incremental (parent {}): this fermata restarts full "
-                                 "images only",
-                                 file_->path, pod.header.parent.value));
+    if (pod.header.parent >= pod.header.crid) {
+      return failure(Code::kDamaged,
+                     fmt::format("image {} of set {} says that it builds on set {}, which is not "
+                                 "older",
+                                 file_->path, pod.header.crid.value, pod.header.parent.value));
     }
     FERMATA_ASSIGN(const std::vector<std::byte> xml, read(kTopologyDataset));
     pod.topology_xml.assign(reinterpret_cast<const char*>(xml.data()), xml.size());
-    FERMATA_ASSIGN(const auto sources, memory());
+    FERMATA_ASSIGN(const auto sources, memory(pod.header.parent.value != 0));
     for (const auto& [id, region] : sources) pod.memory.push_back(region);
     return pod;
   }
 
-  Result<std::map<MemoryId, MemoryRegion>> memory() const {
+  Result<std::map<MemoryId, MemoryRegion>> memory(bool incremental) const {
     std::map<MemoryId, MemoryRegion> regions;
     constexpr std::string_view kSuffix = "/extents";
     for (const auto& [name, entry] : index_.entries) {
@@ -91,7 +91,7 @@ class ImageFile {
       const std::string group = name.substr(0, name.size() - kSuffix.size());
       const auto id = parse_memory_group(group);
       if (!id) continue;  // of a later minor
-      FERMATA_ASSIGN(regions[*id], region(*id, group));
+      FERMATA_ASSIGN(regions[*id], region(*id, group, incremental));
     }
     return regions;
   }
@@ -105,14 +105,14 @@ class ImageFile {
     return [this](const std::string& name) { return read(name); };
   }
 
-  Result<MemoryRegion> region(MemoryId id, const std::string& group) const {
+  Result<MemoryRegion> region(MemoryId id, const std::string& group, bool incremental) const {
     const std::string what = fmt::format("image {}: {}", file_->path, group);
     MemoryRegion region;
     region.id = id;
     FERMATA_ASSIGN(const std::vector<std::byte> raw, read(group + "/extents"));
     FERMATA_ASSIGN(region.extents, decode_extents(raw, what + "/extents"));
     for (const Extent& extent : region.extents) {
-      if (extent.where == Where::kParent) {
+      if (extent.where == Where::kParent && !incremental) {
         return failure(Code::kDamaged,
                        fmt::format("{}: extent at {:#x} is in a parent that a full image has not",
                                    what, extent.address));

@@ -3,7 +3,7 @@
 // the calling thread (FsCredentialScope); what they return may be used from any thread.
 //
 // Failures: kNotFound, kPermission, kStorage (the file cannot be read), kDamaged (it is not what
-// was written), kUnsupported (a newer format, or an incremental image whose parent is not given).
+// was written), kUnsupported (a newer format).
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,8 @@
 
 namespace fermata::storage {
 
-/// Reads all but the pages. The regions' sources keep the file open and verify each block they read
+/// Reads all but the pages, of this image alone: of an incremental one some extents are kParent
+/// (chain.h reads those, too). The regions' sources keep the file open and verify each block they read
 /// (kDamaged from read()); they may outlive everything else. `expected_digest`: of the manifest;
 /// empty: not compared.
 Result<PodImage> read_image(const std::filesystem::path& path,

@@ -29,7 +29,7 @@ using Json = nlohmann::json;
 constexpr const char* kFileName = "set.json";
 constexpr const char* kKind = "fermata-set";
 constexpr uint32_t kMajor = 1;
-constexpr uint32_t kMinor = 1;
+constexpr uint32_t kMinor = 2;
 constexpr size_t kMaxManifestSize = 16 << 20;
 
 // Names of a command line need not be UTF-8; JSON must.
@@ -53,7 +53,9 @@ Json to_json(const Manifest& manifest) {
                       {"memory_bytes", image.memory_bytes},
                       {"digest", image.digest},
                       {"stand_still_ms", image.stand_still_ms},
-                      {"phases_ms", image.phases_ms}});
+                      {"phases_ms", image.phases_ms},
+                      {"snapshot", image.snapshot},
+                      {"track", image.track}});
   }
   Json phases = Json::array();
   for (const auto& [name, ms] : manifest.phases_ms) {
@@ -61,6 +63,8 @@ Json to_json(const Manifest& manifest) {
   }
   Json set{{"crid", manifest.crid.value},
            {"parent", manifest.parent.value},
+           {"chain_sets", manifest.chain_sets},
+           {"chain_bytes", manifest.chain_bytes},
            {"job", manifest.job.job},
            {"step", manifest.job.step},
            {"ranks", manifest.ranks},
@@ -189,8 +193,12 @@ ManifestImage image_from(const Json& json, Fields& fields) {
   inner.get_optional("known_as", image.known_as);
   inner.get_optional("stand_still_ms", image.stand_still_ms);
   inner.get_optional("phases_ms", image.phases_ms);
+  inner.get_optional("snapshot", image.snapshot);
+  inner.get_optional("track", image.track);
   // The name is not free: no path out of the folder can be in it.
-  if (image.file != image_file_name(image.pod)) inner.note("file");
+  if (image.file != image_file_name(image.pod) && image.file != flat_image_file_name(image.pod)) {
+    inner.note("file");
+  }
   if (!is_digest(image.digest)) inner.note("digest");
   fields.take(inner);
   return image;
@@ -200,6 +208,8 @@ Manifest manifest_from(Fields& fields) {
   Manifest manifest;
   fields.get("crid", manifest.crid.value);
   fields.get("parent", manifest.parent.value);
+  fields.get_optional("chain_sets", manifest.chain_sets);
+  fields.get_optional("chain_bytes", manifest.chain_bytes);
   fields.get("job", manifest.job.job);
   fields.get("step", manifest.job.step);
   fields.get("ranks", manifest.ranks);

@@ -24,11 +24,16 @@ struct ManifestImage {
   double stand_still_ms = 0;
   /// What each of Manifest::phases_ms took on this node. Empty: not recorded.
   std::vector<double> phases_ms = {};
+  std::string snapshot = {};  ///< how memory was kept: "twin", "copy", "stopped"; empty: not told
+  std::string track = {};     ///< ImageHeader::track
 };
 
 struct Manifest {
   Crid crid;
-  Crid parent;
+  Crid parent;  ///< the set that images of this one build on; 0: a full set
+  /// The sets that this one builds on, and the bytes of their images.
+  uint32_t chain_sets = 0;
+  uint64_t chain_bytes = 0;
   JobStep job;
   uint32_t ranks = 0;
   std::vector<uint32_t> pod_of_rank;  ///< by rank; empty: all in one pod

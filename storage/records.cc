@@ -87,6 +87,7 @@ image::Header to_record(const ImageHeader& header) {
   record.set_kernel(header.kernel);
   record.set_time(header.time);
   record.set_tool_version(header.tool_version);
+  record.set_track(header.track);
   return record;
 }
 
@@ -118,6 +119,7 @@ Status decode_header(const DatasetReader& read, ImageHeader& header) {
   header.kernel = record.kernel();
   header.time = record.time();
   header.tool_version = record.tool_version();
+  header.track = record.track();
   return Status::ok();
 }
 

@@ -106,7 +106,8 @@ class SkeletonFile {
     FERMATA_TRY(add_text("host", header.host));
     FERMATA_TRY(add_text("kernel", header.kernel));
     FERMATA_TRY(add_text("time", header.time));
-    return add_text("tool_version", header.tool_version);
+    FERMATA_TRY(add_text("tool_version", header.tool_version));
+    return add_text("track", header.track);
   }
 
   Result<IndexEntry> add_dataset(const SkeletonDataset& dataset) {

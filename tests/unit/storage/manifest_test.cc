@@ -140,7 +140,7 @@ TEST_F(ManifestTest, IsRefused_WhenItIsOfAnotherSet) {
 
 TEST_F(ManifestTest, NamesBothVersions_WhenItIsNewer) {
   std::string text = manifest_json(sample_manifest());
-  text.replace(text.find("\"1.1\""), 5, "\"2.0\"");
+  text.replace(text.find("\"1.2\""), 5, "\"2.0\"");
   put(text);
   const auto read = read_manifest(set_);
   ASSERT_FALSE(read);
