@@ -2,41 +2,15 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
+
+#include "node-agent/engine/pagemap_scan.h"
 
 namespace fermata::engine {
 namespace {
-
-// <linux/fs.h> of Debian 12 does not have these yet.
-struct PageRegion {
-  uint64_t start;
-  uint64_t end;
-  uint64_t categories;
-};
-struct PagemapScan {
-  uint64_t size;
-  uint64_t flags;
-  uint64_t start;
-  uint64_t end;
-  uint64_t walk_end;
-  uint64_t vec;
-  uint64_t vec_len;
-  uint64_t max_pages;
-  uint64_t category_inverted;
-  uint64_t category_mask;
-  uint64_t category_anyof_mask;
-  uint64_t return_mask;
-};
-constexpr unsigned long kPagemapScan = _IOWR('f', 16, PagemapScan);
-constexpr uint64_t kPageIsFile = 1 << 2;
-constexpr uint64_t kPageIsPresent = 1 << 3;
-constexpr uint64_t kPageIsSwapped = 1 << 4;
-constexpr uint64_t kPageIsZero = 1 << 5;
 
 constexpr uint64_t kEntryPresent = 1ULL << 63;
 constexpr uint64_t kEntrySwapped = 1ULL << 62;
@@ -59,42 +33,12 @@ Result<PageScanner> PageScanner::open(pid_t pid) {
 }
 
 Status PageScanner::scan(uint64_t start, uint64_t end, std::vector<Extent>& extents) const {
-  bool unsupported = false;
-  FERMATA_TRY(scan_by_ioctl(start, end, extents, unsupported));
-  return unsupported ? scan_by_reading(start, end, extents) : Status::ok();
-}
-
-Status PageScanner::scan_by_ioctl(uint64_t start, uint64_t end, std::vector<Extent>& extents,
-                                  bool& unsupported) const {
-  std::array<PageRegion, 512> regions{};
-  uint64_t at = start;
-  while (at < end) {
-    PagemapScan request{};
-    request.size = sizeof request;
-    request.start = at;
-    request.end = end;
-    request.vec = reinterpret_cast<uint64_t>(regions.data());
-    request.vec_len = regions.size();
-    // Present or swapped, and neither a page of a file nor the shared page of zeros.
-    request.category_inverted = kPageIsFile | kPageIsZero;
-    request.category_mask = kPageIsFile | kPageIsZero;
-    request.category_anyof_mask = kPageIsPresent | kPageIsSwapped;
-    request.return_mask = kPageIsPresent | kPageIsSwapped;
-    const int count = ::ioctl(pagemap_.get(), kPagemapScan, &request);
-    if (count < 0) {
-      if (at == start && (errno == ENOTTY || errno == EINVAL)) {
-        unsupported = true;
-        return Status::ok();
-      }
-      return errno_status(errno, fmt::format("scanning pages at {:#x}", at));
-    }
-    for (int i = 0; i < count; ++i) {
-      append(extents, regions[static_cast<size_t>(i)].start, regions[static_cast<size_t>(i)].end);
-    }
-    if (request.walk_end <= at) return {Code::kInternal, "the scan of pages does not advance"};
-    at = request.walk_end;
-  }
-  return Status::ok();
+  // Present or swapped, and neither a page of a file nor the shared page of zeros.
+  Status status =
+      scan_pages(pagemap_.get(), start, end,
+                 {.none = kPageIsFile | kPageIsZero, .any = kPageIsPresent | kPageIsSwapped},
+                 [&](uint64_t from, uint64_t to) { append(extents, from, to); });
+  return status.code() == Code::kUnsupported ? scan_by_reading(start, end, extents) : status;
 }
 
 Status PageScanner::scan_by_reading(uint64_t start, uint64_t end,

@@ -22,8 +22,6 @@ class PageScanner {
 
  private:
   explicit PageScanner(UniqueFd pagemap) : pagemap_(std::move(pagemap)) {}
-  Status scan_by_ioctl(uint64_t start, uint64_t end, std::vector<Extent>& extents,
-                       bool& unsupported) const;
   Status scan_by_reading(uint64_t start, uint64_t end, std::vector<Extent>& extents) const;
 
   UniqueFd pagemap_;

@@ -1,0 +1,70 @@
+#include "node-agent/engine/pagemap_scan.h"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+
+#include <array>
+#include <cerrno>
+#include <cstddef>
+
+namespace fermata::engine {
+namespace {
+
+// struct page_region, struct pm_scan_arg
+struct PageRegion {
+  uint64_t start;
+  uint64_t end;
+  uint64_t categories;
+};
+struct PagemapScan {
+  uint64_t size;
+  uint64_t flags;
+  uint64_t start;
+  uint64_t end;
+  uint64_t walk_end;
+  uint64_t vec;
+  uint64_t vec_len;
+  uint64_t max_pages;
+  uint64_t category_inverted;
+  uint64_t category_mask;
+  uint64_t category_anyof_mask;
+  uint64_t return_mask;
+};
+constexpr unsigned long kPagemapScan = _IOWR('f', 16, PagemapScan);
+
+}  // namespace
+
+Status scan_pages(int pagemap, uint64_t start, uint64_t end, const PageWish& wish,
+                  const std::function<void(uint64_t start, uint64_t end)>& found) {
+  std::array<PageRegion, 512> regions{};
+  uint64_t at = start;
+  while (at < end) {
+    PagemapScan request{};
+    request.size = sizeof request;
+    request.flags = wish.flags;
+    request.start = at;
+    request.end = end;
+    request.vec = reinterpret_cast<uint64_t>(regions.data());
+    request.vec_len = regions.size();
+    request.category_inverted = wish.none;
+    request.category_mask = wish.all | wish.none;
+    request.category_anyof_mask = wish.any;
+    // What is returned is of no interest; without it nothing is.
+    request.return_mask = wish.all | wish.none | wish.any;
+    const int count = ::ioctl(pagemap, kPagemapScan, &request);
+    if (count < 0) {
+      if (at == start && (errno == ENOTTY || errno == EINVAL)) {
+        return {Code::kUnsupported, "this kernel has no PAGEMAP_SCAN (Linux 6.7)"};
+      }
+      return errno_status(errno, fmt::format("scanning pages at {:#x}", at));
+    }
+    for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
+      found(regions[i].start, regions[i].end);
+    }
+    if (request.walk_end <= at) return {Code::kInternal, "the scan of pages does not advance"};
+    at = request.walk_end;
+  }
+  return Status::ok();
+}
+
+}  // namespace fermata::engine

@@ -1,0 +1,36 @@
+// PAGEMAP_SCAN, since Linux 6.7 (Documentation/admin-guide/mm/pagemap.rst): which pages of a
+// process are of some kind, and write-protecting them in the same go. Any thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "common/status.h"
+
+namespace fermata::engine {
+
+// <linux/fs.h> of Debian 12 does not have these yet: PAGE_IS_*, PM_SCAN_*.
+constexpr uint64_t kPageIsWritten = 1 << 1;
+constexpr uint64_t kPageIsFile = 1 << 2;
+constexpr uint64_t kPageIsPresent = 1 << 3;
+constexpr uint64_t kPageIsSwapped = 1 << 4;
+constexpr uint64_t kPageIsZero = 1 << 5;
+constexpr uint64_t kPageIsHuge = 1 << 6;
+
+constexpr uint64_t kScanProtectMatching = 1 << 0;
+constexpr uint64_t kScanCheckAsync = 1 << 1;
+
+/// Which pages: those that have all of `all`, none of `none`, and one of `any` if that is not 0.
+struct PageWish {
+  uint64_t all = 0;
+  uint64_t none = 0;
+  uint64_t any = 0;
+  uint64_t flags = 0;  ///< kScan*
+};
+
+/// Calls `found` for each run of such pages of [start, end), in order. `pagemap` is
+/// /proc/PID/pagemap. kUnsupported: this kernel has no such call.
+Status scan_pages(int pagemap, uint64_t start, uint64_t end, const PageWish& wish,
+                  const std::function<void(uint64_t start, uint64_t end)>& found);
+
+}  // namespace fermata::engine
