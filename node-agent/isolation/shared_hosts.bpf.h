@@ -29,6 +29,10 @@ static __always_inline void learn(const struct AddressKey* wire, const __u32 hos
       .port = wire->port,
       .flags = kLearned,
   };
+  // What was given holds. (A connect to N:port by the name of another of N's hosts would turn the
+  // peer of those that are there into that host.)
+  const struct AddressValue* given = bpf_map_lookup_elem(&fermata_table, wire);
+  if (given && !(given->flags & kLearned)) return;
   // When the table is full the peer is taken for the first of the hosts.
   bpf_map_update_elem(&fermata_table, wire, &value, BPF_ANY);
 }

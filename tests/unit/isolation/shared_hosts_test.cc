@@ -129,6 +129,26 @@ TEST_P(SharedHosts, NewConnections_ShowTheHostOfEachEnd) {
   });
 }
 
+// A connect to the same port by the name of the other host made the peer of the first into that
+// host.
+TEST_P(SharedHosts, WhatIsLearned_DoesNotReplaceWhatWasGiven) {
+  in_network([&] {
+    pods_[1].group.enter();
+    const UniqueFd listener = bound_socket(known(1), SOCK_STREAM);
+    const uint16_t port = local_of(listener).port();
+    set(*pods_[3].isolation, {{0, known(3), wire(3)},
+                              {0, known(1), wire(1)},
+                              {0, known(2), wire(2)},
+                              {IPPROTO_TCP, known(1, port), wire(1, port)}});
+    pods_[3].group.enter();
+    const UniqueFd first = connect_from(3, known(1, port));
+    EXPECT_EQ(peer_of(first), known(1, port));
+    const UniqueFd second = connect_from(3, known(2, port));
+    EXPECT_EQ(peer_of(first), known(1, port));
+    leave_pods();
+  });
+}
+
 TEST_P(SharedHosts, ConnectionBegunInACut_ShowsItsHost) {
   in_network([&] {
     pods_[3].group.enter();
