@@ -16,7 +16,6 @@ namespace {
 using test::byte_at;
 using test::PatternSource;
 using test::sample_image;
-using test::ScratchFolder;
 using test::write_image;
 using ::testing::HasSubstr;
 
