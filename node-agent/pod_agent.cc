@@ -10,6 +10,7 @@
 #include "common/log.h"
 #include "node-agent/addresses.h"
 #include "node-agent/engine/capture.h"
+#include "node-agent/engine/cgroup_freezer.h"
 #include "node-agent/isolation/isolation.h"
 #include "node-agent/memory_room.h"
 #include "node-agent/pod_placement.h"
@@ -96,6 +97,7 @@ Status PodAgent::prepare(const ImageOrder& order) {
     snapshot_.prepare(use,
                       static_cast<uint64_t>(static_cast<double>(available_memory()) * kCopyShare));
   }
+  note_huge_pages();
 
   if (isolation::Isolation* isolation = pod_.isolation; isolation != nullptr) {
     // Now, as the others of the set wait for who is isolated last.
@@ -116,6 +118,13 @@ Status PodAgent::prepare(const ImageOrder& order) {
   header.host = host.nodename;
   header.kernel = host.release;
   return {};
+}
+
+void PodAgent::note_huge_pages() {
+  const bool splits = snapshot_.way() == Snapshot::Way::kTwin;
+  const Result<std::vector<pid_t>> processes =
+      splits ? engine::group_processes(pod_.group) : std::vector<pid_t>{};
+  huge_pages_.note(processes.value_or(std::vector<pid_t>{}));
 }
 
 Status PodAgent::read_topology() {
@@ -225,6 +234,7 @@ Status PodAgent::write_back() {
     FERMATA_TRY(work.writer->write_pages(kThreads));
   }
   snapshot_.release();
+  huge_pages_.mend();
   FAULT_POINT("write_back.pages");
   if (!work.order.end_job) FERMATA_TRY(let_run());
 
@@ -263,6 +273,7 @@ void PodAgent::roll_back() {
     }
   }
   work_.reset();
+  huge_pages_.mend();
 }
 
 bool PodAgent::stands_still() const { return work_ && work_->frozen; }

@@ -16,6 +16,7 @@
 #include "common/credentials.h"
 #include "common/ids.h"
 #include "common/status.h"
+#include "node-agent/huge_pages.h"
 #include "node-agent/snapshot.h"
 #include "proto/addresses.pb.h"
 
@@ -115,6 +116,7 @@ class PodAgent {
   struct Work;  // of one set
 
   Status read_topology();
+  void note_huge_pages();
   Status record_addresses(image::PodState& state) const;
   Status let_run();
   std::filesystem::path part_file() const;
@@ -122,6 +124,7 @@ class PodAgent {
   PodToHold pod_;
   ImageNumbers numbers_;
   Snapshot snapshot_;
+  HugePages huge_pages_;
   std::unique_ptr<numa::Topology> topology_;  ///< asked for once: it takes some 10 ms
   std::vector<image::OutsideConnection> outside_;
   std::unique_ptr<Work> work_;

@@ -1,8 +1,24 @@
 // A region of transparent huge pages, written in part, with one page given back and one made
-// read-only.
+// read-only. It has huge pages again afterwards.
 #include <sys/mman.h>
 
 #include "tests/states/state.h"
+
+namespace {
+
+/// AnonHugePages of smaps_rollup, in KiB (proc_pid_smaps(5)).
+long huge_kib() {
+  FILE* file = fopen("/proc/self/smaps_rollup", "r");
+  CHECK(file != nullptr, "smaps_rollup");
+  long kib = 0;
+  for (char line[256]; fgets(line, sizeof line, file) != nullptr;) {
+    if (sscanf(line, "AnonHugePages: %ld", &kib) == 1) break;
+  }
+  fclose(file);
+  return kib;
+}
+
+}  // namespace
 
 int main() {
   constexpr size_t kSize = size_t{8} << 20;
@@ -13,7 +29,9 @@ int main() {
   state::fill(memory, kSize, 12);
   madvise(memory + (3 << 20), 4096, MADV_DONTNEED);
   mprotect(memory + (5 << 20), 4096, PROT_READ);
+  const long before = huge_kib();
   state::hold();
+  CHECK(before == 0 || huge_kib() > 0, "%ld KiB of huge pages are small ones", before);
   state::check_filled(memory, 3 << 20, 12, "huge pages");
   for (size_t i = 0; i < 4096; i++) {
     CHECK(memory[(3 << 20) + i] == 0, "a page that was given back is not zero");
