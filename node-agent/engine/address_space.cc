@@ -166,7 +166,10 @@ Status capture_address_space(const HeldProcess& process, pid_t init, SharedObjec
     const bool own_pages = !vma.shared() && !vma.dont_dump() && vma.backing() != image::Vma::VDSO &&
                            vma.backing() != image::Vma::VVAR &&
                            vma.backing() != image::Vma::AIO_RING;
-    if (own_pages) FERMATA_TRY(scanner.scan(map.start, map.end, region.extents));
+    if (!own_pages) continue;
+    const auto backing =
+        map.inode == 0 ? PageScanner::Backing::kAnonymous : PageScanner::Backing::kFile;
+    FERMATA_TRY(scanner.scan(map.start, map.end, backing, region.extents));
   }
   FERMATA_ASSIGN_STATUS(region.source, ProcessMemorySource::open(process.pid));
   memory.push_back(std::move(region));

@@ -49,16 +49,20 @@ bool share_memory(pid_t a, pid_t b) { return ::syscall(SYS_kcmp, a, b, KCMP_VM, 
 }  // namespace
 
 Status HeldPod::hold_all(const std::vector<pid_t>& pids, int deadline_ms) {
+  // All, also when one does not stop: those that the frozen group interrupted in a call are to
+  // notice nothing of it when they are let go, and only held ones can be seen to.
+  Status first;
   for (const pid_t pid : pids) {
     HeldProcess& process = held_.emplace_back();
-    const Status status = hold(pid, deadline_ms, process);
+    Status status = hold(pid, deadline_ms, process);
     if (status.code() == Code::kGone) {
       release(process, dead_);
       held_.pop_back();
       continue;
     }
-    FERMATA_TRY(status);
+    if (!status && first) first = std::move(status);
   }
+  FERMATA_TRY(first);
   // PID 1 first, then in the order of PIDs in the pod.
   std::sort(held_.begin(), held_.end(),
             [](const HeldProcess& a, const HeldProcess& b) { return a.vpid < b.vpid; });
@@ -191,6 +195,7 @@ Result<std::unique_ptr<FrozenPod>> FrozenPod::freeze(const std::filesystem::path
   constexpr std::chrono::seconds kGuardDone(1);
   // An attempt waits this long for one thread: a vfork keeps its parent from stopping for as long.
   constexpr int kThreadStopMs = 500;
+  constexpr int kVforkStopMs = 2;
   std::string reason;
   while (true) {
     FERMATA_TRY_RESULT(wait_for_vforks(group, deadline));
@@ -202,8 +207,8 @@ Result<std::unique_ptr<FrozenPod>> FrozenPod::freeze(const std::filesystem::path
         return failure(Code::kGone, "the pod has ended");
       }
       const bool vfork = std::any_of(pids.begin(), pids.end(), waits_in_vfork);
-      const Status held = vfork ? Status(Code::kTimeout, "a process is in vfork")
-                                : pod->hold_all(pids, kThreadStopMs);
+      Status held = pod->hold_all(pids, vfork ? kVforkStopMs : kThreadStopMs);
+      if (vfork && held) held = {Code::kTimeout, "a process is in vfork"};
       if (freezer.was_frozen() && !left_frozen) pod->freeze_again_at_release(group);
       FERMATA_TRY_RESULT(freezer.thaw());
       // The guard of an agent that died may have the pod in its hands for some milliseconds.

@@ -94,6 +94,7 @@ bool has_ended(pid_t pid) {
 }
 
 Status stop_all_threads(HeldProcess& process, int deadline_ms) {
+  Status first_failure;
   // Threads may be born until all are stopped: look again until none is new.
   bool found_new = true;
   while (found_new) {
@@ -121,12 +122,15 @@ Status stop_all_threads(HeldProcess& process, int deadline_ms) {
     for (size_t i = first_new; i < process.threads.size(); ++i) {
       const Result<Stop> stop =
           wait_stop(process.threads[i].tid, std::chrono::milliseconds(deadline_ms));
-      if (!stop) return stop.error();
+      if (!stop) {
+        if (first_failure) first_failure = stop.error();
+        continue;
+      }
       process.threads[i].in_stop = true;
       if (stop->event == PTRACE_EVENT_STOP && stop->signal != SIGTRAP) process.stopped = true;
     }
   }
-  return Status::ok();
+  return first_failure;
 }
 
 }  // namespace
@@ -140,7 +144,13 @@ std::string HeldProcess::describe() const { return fmt::format("process {} ({})"
 
 Status hold(pid_t pid, int deadline_ms, HeldProcess& process) {
   process.pid = pid;
-  FERMATA_TRY(stop_all_threads(process, deadline_ms));
+  if (Status stopped = stop_all_threads(process, deadline_ms); !stopped) {
+    // Those that did stop are to notice nothing of it when they are let go.
+    for (HeldThread& thread : process.threads) {
+      if (thread.in_stop) static_cast<void>(read_thread(process, thread));
+    }
+    return stopped;
+  }
   if (process.threads.empty()) return {Code::kGone, fmt::format("process {} has ended", pid)};
   const auto leader = std::find_if(process.threads.begin(), process.threads.end(),
                                    [&](const HeldThread& thread) { return thread.tid == pid; });
@@ -159,6 +169,18 @@ Status hold(pid_t pid, int deadline_ms, HeldProcess& process) {
   return Status::ok();
 }
 
+namespace {
+
+/// The flags of a clone3(2) whose arguments are at `address`. 0: the process is gone.
+uint64_t clone3_flags(pid_t pid, uint64_t address) {
+  uint64_t flags = 0;
+  const auto memory = ProcessMemorySource::open(pid);
+  if (!memory || !(*memory)->read(address, std::as_writable_bytes(std::span(&flags, 1)))) return 0;
+  return flags;
+}
+
+}  // namespace
+
 bool waits_in_vfork(pid_t pid) {
   const Result<std::vector<pid_t>> tids = threads_of(pid);
   if (!tids) return false;
@@ -169,8 +191,7 @@ bool waits_in_vfork(pid_t pid) {
     unsigned long first = 0;
     if (!text || std::sscanf(text->c_str(), "%ld %lx", &number, &first) != 2) continue;
     if (number == SYS_vfork || (number == SYS_clone && (first & CLONE_VFORK) != 0)) return true;
-    // The flags of clone3 are in memory, but only a vfork keeps a thread inside it for long.
-    if (number == SYS_clone3) return true;
+    if (number == SYS_clone3 && (clone3_flags(pid, first) & CLONE_VFORK) != 0) return true;
   }
   return false;
 }
@@ -180,8 +201,9 @@ Result<CaptureRemote*> remote_of(HeldProcess& process, HeldThread& thread) {
     if (!process.site) {
       FERMATA_ASSIGN(process.site, InjectionSite::find(process.pid));
     }
-    FERMATA_ASSIGN(thread.remote, CaptureRemote::open(process.pid, thread.tid, process.site,
-                                                      thread.registers, thread.signal_mask));
+    FERMATA_ASSIGN(thread.remote,
+                   CaptureRemote::open(process.pid, thread.tid, process.site, thread.registers,
+                                       thread.signal_mask, thread.status));
     thread.registers_changed = true;
     FERMATA_TRY_RESULT(thread.remote->ensure_scratch());
   }

@@ -2,6 +2,7 @@
 
 #include <elf.h>
 #include <fmt/format.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -12,24 +13,31 @@
 #include "node-agent/engine/maps.h"
 
 // The code, position independent. Entry fermata_inject_single makes the one call whose arguments
-// are in the registers; fermata_inject_batch makes the calls of the table at %rbx, %rbp in number.
-// The save area follows: sixteen registers, flags, signal mask, instruction pointer.
-// Entry fermata_inject_twin makes a copy-on-write twin (twin.h): a go-between that shares the
-// memory makes the twin, tells its PID at (%rbx) and ends; the twin gives up its files, sleeps for
-// the time at (%rbp) and ends. Neither uses a stack.
-// From the tail on no instruction changes a flag, and the stack is the program's own again before
-// signals are let through, so a handler that runs then finds a sound frame.
+// are in the registers and keeps its result in %rbx; fermata_inject_batch makes the calls of the
+// table at %rbx, %rbp in number. Entry fermata_inject_twin makes a copy-on-write twin (twin.h): a
+// go-between that shares the memory makes the twin, tells its PID at (%rbx) and ends; the twin
+// gives up its files, sleeps for the time at (%rbp) and ends. Neither uses a stack.
+// Each comes to 8, where the thread sends itself the signal that it ignores and lets it through:
+// with a tracer it stops at fermata_inject_stopped (signal-delivery-stop of ptrace(2)), without one
+// the kernel drops the signal. Then the tail, at the address that the save area has for it.
+// The save area: sixteen registers, flags, signal mask, instruction pointer; arguments of
+// tgkill(2); the mask that lets only that signal through; the address of the tail, which is 2 or,
+// where there is no stack of ours to pass the flags over, 3. From 8 on no instruction changes a
+// flag, and the stack is the program's own again before other signals are let through, so a handler
+// that runs then finds a sound frame.
 asm(R"(
     .pushsection .rodata
     .balign 16
     .globl fermata_inject_single, fermata_inject_batch, fermata_inject_twin
+    .globl fermata_inject_stopped, fermata_inject_tail, fermata_inject_tail_without_stack
     .globl fermata_inject_save, fermata_inject_end
 fermata_inject_single:
     syscall
-    jmp 3f
+    mov %rax, %rbx
+    jmp 8f
 fermata_inject_batch:
 1:  test %rbp, %rbp
-    jz 2f
+    jz 8f
     mov 0(%rbx), %rax
     mov 8(%rbx), %rdi
     mov 16(%rbx), %rsi
@@ -42,8 +50,23 @@ fermata_inject_batch:
     add $64, %rbx
     dec %rbp
     jmp 1b
+8:  mov $234, %eax
+    mov fermata_inject_save+152(%rip), %rdi
+    mov fermata_inject_save+160(%rip), %rsi
+    mov fermata_inject_save+168(%rip), %rdx
+    syscall
+    mov $14, %eax
+    mov $2, %edi
+    lea fermata_inject_save+176(%rip), %rsi
+    mov $0, %edx
+    mov $8, %r10d
+    syscall
+fermata_inject_stopped:
+    jmp *fermata_inject_save+184(%rip)
+fermata_inject_tail:
 2:  pushq fermata_inject_save+128(%rip)
     popfq
+fermata_inject_tail_without_stack:
 3:  mov fermata_inject_save+56(%rip), %rsp
     mov $14, %eax
     mov $2, %edi
@@ -85,7 +108,7 @@ fermata_inject_twin:
     xor %r10d, %r10d
     mov $61, %eax
     syscall
-    jmp 2b
+    jmp 8b
 5:  mov $56, %eax
     mov $0x400, %edi
     xor %esi, %esi
@@ -111,7 +134,7 @@ fermata_inject_twin:
     hlt
     .balign 8
 fermata_inject_save:
-    .skip 152
+    .skip 192
 fermata_inject_end:
     .popsection
 )");
@@ -120,6 +143,9 @@ extern "C" {
 extern const std::byte fermata_inject_single[];
 extern const std::byte fermata_inject_batch[];
 extern const std::byte fermata_inject_twin[];
+extern const std::byte fermata_inject_stopped[];
+extern const std::byte fermata_inject_tail[];
+extern const std::byte fermata_inject_tail_without_stack[];
 extern const std::byte fermata_inject_save[];
 extern const std::byte fermata_inject_end[];
 }
@@ -128,6 +154,22 @@ namespace fermata::engine {
 namespace {
 
 constexpr uint64_t kAllSignals = ~0ULL;
+
+constexpr uint64_t bit_of(int signo) { return 1ULL << (signo - 1); }
+
+/// A signal that the process ignores, so that nothing comes of it when no tracer is there: by
+/// default or by its own choice. None that says something about a child, a fault or a stop, and
+/// none that is pending: it would be taken for ours. 0: there is none.
+int find_ignored_signal(const ProcStatus& status) {
+  constexpr uint64_t kByDefault = bit_of(SIGURG) | bit_of(SIGWINCH);
+  constexpr std::array<int, 12> kHarmless{SIGURG,  SIGWINCH, SIGPIPE, SIGUSR1, SIGUSR2, SIGIO,
+                                          SIGXFSZ, SIGPWR,   SIGHUP,  SIGQUIT, SIGALRM, SIGVTALRM};
+  const uint64_t ignored = (status.ignored | (kByDefault & ~status.caught)) &
+                           ~(status.pending_thread | status.pending_process);
+  const auto* const found = std::find_if(kHarmless.begin(), kHarmless.end(),
+                                         [&](int signo) { return (ignored & bit_of(signo)) != 0; });
+  return found == kHarmless.end() ? 0 : *found;
+}
 
 size_t offset_of(const std::byte* label) {
   return static_cast<size_t>(label - fermata_inject_single);
@@ -205,7 +247,8 @@ Result<std::shared_ptr<InjectionSite>> InjectionSite::find(pid_t pid) {
 Result<std::unique_ptr<CaptureRemote>> CaptureRemote::open(pid_t pid, pid_t tid,
                                                            std::shared_ptr<InjectionSite> site,
                                                            const GeneralRegisters& resume,
-                                                           uint64_t signal_mask) {
+                                                           uint64_t signal_mask,
+                                                           const ProcStatus& status) {
   auto remote = std::make_unique<CaptureRemote>();
   FERMATA_TRY_RESULT(remote->open_process(pid));
   remote->tid_ = tid;
@@ -231,18 +274,47 @@ Result<std::unique_ptr<CaptureRemote>> CaptureRemote::open(pid_t pid, pid_t tid,
     remote->resume_.orig_rax = ~0ULL;
   }
   remote->mask_ = signal_mask;
+  remote->vpid_ = status.vpid;
+  remote->vtid_ = status.vtid;
+  remote->signal_ = find_ignored_signal(status);
   return remote;
 }
 
-Status CaptureRemote::write_save_area() {
+Status CaptureRemote::write_save_area(Tail tail) {
   if (!site_->code_written_) {
     FERMATA_TRY(write_memory(site_->code_, code_bytes()));
     site_->code_written_ = true;
   }
   const GeneralRegisters& r = resume_;
-  const std::array<uint64_t, 19> save{r.rax, r.rbx, r.rcx,    r.rdx, r.rsi, r.rdi, r.rbp,
-                                      r.rsp, r.r8,  r.r9,     r.r10, r.r11, r.r12, r.r13,
-                                      r.r14, r.r15, r.eflags, mask_, r.rip};
+  const auto signal = static_cast<uint64_t>(signal_);
+  const uint64_t open = signal_ == 0 ? kAllSignals : ~bit_of(signal_);
+  const uint64_t go_on =
+      site_->code_ +
+      offset_of(tail == Tail::kWithStack ? fermata_inject_tail : fermata_inject_tail_without_stack);
+  const std::array<uint64_t, 24> save{r.rax,
+                                      r.rbx,
+                                      r.rcx,
+                                      r.rdx,
+                                      r.rsi,
+                                      r.rdi,
+                                      r.rbp,
+                                      r.rsp,
+                                      r.r8,
+                                      r.r9,
+                                      r.r10,
+                                      r.r11,
+                                      r.r12,
+                                      r.r13,
+                                      r.r14,
+                                      r.r15,
+                                      r.eflags,
+                                      mask_,
+                                      r.rip,
+                                      static_cast<uint64_t>(vpid_),
+                                      static_cast<uint64_t>(vtid_),
+                                      signal,
+                                      open,
+                                      go_on};
   return put(site_->code_ + offset_of(fermata_inject_save), save);
 }
 
@@ -253,33 +325,88 @@ Status CaptureRemote::leave_code() {
   return set_registers(tid_, resume_);
 }
 
-Result<Stop> CaptureRemote::next_stop() {
-  FERMATA_TRY_RESULT(resume_thread(tid_, PTRACE_SYSCALL));
+/// Sends the thread to an entry of the code. Registers before mask: until the mask is set no
+/// instruction of the program's can run.
+Status CaptureRemote::enter(const std::byte* entry, GeneralRegisters registers) {
+  registers.rip = site_->code_ + offset_of(entry);
+  registers.orig_rax = ~0ULL;
+  FERMATA_TRY(set_registers(tid_, registers));
+  return set_signal_mask(tid_, kAllSignals);
+}
+
+Result<Stop> CaptureRemote::wait() {
   Result<Stop> stop = wait_stop(tid_);
   if (!stop) out_ = true;
   return stop;
 }
 
+/// The next stop at the beginning or end of a system call.
+Status CaptureRemote::next_call_stop() {
+  FERMATA_TRY(resume_thread(tid_, PTRACE_SYSCALL));
+  return reach_call_stop();
+}
+
+Status CaptureRemote::reach_call_stop() {
+  for (;;) {
+    FERMATA_ASSIGN_STATUS(const Stop stop, wait());
+    if (stop.syscall) return Status::ok();
+    FERMATA_TRY(resume_thread(tid_, PTRACE_SYSCALL, stop.to_pass_on()));
+  }
+}
+
+/// The stop at the end of the calls.
+Status CaptureRemote::reach_end() {
+  for (;;) {
+    FERMATA_ASSIGN_STATUS(const Stop stop, wait());
+    if (stop.event == 0 && stop.signal == signal_) break;
+    FERMATA_TRY(resume_thread(tid_, PTRACE_CONT, stop.to_pass_on()));
+  }
+  FERMATA_ASSIGN_STATUS(const GeneralRegisters at, get_registers(tid_));
+  if (at.rip != site_->code_ + offset_of(fermata_inject_stopped)) {
+    return {
+        Code::kInternal,
+        fmt::format("thread {} stopped at {:#x}, which is not where its calls end", tid_, at.rip)};
+  }
+  single_result_ = static_cast<long>(at.rbx);
+  return keep_if_foreign();
+}
+
+/// Somebody else sent the same signal: a program may block it and wait for it. Blocked, it is put
+/// back where it was.
+Status CaptureRemote::keep_if_foreign() {
+  siginfo_t info{};
+  if (::ptrace(PTRACE_GETSIGINFO, tid_, nullptr, &info) != 0) {
+    return errno_status(errno, fmt::format("reading the signal of thread {}", tid_));
+  }
+  if (info.si_code == SI_TKILL && info.si_pid == vpid_) return Status::ok();
+  FERMATA_TRY(set_signal_mask(tid_, kAllSignals));
+  FERMATA_TRY(interrupt(tid_));
+  FERMATA_TRY(resume_thread(tid_, PTRACE_CONT, signal_));
+  FERMATA_ASSIGN_STATUS([[maybe_unused]] const Stop stop, wait());
+  return Status::ok();
+}
+
 Status CaptureRemote::single(RemoteCall& call) {
-  FERMATA_TRY(write_save_area());
+  FERMATA_TRY(write_save_area(Tail::kWithoutStack));
   GeneralRegisters registers = resume_;
-  registers.rip = site_->code_ + offset_of(fermata_inject_single);
   registers.rax = static_cast<uint64_t>(call.number);
-  registers.orig_rax = ~0ULL;
   registers.rdi = call.args[0];
   registers.rsi = call.args[1];
   registers.rdx = call.args[2];
   registers.r10 = call.args[3];
   registers.r8 = call.args[4];
   registers.r9 = call.args[5];
-  FERMATA_TRY(set_registers(tid_, registers));
-  FERMATA_TRY(set_signal_mask(tid_, kAllSignals));
-  for (int stops = 0; stops < 2;) {
-    FERMATA_ASSIGN_STATUS(const Stop stop, next_stop());
-    if (stop.syscall) ++stops;
+  FERMATA_TRY(enter(fermata_inject_single, registers));
+  if (signal_ != 0) {
+    FERMATA_TRY(resume_thread(tid_, PTRACE_CONT));
+    FERMATA_TRY(reach_end());
+    call.result = single_result_;
+  } else {
+    FERMATA_TRY(next_call_stop());
+    FERMATA_TRY(next_call_stop());
+    FERMATA_ASSIGN_STATUS(const GeneralRegisters after, get_registers(tid_));
+    call.result = static_cast<long>(after.rax);
   }
-  FERMATA_ASSIGN_STATUS(const GeneralRegisters after, get_registers(tid_));
-  call.result = static_cast<long>(after.rax);
   return leave_code();
 }
 
@@ -319,24 +446,26 @@ Status CaptureRemote::chunk(std::span<RemoteCall> calls) {
     table.push_back({static_cast<uint64_t>(one.number), one.args, 0});
   const uint64_t address = site_->scratch_ + kTable;
   FERMATA_TRY(write_memory(address, std::as_bytes(std::span(table))));
-  FERMATA_TRY(write_save_area());
+  FERMATA_TRY(write_save_area(Tail::kWithStack));
 
   GeneralRegisters registers = resume_;
-  registers.rip = site_->code_ + offset_of(fermata_inject_batch);
-  registers.orig_rax = ~0ULL;
   registers.rbx = address;
   registers.rbp = table.size();
   registers.rsp = site_->scratch_ + kStackTop;
-  FERMATA_TRY(set_registers(tid_, registers));
-  FERMATA_TRY(set_signal_mask(tid_, kAllSignals));
-  for (size_t stops = 0; stops < 2 * table.size();) {
-    FERMATA_ASSIGN_STATUS(const Stop stop, next_stop());
-    if (!stop.syscall) continue;
+  FERMATA_TRY(enter(fermata_inject_batch, registers));
+  if (signal_ != 0) {
+    FERMATA_TRY(resume_thread(tid_, PTRACE_CONT));
+    FERMATA_TRY(reach_end());
+    FERMATA_TRY(read_memory(address, std::as_writable_bytes(std::span(table))));
+    for (size_t i = 0; i < calls.size(); ++i) calls[i].result = static_cast<long>(table[i].result);
+    return leave_code();
+  }
+  for (RemoteCall& one : calls) {
+    FERMATA_TRY(next_call_stop());
+    FERMATA_TRY(next_call_stop());
     // The last result is still in the register: the code has not stored it yet.
-    if (++stops % 2 == 0) {
-      FERMATA_ASSIGN_STATUS(const GeneralRegisters after, get_registers(tid_));
-      calls[stops / 2 - 1].result = static_cast<long>(after.rax);
-    }
+    FERMATA_ASSIGN_STATUS(const GeneralRegisters after, get_registers(tid_));
+    one.result = static_cast<long>(after.rax);
   }
   return leave_code();
 }
@@ -357,30 +486,24 @@ Status CaptureRemote::begin_twin() {
   const uint64_t answer = site_->scratch_ + kTable;
   FERMATA_TRY(put(answer, int64_t{0}));
   FERMATA_TRY(put(answer + sizeof(int64_t), kUnlessTaken));
-  FERMATA_TRY(write_save_area());
+  FERMATA_TRY(write_save_area(Tail::kWithStack));
   GeneralRegisters registers = resume_;
-  registers.rip = site_->code_ + offset_of(fermata_inject_twin);
-  registers.orig_rax = ~0ULL;
   registers.rbx = answer;
   registers.rbp = answer + sizeof(int64_t);
   registers.rsp = site_->scratch_ + kStackTop;
-  FERMATA_TRY(set_registers(tid_, registers));
-  FERMATA_TRY(set_signal_mask(tid_, kAllSignals));
-  FERMATA_ASSIGN_STATUS(const Stop at_clone, next_stop());
-  if (!at_clone.syscall) return {Code::kInternal, "a stop that is no system call's"};
+  FERMATA_TRY(enter(fermata_inject_twin, registers));
+  if (signal_ != 0) return resume_thread(tid_, PTRACE_CONT);
+  FERMATA_TRY(next_call_stop());
   return resume_thread(tid_, PTRACE_SYSCALL);
 }
 
 Result<int> CaptureRemote::end_twin() {
-  constexpr int kStops = 3;  // the end of clone, beginning and end of wait4
-  for (int stops = 0; stops < kStops;) {
-    if (stops > 0) FERMATA_TRY_RESULT(resume_thread(tid_, PTRACE_SYSCALL));
-    const Result<Stop> stop = wait_stop(tid_);
-    if (!stop) {
-      out_ = true;
-      return Failure(stop.error());
-    }
-    if (stop->syscall) ++stops;
+  if (signal_ != 0) {
+    FERMATA_TRY_RESULT(reach_end());
+  } else {
+    FERMATA_TRY_RESULT(reach_call_stop());  // the end of clone
+    FERMATA_TRY_RESULT(next_call_stop());   // wait4, its beginning
+    FERMATA_TRY_RESULT(next_call_stop());   // and end
   }
   FERMATA_TRY_RESULT(leave_code());
   int64_t twin = 0;

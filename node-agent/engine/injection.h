@@ -7,11 +7,16 @@
 // and jumping back. So a thread that loses its tracer finishes the calls and goes on where it was.
 // No breakpoint and no single step is used.
 //
+// Before that end the thread sends itself a signal that its program ignores. A traced thread stops
+// at it, however long we take to look; for one without tracer it does not exist. So a batch of
+// calls costs one stop. A program that ignores none (find_ignored_signal) is stopped at each call.
+//
 // Tracer's thread only.
 #pragma once
 
 #include <memory>
 
+#include "node-agent/engine/proc_status.h"
 #include "node-agent/engine/ptrace.h"
 #include "node-agent/engine/remote.h"
 
@@ -45,11 +50,13 @@ class InjectionSite {
 class CaptureRemote : public Remote {
  public:
   /// `resume` are the registers with which the program is to go on: what the stop left, with an
-  /// interrupted system call rewound where the program would otherwise see EINTR.
+  /// interrupted system call rewound where the program would otherwise see EINTR. `status` is the
+  /// thread's, read when it had stopped.
   static Result<std::unique_ptr<CaptureRemote>> open(pid_t pid, pid_t tid,
                                                      std::shared_ptr<InjectionSite> site,
                                                      const GeneralRegisters& resume,
-                                                     uint64_t signal_mask);
+                                                     uint64_t signal_mask,
+                                                     const ProcStatus& status);
 
   Status run(std::span<RemoteCall> calls) override;
   uint64_t argument_address() const override { return site_->scratch_ + kArguments; }
@@ -77,16 +84,28 @@ class CaptureRemote : public Remote {
   static constexpr uint64_t kArguments = 0x4000;
   static constexpr uint64_t kStackTop = 0xff00;
 
-  Status write_save_area();
+  /// Where the code ends: without a stack of ours, flags stay as they are.
+  enum class Tail { kWithStack, kWithoutStack };
+
+  Status write_save_area(Tail tail);
   Status single(RemoteCall& call);
   Status chunk(std::span<RemoteCall> calls);
+  Status enter(const std::byte* entry, GeneralRegisters registers);
   Status leave_code();
-  Result<Stop> next_stop();
+  Result<Stop> wait();
+  Status next_call_stop();
+  Status reach_call_stop();
+  Status reach_end();
+  Status keep_if_foreign();
 
   pid_t tid_ = -1;
   std::shared_ptr<InjectionSite> site_;
   GeneralRegisters resume_{};
   uint64_t mask_ = 0;
+  int vpid_ = 0;
+  int vtid_ = 0;
+  int signal_ = 0;  ///< at which the thread stops when its calls are made; 0: none will do
+  long single_result_ = 0;
   bool out_ = false;
 };
 

@@ -17,8 +17,10 @@ namespace fermata::engine {
 class PageScanner {
  public:
   static Result<PageScanner> open(pid_t pid);
+  /// What the map is of: in anonymous memory no page is a file's.
+  enum class Backing { kAnonymous, kFile };
   /// Appends their extents (kHere), joined where they touch the last one.
-  Status scan(uint64_t start, uint64_t end, std::vector<Extent>& extents) const;
+  Status scan(uint64_t start, uint64_t end, Backing backing, std::vector<Extent>& extents) const;
 
  private:
   explicit PageScanner(UniqueFd pagemap) : pagemap_(std::move(pagemap)) {}

@@ -197,6 +197,7 @@ Status ProcessTreeBuilder::end_zombies() {
       if (ended.code() != Code::kGone) {
         return {Code::kInternal, fmt::format("zombie {} did not end", one.vpid())};
       }
+      reap_tracees({zombie.pid()});  // then its parent sees it
     } else {
       FERMATA_TRY(zombie.die_of(WTERMSIG(one.exit_status())));
     }

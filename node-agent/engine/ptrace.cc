@@ -2,6 +2,8 @@
 
 #include <elf.h>
 #include <fmt/format.h>
+#include <sched.h>
+#include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -109,46 +111,63 @@ bool is_exiting(pid_t tid) {
          (flags & kExiting) != 0;
 }
 
+/// Whether there is an end to be waited for.
+bool has_ended(pid_t tid) {
+  siginfo_t seen{};
+  constexpr int kLookOnly = WEXITED | WNOHANG | WNOWAIT | __WALL;
+  if (::waitid(P_PID, static_cast<id_t>(tid), &seen, kLookOnly) != 0 || seen.si_pid != tid) {
+    return false;
+  }
+  // The stop of a tracee is told without WSTOPPED, too.
+  return seen.si_code == CLD_EXITED || seen.si_code == CLD_KILLED || seen.si_code == CLD_DUMPED;
+}
+
+int Stop::to_pass_on() const { return event == 0 && !syscall && signal == SIGSTOP ? SIGSTOP : 0; }
+
 Result<Stop> wait_stop(pid_t tid, std::chrono::milliseconds timeout) {
+  constexpr int kSpins = 50;    // the usual stop is there within microseconds
+  constexpr int kYields = 300;  // on a busy machine the tracee waits for our CPU
+  constexpr int kShortNaps = 2000;
   const auto deadline = std::chrono::steady_clock::now() + timeout;
-  int polls = 0;
-  while (true) {
-    int status = 0;
-    const pid_t got = ::waitpid(tid, &status, __WALL | WNOHANG);
-    if (got == tid) {
-      if (!WIFSTOPPED(status)) {
-        return failure(Code::kGone,
-                       fmt::format("thread {} ended (wait status {:#x})", tid, status));
-      }
-      Stop stop;
-      stop.event = status >> 16;
-      stop.syscall = WSTOPSIG(status) == (SIGTRAP | 0x80);
-      stop.signal = WSTOPSIG(status) & 0x7f;
-      return stop;
-    }
-    if (got < 0 && errno != EINTR) {
+  for (int polls = 0;; ++polls) {
+    siginfo_t seen{};
+    // Without WEXITED: an end is looked at only, never taken from whom it is for.
+    if (::waitid(P_PID, static_cast<id_t>(tid), &seen, WSTOPPED | WNOHANG | __WALL) != 0) {
       const int err = errno;
+      if (err == EINTR) continue;
       return Failure(errno_status(Code::kGone, err, fmt::format("waiting for thread {}", tid)));
     }
-    // The usual stop is there within microseconds: spin first, then yield the CPU to the tracee.
-    if (++polls > 200) {
+    if (seen.si_pid == tid) {
+      Stop stop;
+      stop.event = seen.si_status >> 8;
+      stop.syscall = (seen.si_status & 0xff) == (SIGTRAP | 0x80);
+      stop.signal = seen.si_status & 0x7f;
+      return stop;
+    }
+    if (polls < kSpins) continue;
+    if (polls % kSpins == 0) {
+      if (has_ended(tid)) return failure(Code::kGone, fmt::format("thread {} has ended", tid));
       if (std::chrono::steady_clock::now() > deadline) {
         return failure(Code::kTimeout,
                        fmt::format("thread {} did not stop within {} ms (is it in an "
                                    "uninterruptible system call?)",
                                    tid, timeout.count()));
       }
-      if (polls % 100 == 0 && is_exiting(tid)) {
-        return failure(Code::kGone, fmt::format("thread {} is ending", tid));
-      }
-      const timespec pause{0, polls < 2000 ? 10'000 : 500'000};
-      ::nanosleep(&pause, nullptr);
     }
+    if (polls < kYields) {
+      ::sched_yield();
+      continue;
+    }
+    if (polls % 100 == 0 && is_exiting(tid)) {
+      return failure(Code::kGone, fmt::format("thread {} is ending", tid));
+    }
+    const timespec pause{0, polls < kShortNaps ? 10'000 : 500'000};
+    ::nanosleep(&pause, nullptr);
   }
 }
 
-Status resume_thread(pid_t tid, int request) {
-  if (::ptrace(static_cast<__ptrace_request>(request), tid, nullptr, nullptr) != 0) {
+Status resume_thread(pid_t tid, int request, int signal) {
+  if (::ptrace(static_cast<__ptrace_request>(request), tid, nullptr, signal) != 0) {
     return thread_error("resuming", tid);
   }
   return Status::ok();

@@ -36,13 +36,19 @@ struct Stop {
   int signal = 0;  ///< WSTOPSIG without the 0x80 of PTRACE_O_TRACESYSGOOD
   int event = 0;   ///< PTRACE_EVENT_*, 0 for a plain stop
   bool syscall = false;
+
+  /// What a thread that makes calls with all signals blocked is to be resumed with: SIGSTOP, which
+  /// nothing blocks, is the program's; 0 otherwise.
+  int to_pass_on() const;
 };
 
 /// Waits for the thread's next stop. kGone when it ended, kTimeout when none came within `timeout`.
+/// An end is not waited for: reap_tracees() is for that, or the thread's parent.
 Result<Stop> wait_stop(pid_t tid, std::chrono::milliseconds timeout = std::chrono::seconds(30));
 
-/// Resumes with PTRACE_CONT, PTRACE_SYSCALL or PTRACE_SINGLESTEP.
-Status resume_thread(pid_t tid, int request);
+/// Resumes with PTRACE_CONT, PTRACE_SYSCALL or PTRACE_SINGLESTEP; a thread that stopped at a
+/// signal gets `signal`, if any.
+Status resume_thread(pid_t tid, int request, int signal = 0);
 
 /// Lets the thread go (PTRACE_DETACH). A thread that ended meanwhile is no error.
 Status detach(pid_t tid);

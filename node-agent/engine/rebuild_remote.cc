@@ -310,6 +310,7 @@ Status RebuildRemote::die_of(int signo) {
   if (stop || stop.error().code() != Code::kGone) {
     return {Code::kInternal, fmt::format("process {} did not end by signal {}", pid_, signo)};
   }
+  reap_tracees({tid_});  // then its parent sees it
   return Status::ok();
 }
 

@@ -160,7 +160,9 @@ Status PodDouble::stop() {
     FERMATA_ASSIGN_STATUS(const uint64_t mask, get_signal_mask(pid));
     Stopped one;
     FERMATA_ASSIGN_STATUS(one.site, InjectionSite::find(pid));
-    FERMATA_ASSIGN_STATUS(one.remote, CaptureRemote::open(pid, pid, one.site, registers, mask));
+    FERMATA_ASSIGN_STATUS(const ProcStatus status, read_status(pid, pid));
+    FERMATA_ASSIGN_STATUS(one.remote,
+                          CaptureRemote::open(pid, pid, one.site, registers, mask, status));
     FERMATA_TRY(one.remote->ensure_scratch());
     stopped_.push_back(std::move(one));
   }
