@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <sys/file.h>
 
+#include <algorithm>
 #include <ctime>
 
 #include "common/fault_point.h"
@@ -20,6 +21,9 @@ using storage::Transaction;
 
 constexpr int64_t kVersion = 1;
 constexpr int64_t kRemembered = 30LL * 24 * 3600;  // seconds
+/// What a folder may be ahead of us, say after our counters were lost. It would take as many
+/// requests again to use up all numbers.
+constexpr uint64_t kLongestLeap = 1ULL << 32;
 
 constexpr const char* kTables = R"(
 CREATE TABLE counters(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -80,7 +84,7 @@ Result<std::unique_ptr<Store>> Store::open(const std::filesystem::path& state_di
                                             state_dir.native()));
   }
   const std::filesystem::path file = state_dir / "coordinator.sqlite";
-  Result<Database> db = Database::open(file, Database::Mode::kCreate);
+  Result<Database> db = Database::open(file, Database::Mode::kOwn);
   if (!db) return Failure(naming(db.error(), file));
   FERMATA_TRY_RESULT(naming(prepare(*db), file));
   return std::unique_ptr<Store>(
@@ -90,23 +94,47 @@ Result<std::unique_ptr<Store>> Store::open(const std::filesystem::path& state_di
 Result<uint64_t> Store::allot(const char* counter, uint64_t at_least) {
   const std::lock_guard guard(mutex_);
   FERMATA_ASSIGN(Transaction transaction, Transaction::begin(*db_));
-  uint64_t number = 0;
-  {
-    FERMATA_ASSIGN(Statement next,
-                   db_->prepare("UPDATE counters SET value = max(value + 1, ?2) WHERE name = ?1 "
-                                "RETURNING value"));
-    next.bind(1, std::string_view(counter));
-    next.bind(2, static_cast<int64_t>(at_least));
-    FERMATA_ASSIGN(const bool row, next.step());
-    if (row) number = static_cast<uint64_t>(next.integer(0));
-  }
-  if (number == 0 || number > INT64_MAX) {
+  FERMATA_ASSIGN(const uint64_t last, last_allotted(counter));
+  const uint64_t number = std::max(last + 1, at_least);
+  if (number - last > kLongestLeap) {
     return failure(Code::kDamaged,
-                   fmt::format("the coordinator's counter \"{}\" is no use: {}", counter, number));
+                   fmt::format("the folder has given out {} numbers up to {}, the cluster only up "
+                               "to {}: its ledger is damaged; fermata ls --rebuild mends it",
+                               counter, number - 1, last));
   }
+  FERMATA_TRY_RESULT(set_counter(counter, number));
   FAULT_POINT("store.allot");
   FERMATA_TRY_RESULT(transaction.commit());
   return number;
+}
+
+Result<uint64_t> Store::last_allotted(const char* counter) {
+  FERMATA_ASSIGN(Statement query, db_->prepare("SELECT value FROM counters WHERE name = ?1"));
+  query.bind(1, std::string_view(counter));
+  FERMATA_ASSIGN(const bool row, query.step());
+  const int64_t value = row ? query.integer(0) : -1;
+  if (value < 0 || value > INT64_MAX / 2) {
+    return failure(Code::kDamaged,
+                   fmt::format("the coordinator's counter \"{}\" is no use: {}", counter, value));
+  }
+  return static_cast<uint64_t>(value);
+}
+
+Status Store::set_counter(const char* counter, uint64_t value) {
+  FERMATA_ASSIGN_STATUS(Statement update,
+                        db_->prepare("UPDATE counters SET value = ?2 WHERE name = ?1"));
+  update.bind(1, std::string_view(counter));
+  update.bind(2, static_cast<int64_t>(value));
+  return update.run();
+}
+
+Status Store::raise_job(uint64_t number) {
+  const std::lock_guard guard(mutex_);
+  FERMATA_ASSIGN_STATUS(Transaction transaction, Transaction::begin(*db_));
+  FERMATA_ASSIGN_STATUS(const uint64_t last, last_allotted("job"));
+  if (number <= last || number - last > kLongestLeap) return Status::ok();
+  FERMATA_TRY(set_counter("job", number));
+  return transaction.commit();
 }
 
 Result<Crid> Store::allot_crid(Crid at_least) {

@@ -27,8 +27,12 @@ class Store final : public CridSource {
   static Result<std::unique_ptr<Store>> open(const std::filesystem::path& state_dir);
   ~Store() override;
 
+  /// kDamaged: `at_least` is so far above what was allotted that it can be no count of anything;
+  /// whoever may write it into a folder shall not use the cluster's numbers up.
   Result<Crid> allot_crid(Crid at_least) override;
   Result<uint64_t> allot_job(uint64_t at_least);
+  /// From now on only higher ones are allotted; a number as far above as said is passed over.
+  Status raise_job(uint64_t number);
   /// A start of the step that was never begun before, 1 or higher.
   Result<uint32_t> allot_start(JobStep step);
 
@@ -40,6 +44,9 @@ class Store final : public CridSource {
  private:
   Store(UniqueFd lock, std::unique_ptr<storage::Database> db);
   Result<uint64_t> allot(const char* counter, uint64_t at_least);
+  // With mutex_ held, in a transaction:
+  Result<uint64_t> last_allotted(const char* counter);
+  Status set_counter(const char* counter, uint64_t value);
 
   UniqueFd lock_;
   std::mutex mutex_;

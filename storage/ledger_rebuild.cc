@@ -23,6 +23,9 @@ namespace {
 constexpr uint64_t kLostCrids = 1000;
 constexpr std::chrono::seconds kLockPatience{10};
 
+/// A counter is not that far above the sets there are, however many were deleted.
+constexpr uint64_t kFarthest = 1ULL << 32;
+
 struct Found {
   std::map<Crid, Manifest> committed;
   std::map<Crid, std::string> unusable;  // manifests, with the sentence
@@ -100,8 +103,12 @@ Result<bool> mend(const std::filesystem::path& file, const Found& found) {
       if (!row || check.text(0) != "ok") return {Code::kDamaged, "not whole"};
     }
     {
-      FERMATA_ASSIGN_STATUS(Statement check, db->prepare("SELECT count(*) FROM counters WHERE name "
-                                                         "IN ('crid', 'job') AND value >= 0"));
+      FERMATA_ASSIGN_STATUS(
+          Statement check,
+          db->prepare("SELECT count(*) FROM counters WHERE name IN ('crid', 'job') AND "
+                      "typeof(value) = 'integer' AND value BETWEEN 0 AND ?1"));
+      check.bind(1,
+                 static_cast<int64_t>(std::max(found.highest_crid, found.highest_job) + kFarthest));
       FERMATA_ASSIGN_STATUS(const bool row, check.step());
       if (!row || check.integer(0) != 2) return {Code::kDamaged, "no counters"};
     }

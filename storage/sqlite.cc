@@ -1,6 +1,13 @@
 #include "storage/sqlite.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
+
+#include <array>
+
+#include "common/unique_fd.h"
+#include "storage/sqlite_vfs.h"
 
 namespace fermata::storage {
 namespace {
@@ -34,6 +41,14 @@ Status status_of(sqlite3* db) {
     default:
       return {Code::kInternal, fmt::format("{}: {}", name, text), err};
   }
+}
+
+/// sqlite.org/fileformat2.html#file_format_version_numbers
+bool wants_write_ahead_log(const std::filesystem::path& path) {
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  std::array<char, 2> versions{};
+  return fd.valid() && ::pread(fd.get(), versions.data(), versions.size(), 18) == 2 &&
+         (versions[0] == 2 || versions[1] == 2);
 }
 
 }  // namespace
@@ -80,8 +95,9 @@ std::string Statement::text(int column) const {
 Result<Database> Database::open(const std::filesystem::path& path, Mode mode) {
   sqlite3* raw = nullptr;
   const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX |
-                    (mode == Mode::kCreate ? SQLITE_OPEN_CREATE : 0);
-  const int code = sqlite3_open_v2(path.c_str(), &raw, flags, nullptr);
+                    (mode == Mode::kExisting ? 0 : SQLITE_OPEN_CREATE);
+  const int code = sqlite3_open_v2(path.c_str(), &raw, flags,
+                                   mode == Mode::kOwn ? nullptr : vfs_without_mappings());
   Database database;
   database.db_.reset(raw);
   if (code != SQLITE_OK) return Failure(status_of(raw));
@@ -96,7 +112,16 @@ Result<Database> Database::open(const std::filesystem::path& path, Mode mode) {
   // systems do not have (sqlite.org/wal.html). EXTRA, not FULL: it also syncs the folder after the
   // journal is removed, without which a power failure brings the journal back and takes a CRID that
   // was given out back with it.
-  FERMATA_TRY_RESULT(database.run("PRAGMA journal_mode=DELETE"));
+  if (Status set = database.run("PRAGMA journal_mode=DELETE"); !set) {
+    if (wants_write_ahead_log(path)) {
+      return failure(
+          Code::kDamaged,
+          fmt::format("ledger {} is damaged (it wants a write-ahead log, which no ledger "
+                      "has): fermata ls --rebuild makes it again from the sets",
+                      path.native()));
+    }
+    return Failure(std::move(set));
+  }
   FERMATA_TRY_RESULT(database.run("PRAGMA synchronous=EXTRA"));
   FERMATA_TRY_RESULT(database.run("PRAGMA cell_size_check=ON"));
   FERMATA_TRY_RESULT(database.run("PRAGMA temp_store=MEMORY"));

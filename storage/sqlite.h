@@ -39,9 +39,11 @@ class Statement {
 
 class Database {
  public:
-  enum class Mode { kExisting, kCreate };
-  /// Opens, with settings for a file that users can write and that must not lose what was
-  /// committed.
+  /// kExisting and kCreate are for files that users can write: no code in them is run, and nothing
+  /// of them is mapped (sqlite_vfs.h). kOwn is for one that nobody else can, made where it is
+  /// missing.
+  enum class Mode { kExisting, kCreate, kOwn };
+  /// Opens, with settings for a file that must not lose what was committed.
   static Result<Database> open(const std::filesystem::path& path, Mode mode);
 
   Result<Statement> prepare(std::string_view sql);

@@ -13,6 +13,7 @@
 
 #include "storage/image.h"
 #include "storage/manifest.h"
+#include "storage/sqlite.h"
 #include "tests/unit/storage/sample_image.h"
 
 namespace fermata::storage {
@@ -173,6 +174,55 @@ TEST(Ledger, IsRebuilt_FromManifestsAndFolders) {
   EXPECT_EQ(ledger->latest_committed()->crid.value, 3U);
   EXPECT_GT(ledger->allot_crid({20, 0}, "u", "c")->value, highest.value);
   EXPECT_EQ(*ledger->allot_job(1), 34U);
+}
+
+// A ledger with a write-ahead log has its index mapped: whoever cut that file short ended root's
+// coordinator with SIGBUS.
+TEST(Ledger, WithAWriteAheadLog_IsRefused_AndNothingOfItIsMapped) {
+  const ScratchFolder dir;
+  {
+    Ledger ledger = *Ledger::open_or_create(dir.path());
+    commit_set(dir.path(), ledger, {3, 0});
+  }
+  const std::filesystem::path file = dir / "ledger.sqlite";
+  sqlite3* raw = nullptr;
+  ASSERT_EQ(sqlite3_open(file.c_str(), &raw), SQLITE_OK);
+  EXPECT_EQ(sqlite3_exec(raw, "PRAGMA journal_mode=WAL", nullptr, nullptr, nullptr), SQLITE_OK);
+  ASSERT_EQ(sqlite3_close(raw), SQLITE_OK);
+  const Result<Ledger> ledger = Ledger::open(dir.path());
+  ASSERT_FALSE(ledger);
+  EXPECT_EQ(ledger.error().code(), Code::kDamaged);
+  EXPECT_THAT(ledger.error().message(), HasSubstr("ls --rebuild"));
+  EXPECT_FALSE(std::filesystem::exists(dir / "ledger.sqlite-shm"));
+  ASSERT_TRUE(Ledger::rebuild(dir.path()));
+  EXPECT_TRUE(Ledger::open(dir.path())->latest_committed({{3, 0}}));
+}
+
+// Its counters are its user's to write; where they end, all CRIDs would be the same.
+TEST(Ledger, CountersNobodyCanHaveReached_AreDamage_AndMendedByARebuild) {
+  const ScratchFolder dir;
+  {
+    Ledger ledger = *Ledger::open_or_create(dir.path());
+    commit_set(dir.path(), ledger, {3, 0});
+  }
+  for (const char* value : {"9223372036854775806", "4611686018427387904", "'many'", "1e30"}) {
+    SCOPED_TRACE(value);
+    const std::filesystem::path file = dir / "ledger.sqlite";
+    Database db = *Database::open(file, Database::Mode::kExisting);
+    ASSERT_TRUE(db.run((std::string("UPDATE counters SET value=") + value).c_str()));
+    if (*value != '\'') {
+      Ledger ledger = *Ledger::open(dir.path());
+      EXPECT_EQ(ledger.next_crid().error().code(), Code::kDamaged);
+      EXPECT_EQ(ledger.allot_job(1).error().code(), Code::kDamaged);
+    }
+    ASSERT_TRUE(Ledger::rebuild(dir.path()));
+    Ledger ledger = *Ledger::open(dir.path());
+    const Result<Crid> next = ledger.next_crid();
+    ASSERT_TRUE(next) << next.error().message();
+    EXPECT_GT(next->value, 1U);
+    EXPECT_LT(next->value, 1'000'000U);
+    EXPECT_LT(*ledger.allot_job(1), 1'000'000U);
+  }
 }
 
 TEST(Ledger, KeepsItsCounter_WhenRebuiltWhole) {
