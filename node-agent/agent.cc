@@ -206,21 +206,27 @@ void Agent::lost() {
       if (steady_clock::now() - told.at < kMayBeLost) untold_[id] = std::move(told.report);
     }
     told_.clear();
+    ++losses_;
   }
   for (const std::shared_ptr<PodHost>& host : all_hosts()) host->coordinator_lost();
 }
 
 void Agent::tell(const wire::PodEnded& report) {
   const PodId id = pod_id_of(report.id());
+  uint64_t losses = 0;
+  {
+    // First: a stream that stands right after this one was found lost is to bring it.
+    const std::lock_guard lock(mutex_);
+    untold_[id] = report;
+    losses = losses_;
+  }
   wire::FromAgent message;
   *message.mutable_ended() = report;
-  const bool sent = send_(std::move(message));
-  if (sent) registry_.remove(id);
+  if (!send_(std::move(message))) return;
+  registry_.remove(id);
   const std::lock_guard lock(mutex_);
-  if (!sent) {
-    untold_[id] = report;
-    return;
-  }
+  if (losses != losses_) return;  // by now that stream is lost
+  untold_.erase(id);
   std::erase_if(told_,
                 [](const auto& one) { return steady_clock::now() - one.second.at >= kMayBeLost; });
   told_[id] = {report, steady_clock::now()};

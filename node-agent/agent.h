@@ -78,6 +78,7 @@ class Agent {
   std::set<PodId> over_;                             ///< guarded by mutex_: to be collected
   std::map<PodId, wire::PodEnded> untold_;           ///< guarded by mutex_
   std::map<PodId, Told> told_;                       ///< guarded by mutex_: of the last seconds
+  uint64_t losses_ = 0;                              ///< guarded by mutex_: of streams
   bool ending_ = false;                              ///< guarded by mutex_
   std::condition_variable changed_;
   std::thread collector_;  ///< a host cannot be destroyed by its own thread

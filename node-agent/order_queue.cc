@@ -54,6 +54,12 @@ void OrderQueue::lost() {
   put({Wake::Kind::kLost, {}}, false);
 }
 
+bool OrderQueue::lost_waits() {
+  const std::lock_guard lock(mutex_);
+  return std::any_of(waiting_.begin(), waiting_.end(),
+                     [](const Wake& wake) { return wake.kind == Wake::Kind::kLost; });
+}
+
 void OrderQueue::quit() { put({Wake::Kind::kQuit, {}}, false); }
 
 void OrderQueue::put_back(Wake wake) { put(std::move(wake), true); }

@@ -42,6 +42,9 @@ class OrderQueue {
   /// be looked at often.
   bool stop() const { return stoppers_ > 0; }
 
+  /// Whether the loss of the coordinator is still to be taken out.
+  bool lost_waits();
+
   /// Waits for the next thing; what was put in comes before the end of the pod (`pidfd`, -1: none).
   Wake wait(int pidfd, std::optional<Time> deadline);
   /// It is what wait() gives next.

@@ -340,11 +340,13 @@ void PodWorker::destroy(const wire::Order& order) {
   const Open now = open(order);
   roll_back();
   if (pod_) {
+    std::optional<wire::LivingPod> named = living();
     forget();
     if (const Status destroyed = pod_->destroy(); !destroyed) {
-      // It still is there, so it is still ours.
+      // It still is there, so it is still ours, and the next Hello names it.
       const std::lock_guard lock(mutex_);
       group_ = record_.group;
+      living_ = std::move(named);
       answer(now, destroyed);
       return;
     }

@@ -72,11 +72,20 @@ class PodWorker {
   void restore(const wire::Order& order);
   RestoreOrder restore_order(const wire::RestoreOrder& wanted, const Credentials& owner);
   Status adopt();
+  Status take_over();
+  /// Ends what there is of a pod that cannot be held.
+  void clear_away();
   void know_step(const wire::StepShape& shape, const Credentials& owner, const std::string& folder);
   pod::GroupSpec group_spec();
   Status put_record(const pod::Pod& pod);
   /// The pod runs: from here on it is ours, unless this fails.
   Status hold(pod::Pod& pod);
+  /// hold(), for a pod that was just made: it is destroyed where that fails, and where the
+  /// coordinator was lost before a Hello could name it.
+  Status hold_new(pod::Pod pod);
+  void destroy_new(pod::Pod& pod);
+  /// A start came to nothing.
+  void never_stood();
   void forget();
   Result<wire::Order> wait_for(wire::Order::KindCase wanted, Time deadline);
   Result<image::AddressMap> exchange_addresses(const image::AddressMap& own);
@@ -88,6 +97,7 @@ class PodWorker {
   PodRecord record_;
   bool adopt_ = false;
   bool over_ = false;
+  bool stays_ = false;  ///< what could not be ended: its record is kept
 
   std::optional<pod::Pod> pod_;
   std::optional<isolation::Isolation> isolation_;

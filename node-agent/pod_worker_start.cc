@@ -88,22 +88,48 @@ Status PodWorker::launch(const wire::LaunchOrder& launch) {
                           open_streams(launch.streams(), record_.id, settings_.node, owner));
     spec.stdio = streams.fds();
     FERMATA_ASSIGN_STATUS(pod::Pod pod, pod::Pod::launch(spec));
-    const auto take = [&]() -> Status {
+    const auto recorded = [&]() -> Status {
       FERMATA_TRY(put_record(pod));
       FAULT_POINT("launch.started");
-      return hold(pod);
-    };
-    Status taken = take();
-    if (!taken) [[maybe_unused]]
-      const Status destroyed = pod.destroy();
-    return taken;
+      return {};
+    }();
+    if (recorded) return hold_new(std::move(pod));
+    destroy_new(pod);
+    return recorded;
   };
   Status started = start();
-  if (!started) {
-    forget();
-    registry_.remove(record_.id);
-  }
+  if (!started) never_stood();
   return started;
+}
+
+Status PodWorker::hold_new(pod::Pod pod) {
+  Status held = hold(pod);
+  if (!held) {
+    destroy_new(pod);
+    return held;
+  }
+  // From here on each Hello names it.
+  if (!queue_.lost_waits()) return held;
+  forget();
+  agent_.reset();
+  destroy_new(*pod_);
+  pod_.reset();
+  return {Code::kGone, "the coordinator was lost while the pod was being started"};
+}
+
+void PodWorker::destroy_new(pod::Pod& pod) {
+  const Status destroyed = pod.destroy();
+  if (destroyed) return;
+  stays_ = true;
+  log_error(
+      fmt::format("pod {} was given up, and cannot be ended: {}; an agent that is started "
+                  "anew tries again",
+                  to_string(record_.id), destroyed.message()));
+}
+
+void PodWorker::never_stood() {
+  forget();
+  if (!stays_) registry_.remove(record_.id);
 }
 
 Status PodWorker::hold(pod::Pod& pod) {
@@ -150,20 +176,34 @@ Status PodWorker::hold(pod::Pod& pod) {
 // ---- taken over
 
 Status PodWorker::adopt() {
-  if (!record_.alive()) {
+  Status taken;
+  if (record_.alive()) {
+    taken = take_over();
+    if (taken) return taken;
+    // It would run on with nobody to tend it, perhaps cut off, and be told of as ended.
+    taken = taken.within("it could not be taken over and was ended");
+  } else {
     // It may have been in the making: then nobody has heard of it, and nothing of it stays.
-    if (!record_.group.empty()) {
-      const Status killed = pod::kill_group(record_.group);
-      if (!killed) log_error(killed.message());
-      const Status removed = pod::remove_group(record_.group, kRemoveDeadlineMs);
-      if (!removed) log_error(removed.message());
-    }
-    const bool in_the_making = record_.init < 0;
-    record_.ended = true;
-    if (const Status put = registry_.put(record_); !put) log_error(put.message());
-    return {Code::kGone, in_the_making ? "the agent died while the pod was being started"
-                                       : "the pod ended while no agent was there"};
+    taken = {Code::kGone, record_.init < 0 ? "the agent died while the pod was being started"
+                                           : "the pod ended while no agent was there"};
   }
+  clear_away();
+  return taken;
+}
+
+void PodWorker::clear_away() {
+  if (!record_.group.empty()) {
+    if (isolation_) isolation_->join();
+    const Status killed = pod::kill_group(record_.group);
+    if (!killed) log_error(killed.message());
+    const Status removed = pod::remove_group(record_.group, kRemoveDeadlineMs);
+    if (!removed) log_error(removed.message());
+  }
+  record_.ended = true;
+  if (const Status put = registry_.put(record_); !put) log_error(put.message());
+}
+
+Status PodWorker::take_over() {
   FERMATA_ASSIGN_STATUS(pod::Pod pod,
                         pod::Pod::adopt(record_.id.step, record_.init, record_.group));
   const Status thawed = thaw_group(record_.group, record_.init);
@@ -226,17 +266,13 @@ void PodWorker::restore(const wire::Order& order) {
       if (isolation_) isolation_->join();
       return restored.error();
     }
-    Status held = hold(restored->pod);
-    if (!held) [[maybe_unused]]
-      const Status destroyed = restored->pod.destroy();
-    return held;
+    return hold_new(std::move(restored->pod));
   };
   const Status started = start();
   if (!started) {
     log_warning(
         fmt::format("pod {} was not restarted: {}", to_string(record_.id), started.message()));
-    forget();
-    registry_.remove(record_.id);
+    never_stood();
   }
   const std::optional<Open> last = std::exchange(open_, std::nullopt);
   if (!started) over(std::nullopt);

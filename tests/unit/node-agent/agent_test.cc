@@ -22,6 +22,12 @@ class Stream {
  public:
   Agent::Send send() {
     return [this](const wire::FromAgent& message) {
+      if (message.has_ended()) {
+        if (const auto meanwhile = std::exchange(on_end_, nullptr)) {
+          meanwhile();
+          return false;
+        }
+      }
       const std::lock_guard lock(mutex_);
       if (!stands_) return false;
       if (message.has_done()) answers_[message.done().order()] = message.done();
@@ -29,6 +35,8 @@ class Stream {
       return true;
     };
   }
+  /// The stream is found lost when the next end is told, and this happens before that is said.
+  void lose_at_end(std::function<void()> meanwhile) { on_end_ = std::move(meanwhile); }
   void set(bool stands) {
     const std::lock_guard lock(mutex_);
     stands_ = stands;
@@ -50,6 +58,7 @@ class Stream {
  private:
   mutable std::mutex mutex_;
   bool stands_ = true;
+  std::function<void()> on_end_;
   std::map<uint64_t, wire::Done> answers_;
   std::vector<wire::PodEnded> ended_;
 };
@@ -153,6 +162,18 @@ TEST_F(AgentTest, AnEndThatWentIntoALostStream_IsToldAgain) {
     agent->attached({});
     return stream_.ended().size() == 2;
   }));
+}
+
+// It was kept for the next stream only after that one had asked for what was kept.
+TEST_F(AgentTest, AnEndWhileTheStreamIsReplaced_IsToldOnTheNewOne) {
+  const std::unique_ptr<Agent> agent = start();
+  stream_.lose_at_end([&] {
+    agent->lost();
+    agent->attached({});
+  });
+  EXPECT_EQ(ask(*agent, launch("exit 3"), pod()).outcome().code(), 0);
+  EXPECT_TRUE(eventually([&] { return stream_.ended().size() == 1; }));
+  EXPECT_TRUE(eventually([&] { return records().empty(); }));
 }
 
 TEST_F(AgentTest, AnEndThatNobodyHeard_IsToldByTheNextAgent) {

@@ -11,6 +11,7 @@
 #include "coord/agent.h"
 #include "host_fixture.h"
 #include "node-agent/isolation/isolation.h"
+#include "node-agent/record_file.h"
 #include "storage/image_reader.h"
 
 namespace fermata::node_agent {
@@ -200,6 +201,55 @@ TEST_F(PodHostTest, TheAgentEnds_ThePodRunsOn_AndIsTakenOver) {
   EXPECT_TRUE(counts_on());
   EXPECT_EQ(next.ask(destroy()).outcome().code(), 0);
   expect_nothing_left();
+}
+
+// It was told of as ended and its record removed, while its processes ran on.
+TEST_F(PodHostTest, ALivingPodThatCannotBeTakenOver_IsEnded) {
+  ASSERT_TRUE(fs::create_directories(group()));
+  const pid_t member = fork();
+  if (member == 0) {
+    for (;;) pause();
+  }
+  std::ofstream(group() / "cgroup.procs") << member << std::flush;
+  PodRecord record;
+  record.id = pod();
+  record.init = getpid();  // lives, and is of another group
+  record.init_start = process_start_time(getpid());
+  record.group = group();
+  TestHost host(record, run_dir());
+  ASSERT_TRUE(host.wait_over());
+  ASSERT_TRUE(host.report());
+  EXPECT_THAT(host.report()->reason(), HasSubstr("could not be taken over"));
+  EXPECT_FALSE(fs::exists(group()));
+  int status = 0;
+  ASSERT_EQ(waitpid(member, &status, 0), member);
+  EXPECT_TRUE(WIFSIGNALED(status));
+}
+
+// A pod whose launch outlived its stream was named in no Hello and stayed for ever.
+TEST_F(PodHostTest, APodWhoseCoordinatorWasLostAtItsLaunch_IsNamedOrGone) {
+  std::chrono::steady_clock::duration whole{};
+  uint32_t start = 0;
+  const auto begin = std::chrono::steady_clock::now();
+  {
+    std::unique_ptr<TestHost> host = make_host(pod(0, start++));
+    ASSERT_EQ(host->ask(launch("sleep 600")).outcome().code(), 0);
+    whole = std::chrono::steady_clock::now() - begin;
+    EXPECT_EQ(host->ask(destroy()).outcome().code(), 0);
+  }
+  constexpr int kTries = 12;
+  for (int i = 0; i < kTries; ++i) {
+    std::unique_ptr<TestHost> host = make_host(pod(0, start++));
+    host->send(launch("sleep 600"));
+    std::this_thread::sleep_for(whole * i / kTries);
+    host->host().coordinator_lost();
+    if (host->host().living()) {
+      EXPECT_EQ(host->ask(destroy()).outcome().code(), 0);
+    }
+    EXPECT_TRUE(host->wait_over()) << "lost after " << i << " parts of a launch";
+    expect_nothing_left();
+    if (HasFailure()) break;
+  }
 }
 
 TEST_F(PodHostTest, EndedAfterItsSet_ItIsReported) {
