@@ -9,6 +9,7 @@
 #include <ctime>
 
 #include "common/log.h"
+#include "coord/launch.h"
 #include "coord/wire.h"
 #include "storage/printable.h"
 
@@ -133,6 +134,10 @@ void Job::node_back(const std::string& node, std::span<const PodId> running) {
     const bool here =
         std::find(running.begin(), running.end(), pod_of(record_, pod)) != running.end();
     missing_[pod].reset();
+    // Those that were to be destroyed were counted without it.
+    if (here && state_ >= State::kEnding) {
+      destroy_untended(context_.fleet, node, pod_of(record_, pod));
+    }
     // One that is being made is reported by the answer to its order.
     if (here || record_.state() == stored::Job::STARTING) continue;
     missing_[pod] = Missing{std::chrono::steady_clock::now() + kNewsOfTheEnd,

@@ -81,8 +81,10 @@ class Job {
   void begun(std::shared_ptr<Coordinator> coordinator, Credentials owner);
   /// Tends the job until it has ended and that is on disk, or until `stop`: then the job runs on.
   void work(const std::stop_token& stop);
-  /// It never ran: `status` is why.
+  /// It never ran, `status` is why; what there is of it is to be destroyed, then finish().
   void never_ran(const Status& status);
+  /// It has ended: on disk when it returns, and whoever waits for it is told.
+  void finish();
 
  private:
   enum class State { kStarting, kRunning, kCheckpointing, kRestarting, kEnding, kEnded };
@@ -116,7 +118,6 @@ class Job {
   wire::AbleReply ask_able();
   bool end_pods(const std::stop_token& stop);
   std::vector<uint32_t> reachable_pods() const;
-  void finish();
 
   const JobContext context_;
   const JobStep step_;

@@ -139,11 +139,9 @@ void Job::finish() {
 }
 
 void Job::never_ran(const Status& status) {
-  {
-    const std::lock_guard lock(mutex_);
-    ending_ = Ending{status.message(), exit_code_of(status.code())};
-  }
-  finish();
+  const std::lock_guard lock(mutex_);
+  ending_ = Ending{status.message(), exit_code_of(status.code())};
+  state_ = State::kEnding;
 }
 
 wire::WaitReply Job::wait_reply() const { return wait_reply_of(record_); }

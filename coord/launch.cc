@@ -48,8 +48,8 @@ Status launch(Fleet& fleet, const stored::Job& record, const wire::RunRequest& r
     *errand.order.mutable_launch() = what;
     errands.push_back(std::move(errand));
   }
-  Errands answers = run_errands(fleet, std::move(errands), timeout, Until::kFirstFailure, give_up);
-  if (!answers.all_done()) destroy(fleet, record);
+  const Errands answers =
+      run_errands(fleet, std::move(errands), timeout, Until::kFirstFailure, give_up);
   return answers.first_failure;
 }
 
@@ -68,6 +68,14 @@ void destroy(Fleet& fleet, const stored::Job& record) {
                           to_string(step_of(record)),
                           storage::printable(ended.first_failure.message())));
   }
+}
+
+void destroy_untended(Fleet& fleet, const std::string& node, const PodId& pod) {
+  wire::Order order;
+  *order.mutable_pod() = to_wire(pod);
+  order.set_timeout_ns(static_cast<uint64_t>(std::chrono::nanoseconds(kDestroy).count()));
+  order.mutable_destroy();
+  fleet.send(node, std::move(order), [](const Result<wire::Done>&) {});
 }
 
 }  // namespace fermata::coord

@@ -10,6 +10,9 @@
 
 namespace fermata::coord {
 
+/// Of one job; also of one that an image of somebody's tells of.
+inline constexpr uint32_t kMostRanks = 1'000'000;
+
 /// A node as placement sees it.
 struct NodeRoom {
   std::string name;

@@ -21,14 +21,16 @@ struct RemoteAgent::Waiting {
 
 namespace {
 
-Duration time_left(Time deadline) {
-  return std::max(deadline - std::chrono::steady_clock::now(), Duration{0});
+/// In nanoseconds. Not 0, which is no limit: what is late fails at once.
+uint64_t timeout_until(Time deadline) {
+  const Duration left = deadline - std::chrono::steady_clock::now();
+  return static_cast<uint64_t>(std::max(left, Duration{1}).count());
 }
 
 wire::Order new_order(const PodId& pod, Time deadline) {
   wire::Order order;
   *order.mutable_pod() = to_wire(pod);
-  order.set_timeout_ns(static_cast<uint64_t>(time_left(deadline).count()));
+  order.set_timeout_ns(timeout_until(deadline));
   return order;
 }
 
@@ -77,7 +79,7 @@ void RemoteAgent::begin(Phase phase, const SetOrder& order, Time deadline) {
   place_ =
       gate_.enter([&fleet = fleet_, node = node_, out = std::move(out), answer = std::move(answer),
                    deadline](std::shared_ptr<WriterGate::Pass> pass) mutable {
-        out.set_timeout_ns(static_cast<uint64_t>(time_left(deadline).count()));
+        out.set_timeout_ns(timeout_until(deadline));
         fleet.send(node, std::move(out),
                    [answer = std::move(answer), pass = std::move(pass)](Result<wire::Done> done) {
                      answer(std::move(done));

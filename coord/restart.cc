@@ -9,6 +9,7 @@
 #include "coord/job.h"
 #include "coord/launch.h"
 #include "coord/orders.h"
+#include "coord/placement.h"
 #include "coord/socket_address.h"
 #include "coord/wire.h"
 
@@ -34,48 +35,6 @@ Errands to_all(Fleet& fleet, const stored::Job& record, Duration timeout,
 Failure no_step(const storage::Manifest& manifest, std::string_view what) {
   return failure(Code::kDamaged, fmt::format("the manifest of set {}: {}; it cannot be restarted",
                                              to_string(manifest.crid), what));
-}
-
-Result<std::vector<std::string>> choreography(Fleet& fleet, const stored::Job& record,
-                                              const ChosenSet& set,
-                                              const RestartDeadlines& deadlines,
-                                              const std::stop_token& give_up) {
-  std::vector<const storage::ManifestImage*> images(set.manifest.images.size());
-  for (const storage::ManifestImage& image : set.manifest.images) images[image.pod] = &image;
-
-  const Errands restored =
-      to_all(fleet, record, deadlines.restore, give_up, [&](wire::Order& order, size_t pod) {
-        wire::RestoreOrder& what = *order.mutable_restore();
-        what.set_owner_uid(record.owner_uid());
-        what.set_crid(set.manifest.crid.value);
-        *what.mutable_saved() = to_wire(PodId{set.manifest.job, static_cast<uint32_t>(pod), 0});
-        what.set_image((set.folder / images[pod]->file).string());
-        what.set_digest(images[pod]->digest);
-        *what.mutable_shape() = shape_of(record);
-        *what.mutable_streams() = streams_of(record);
-        what.set_reset_outside(record.external_tcp() == "reset");
-        what.set_checkpoint_dir(record.checkpoint_dir());
-      });
-  if (!restored.all_done()) return Failure(restored.first_failure);
-
-  std::vector<image::AddressMap> maps;
-  std::vector<std::string> notes;
-  for (size_t i = 0; i < restored.done.size(); ++i) {
-    maps.push_back(restored.done[i]->addresses());
-    for (const std::string& note : restored.done[i]->notes()) {
-      notes.push_back(fmt::format("{}: {}", record.pods(static_cast<int>(i)).node(), note));
-    }
-  }
-  FERMATA_ASSIGN(const image::AddressMap addresses, join_addresses(maps));
-  const Errands connected =
-      to_all(fleet, record, deadlines.connect, give_up, [&](wire::Order& order, size_t) {
-        *order.mutable_connect()->mutable_addresses() = addresses;
-      });
-  if (!connected.all_done()) return Failure(connected.first_failure.within("connect"));
-  const Errands gone = to_all(fleet, record, deadlines.go, give_up,
-                              [](wire::Order& order, size_t) { order.mutable_go(); });
-  if (!gone.all_done()) return Failure(gone.first_failure.within("go"));
-  return notes;
 }
 
 }  // namespace
@@ -104,6 +63,7 @@ Result<stored::Job> record_of(const storage::Manifest& manifest, const stored::J
       return no_step(manifest, "the name of a host is too long, or missing");
     }
   }
+  if (manifest.ranks > kMostRanks) return no_step(manifest, "it has more ranks than can be run");
   if (manifest.pod_of_rank.empty()) {
     if (images.size() != 1) return no_step(manifest, "it does not say which rank is in which pod");
     for (uint32_t rank = 0; rank < manifest.ranks; ++rank) record.add_pod_of_rank(0);
@@ -141,8 +101,41 @@ Result<image::AddressMap> join_addresses(const std::vector<image::AddressMap>& m
 Result<std::vector<std::string>> restart(Fleet& fleet, const stored::Job& record,
                                          const ChosenSet& set, const RestartDeadlines& deadlines,
                                          const std::stop_token& give_up) {
-  Result<std::vector<std::string>> notes = choreography(fleet, record, set, deadlines, give_up);
-  if (!notes) destroy(fleet, record);
+  std::vector<const storage::ManifestImage*> images(set.manifest.images.size());
+  for (const storage::ManifestImage& image : set.manifest.images) images[image.pod] = &image;
+
+  const Errands restored =
+      to_all(fleet, record, deadlines.restore, give_up, [&](wire::Order& order, size_t pod) {
+        wire::RestoreOrder& what = *order.mutable_restore();
+        what.set_owner_uid(record.owner_uid());
+        what.set_crid(set.manifest.crid.value);
+        *what.mutable_saved() = to_wire(PodId{set.manifest.job, static_cast<uint32_t>(pod), 0});
+        what.set_image((set.folder / images[pod]->file).string());
+        what.set_digest(images[pod]->digest);
+        *what.mutable_shape() = shape_of(record);
+        *what.mutable_streams() = streams_of(record);
+        what.set_reset_outside(record.external_tcp() == "reset");
+        what.set_checkpoint_dir(record.checkpoint_dir());
+      });
+  if (!restored.all_done()) return Failure(restored.first_failure);
+
+  std::vector<image::AddressMap> maps;
+  std::vector<std::string> notes;
+  for (size_t i = 0; i < restored.done.size(); ++i) {
+    maps.push_back(restored.done[i]->addresses());
+    for (const std::string& note : restored.done[i]->notes()) {
+      notes.push_back(fmt::format("{}: {}", record.pods(static_cast<int>(i)).node(), note));
+    }
+  }
+  FERMATA_ASSIGN(const image::AddressMap addresses, join_addresses(maps));
+  const Errands connected =
+      to_all(fleet, record, deadlines.connect, give_up, [&](wire::Order& order, size_t) {
+        *order.mutable_connect()->mutable_addresses() = addresses;
+      });
+  if (!connected.all_done()) return Failure(connected.first_failure.within("connect"));
+  const Errands gone = to_all(fleet, record, deadlines.go, give_up,
+                              [](wire::Order& order, size_t) { order.mutable_go(); });
+  if (!gone.all_done()) return Failure(gone.first_failure.within("go"));
   return notes;
 }
 

@@ -1,6 +1,6 @@
 // Brings the pods of a set back on their nodes: every pod is rebuilt, stopped and isolated; all
-// addresses are put together; connections are made; all run. Two barriers, and nothing is left of a
-// restart that fails. Any thread.
+// addresses are put together; connections are made; all run. Two barriers. What is left of a
+// restart that fails is the caller's to destroy() (launch.h). Any thread.
 #pragma once
 
 #include <stop_token>

@@ -85,32 +85,27 @@ Result<wire::Welcome> Service::agent_attached(const wire::Hello& hello) {
   const std::string& node = hello.node();
   nodes_.attached(hello);
   wire::Welcome welcome;
-  std::map<JobStep, std::vector<PodId>> running;
+  // Jobs that end while this is done are told as well: what is there of them has to go.
+  std::map<std::shared_ptr<Job>, std::vector<PodId>> running;
   for (const wire::LivingPod& living : hello.pods()) {
     const PodId pod = from_wire(living.id());
     const std::shared_ptr<Job> job = find(pod.step);
     if (job && job->has_pod(pod, node)) {
-      running[pod.step].push_back(pod);
+      running[job].push_back(pod);
     } else if (job || ended(pod.step)) {
       // Of a start that is dead, or of a job that ended without it.
       log_warning(fmt::format("pod {} on {} belongs to no living start: it is ended",
                               to_string(pod), node));
-      wire::Order order;
-      *order.mutable_pod() = living.id();
-      order.set_timeout_ns(
-          static_cast<uint64_t>(std::chrono::nanoseconds(std::chrono::minutes(1)).count()));
-      order.mutable_destroy();
-      fleet_.send(node, std::move(order), [](const Result<wire::Done>&) {});
+      destroy_untended(fleet_, node, pod);
     } else {
       *welcome.add_unknown() = living.id();
     }
   }
-  std::vector<std::shared_ptr<Job>> all;
   {
     const std::lock_guard lock(mutex_);
-    for (const auto& [step, job] : jobs_) all.push_back(job);
+    for (const auto& [step, job] : jobs_) running.try_emplace(job);
   }
-  for (const std::shared_ptr<Job>& job : all) job->node_back(node, running[job->step()]);
+  for (const auto& [job, pods] : running) job->node_back(node, pods);
   return welcome;
 }
 
@@ -269,6 +264,14 @@ Result<Service::Claim> Service::claim(JobStep step) {
   return Claim(*this, step);
 }
 
+std::optional<Service::Claim> Service::claim_unused(JobStep step) {
+  const std::lock_guard lock(mutex_);
+  if (jobs_.contains(step) || ended_.contains(step) || !claimed_.insert(step).second) {
+    return std::nullopt;
+  }
+  return Claim(*this, step);
+}
+
 Status Service::still_runs(JobStep step) {
   return {Code::kBusy, fmt::format("job {} still runs; end it first, for example with `fermata "
                                    "checkpoint {} --kill`",
@@ -299,7 +302,10 @@ void Service::forget(const std::shared_ptr<Job>& job) {
 }
 
 void Service::give_up(const std::shared_ptr<Job>& job, const Status& status) {
+  // In this order: an agent that comes back after the second is told by the first.
   job->never_ran(status);
+  destroy(fleet_, job->record());
+  job->finish();
   forget(job);
 }
 

@@ -75,7 +75,6 @@ class Service final : public Requests, public FleetListener {
                           const std::stop_token& stop);
   Result<Begun> begin_restart(const Caller& caller, const wire::RestartRequest& request,
                               const std::stop_token& stop);
-  Result<JobStep> number_job(const Coordinator& coordinator);
   void tend(const std::shared_ptr<Job>& job, const std::stop_token& stop);
   void give_up(const std::shared_ptr<Job>& job, const Status& status);
   void forget(const std::shared_ptr<Job>& job);
@@ -97,6 +96,7 @@ class Service final : public Requests, public FleetListener {
     ~Claim() {
       if (service_ != nullptr) service_->unclaim(step_);
     }
+    JobStep step() const { return step_; }
 
    private:
     Service* service_;
@@ -104,6 +104,10 @@ class Service final : public Requests, public FleetListener {
   };
   /// kBusy: it runs, or is being begun.
   Result<Claim> claim(JobStep step);
+  /// A number that no job has or had, for a new one.
+  Result<Claim> claim_number(const Coordinator& coordinator);
+  /// None: a job has it, or had it.
+  std::optional<Claim> claim_unused(JobStep step);
   void unclaim(JobStep step);
   static Status still_runs(JobStep step);
   void enter(const std::shared_ptr<Job>& job);

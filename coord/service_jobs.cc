@@ -7,6 +7,7 @@
 
 #include "common/log.h"
 #include "coord/launch.h"
+#include "coord/placement.h"
 #include "coord/service.h"
 #include "coord/streams.h"
 #include "storage/printable.h"
@@ -14,7 +15,6 @@
 namespace fermata::coord {
 namespace {
 
-constexpr uint32_t kMostRanks = 1'000'000;
 constexpr const char* kOutput = "fermata-%j.out";
 /// Ten years: beyond it, milliseconds in nanoseconds come near their end.
 constexpr uint64_t kLongestInterval = 10ULL * 365 * 24 * 3600 * 1000;
@@ -67,14 +67,24 @@ wire::RunReply reply_of(const stored::Job& record) {
 
 }  // namespace
 
-Result<JobStep> Service::number_job(const Coordinator& coordinator) {
+Result<Service::Claim> Service::claim_number(const Coordinator& coordinator) {
   FERMATA_ASSIGN(uint64_t number, store_.allot_job(1));
   for (;;) {
     const Result<uint64_t> wanted = coordinator.next_job(number);
-    // Sets may never be asked for: then the folder does not matter.
-    if (!wanted || *wanted == number) return JobStep{number, 0};
-    FERMATA_ASSIGN(number, store_.allot_job(*wanted));
-    if (number == *wanted) return JobStep{number, 0};  // the folder's and ours
+    // Sets may never be asked for: then the folder does not matter. Nor does one that has lost
+    // count.
+    bool good = !wanted || *wanted == number;
+    if (!good) {
+      const Result<uint64_t> higher = store_.allot_job(*wanted);
+      if (!higher && higher.error().code() != Code::kDamaged) return Failure(higher.error());
+      number = higher.value_or(number);
+      good = !higher || number == *wanted;  // the folder's and ours
+    }
+    if (good) {
+      // A restarted job brings a number that was never allotted here.
+      if (std::optional<Claim> claimed = claim_unused({number, 0})) return *std::move(claimed);
+      FERMATA_ASSIGN(number, store_.allot_job(1));
+    }
   }
 }
 
@@ -85,7 +95,8 @@ Result<Service::Begun> Service::begin_run(const Caller& caller, const wire::RunR
   FERMATA_ASSIGN(Credentials owner, credentials_of(std::to_string(caller.uid)));
   auto coordinator = std::make_shared<Coordinator>(request.checkpoint_dir(), owner, &store_);
   if (request.interval_ms() != 0) FERMATA_TRY_RESULT(coordinator->make_folder());
-  FERMATA_ASSIGN(const JobStep step, number_job(*coordinator));
+  FERMATA_ASSIGN(const Claim claimed, claim_number(*coordinator));
+  const JobStep step = claimed.step();
   FERMATA_ASSIGN(
       const Placement placement,
       nodes_.reserve_run(step, request.ranks(), {request.nodes().begin(), request.nodes().end()},
@@ -175,6 +186,8 @@ Result<Service::Begun> Service::begin_restart(const Caller& caller,
   FERMATA_ASSIGN(const ChosenSet set, coordinator->choose(wanted, crid));
   FERMATA_TRY_RESULT(check_owner(set, owner));
   FERMATA_ASSIGN(stored::Job record, record_of(set.manifest, known ? &*known : nullptr));
+  // Also of a number that was allotted before the store was lost: no new job gets it.
+  FERMATA_TRY_RESULT(store_.raise_job(wanted->job));
   record.set_owner_uid(owner.uid);
   record.set_owner(owner.name);
   record.set_checkpoint_dir(dir.native());

@@ -99,6 +99,7 @@ wire::Welcome FakeFleet::attach(const std::string& name, uint32_t slots) {
     for (const PodId& pod : node.pods) *hello.add_pods()->mutable_id() = to_wire(pod);
     listener = listener_;
   }
+  if (listener == nullptr) return {};
   return listener->agent_attached(hello).value_or(wire::Welcome());
 }
 
@@ -114,6 +115,11 @@ void FakeFleet::lose(const std::string& name) {
   }
   for (auto& [id, answer] : open) answer(failure(Code::kGone, "the agent is gone"));
   listener->agent_lost(name);
+}
+
+void FakeFleet::add_pod(const std::string& name, const PodId& pod) {
+  const std::lock_guard lock(mutex_);
+  nodes_[name].pods.insert(pod);
 }
 
 void FakeFleet::lose_pods(const std::string& name) {

@@ -31,6 +31,8 @@ class FakeFleet final : public Fleet {
   wire::Welcome attach(const std::string& node, uint32_t slots = 4);
   /// The stream is lost: open orders are gone, pods live.
   void lose(const std::string& node);
+  /// A pod is there that nobody was told of.
+  void add_pod(const std::string& node, const PodId& pod);
   /// The pods of a node are no more, and nobody is told.
   void lose_pods(const std::string& node);
 

@@ -101,6 +101,41 @@ TEST_F(FaultsTest, ANodeThatDoesNotComeBackTakesItsPodsWithIt) {
   EXPECT_TRUE(eventually([&] { return fleet_.pods().empty(); }));
 }
 
+// The pods that were to be killed had been counted without the one that came back.
+TEST_F(FaultsTest, ANodeThatIsBackWhileItsJobIsEnded_LosesItsPod) {
+  fleet_.set_stubborn(true);
+  const uint64_t job = running_job();
+  fleet_.set_silent([](const std::string& node, const wire::Order& order) {
+    return node == "n1" && order.has_destroy();
+  });
+  fleet_.lose("n2");
+  ASSERT_TRUE(eventually([&] { return fleet_.orders_with("n1 destroy").size() == 1; }));
+  fleet_.attach("n2");
+  EXPECT_TRUE(eventually([&] { return fleet_.pods("n2").empty(); }));
+  fleet_.lose("n1");
+  EXPECT_THAT(wait(job).sentence(), HasSubstr("pod 1 is lost: node n2"));
+  fleet_.set_silent(nullptr);
+  fleet_.attach("n1");
+  EXPECT_TRUE(eventually([&] { return fleet_.pods().empty(); }));
+}
+
+// The answer to the launch was lost with the stream; the pod stands all the same.
+TEST_F(FaultsTest, ANodeThatIsBackWithAPodOfALaunchThatFailed_LosesIt) {
+  fleet_.set_silent([](const std::string& node, const wire::Order& order) {
+    return (node == "n2" && order.has_launch()) || (node == "n1" && order.has_destroy());
+  });
+  std::promise<wire::RunReply> reply;
+  service_->run(me(), program(6, 3), [&](auto got) { reply.set_value(std::move(got)); });
+  ASSERT_TRUE(eventually([&] { return fleet_.pods().size() == 2; }));
+  fleet_.lose("n2");
+  ASSERT_TRUE(eventually([&] { return fleet_.orders_with("n1 destroy").size() == 1; }));
+  fleet_.add_pod("n2", {{jobs()[0].job(), 0}, 1, 0});
+  fleet_.attach("n2");
+  EXPECT_TRUE(eventually([&] { return fleet_.pods("n2").empty(); }));
+  fleet_.lose("n1");
+  EXPECT_NE(reply.get_future().get().outcome().code(), 0);
+}
+
 TEST_F(FaultsTest, ANodeThatIsBackWithoutItsPodHasLostIt) {
   options_.job.node_grace = std::chrono::minutes(10);
   start_with_nodes();

@@ -6,6 +6,7 @@
 #include "coord/wire.h"
 #include "storage/ledger.h"
 #include "storage/manifest.h"
+#include "storage/sqlite.h"
 #include "tests/unit/coord/service_fixture.h"
 
 namespace fermata::coord {
@@ -320,6 +321,58 @@ TEST_F(RestartTest, AJobThatIsNotKnownComesFromItsFolder) {
   EXPECT_EQ(reply.job(), job);
   EXPECT_GT(checkpoint(job).crid(), crid_) << "the folder's counter is respected";
   EXPECT_GT(running_job(), job) << "and so is its job's number";
+}
+
+// A new job got the number of one that ran, and with its end that one's pods were ended.
+TEST_F(RestartTest, AJobBroughtBackKeepsItsNumber_WhenTheCountersWereLost) {
+  const uint64_t first = run(program(1, 1)).job();
+  fleet_.end_pod("n1", {{first, 0}, 0, 0}, exited(0));
+  wait(first);
+  const uint64_t job = ended_job();
+  stop();
+  std::filesystem::remove_all(scratch_ / "state");
+  for (const char* node : {"n1", "n2", "n3"}) fleet_.lose_pods(node);
+  start_with_nodes();
+  wire::RestartRequest request = of(job);
+  request.set_checkpoint_dir(sets());
+  request.set_working_directory(scratch_.path());
+  ASSERT_EQ(restart(request).outcome().code(), 0);
+  wire::RunRequest other = program(1, 1);
+  other.set_checkpoint_dir(scratch_ / "other");
+  for (int i = 0; i < 4; ++i) EXPECT_GT(run(other).job(), job);
+  EXPECT_THAT(fleet_.pods(), SizeIs(7));
+}
+
+// A manifest that is its user's can say what it likes.
+TEST_F(RestartTest, ASetWithMoreRanksThanCanBe_IsRefused) {
+  storage::Manifest manifest;
+  manifest.crid = {1};
+  manifest.job = {1, 0};
+  manifest.ranks = UINT32_MAX;
+  manifest.images.resize(1);
+  manifest.images[0].host = "n1";
+  const Result<stored::Job> record = record_of(manifest, nullptr);
+  ASSERT_FALSE(record);
+  EXPECT_EQ(record.error().code(), Code::kDamaged);
+}
+
+TEST_F(SetsTest, AFolderThatCountsTooFar_UsesUpNoNumbers) {
+  const uint64_t job = running_job();
+  ASSERT_EQ(checkpoint(job).outcome().code(), 0);
+  {
+    storage::Database db =
+        *storage::Database::open(sets() + "/ledger.sqlite", storage::Database::Mode::kExisting);
+    ASSERT_TRUE(db.run("UPDATE counters SET value = 4611686018427387000"));
+  }
+  const wire::CheckpointReply reply = checkpoint(job);
+  EXPECT_EQ(status_of(reply.outcome()).code(), Code::kDamaged);
+  EXPECT_THAT(reply.outcome().message(), HasSubstr("ls --rebuild"));
+  EXPECT_EQ(run(program(1, 1)).job(), job + 1);
+  wire::RunRequest other = program(1, 1);
+  other.set_checkpoint_dir(scratch_ / "other");
+  const uint64_t next = run(other).job();
+  EXPECT_LE(next, job + 3);
+  EXPECT_LT(checkpoint(next).crid(), 10U);
 }
 
 }  // namespace
