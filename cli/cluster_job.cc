@@ -201,6 +201,7 @@ Result<int> restart_on_cluster(const Invocation& invocation, const ClusterOption
   if (folder_needed) request.set_checkpoint_dir(invocation.checkpoint_dir(restart.dir).native());
   for (std::string& name : split_names(options.nodes)) request.add_nodes(std::move(name));
   request.set_interval_ms(static_cast<uint64_t>(restart.interval.count()));
+  request.set_numa(restart.numa);
   *request.mutable_streams() = streams_of(options);
   request.set_working_directory(working_directory());
 

@@ -35,6 +35,7 @@ struct ClusterRestart {
   uint64_t crid = 0;
   std::string dir;
   std::chrono::milliseconds interval{0};
+  std::string numa;  ///< replan, keep, ignore
   bool quiet = false;
 };
 

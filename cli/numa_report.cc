@@ -39,9 +39,10 @@ Result<Report> make_report(const Invocation& invocation, const node_agent::JobRe
   FERMATA_ASSIGN(report.found, node_agent::observe_placement(record.group));
   FERMATA_ASSIGN(const numa::Machine machine, numa::machine_of(report.found.machine()));
   FERMATA_ASSIGN(report.locality, numa::locality_of(report.found, machine));
-  const std::filesystem::path folder =
-      invocation.registry().control_socket(record.job).parent_path();
-  const Result<image::Placement> planned = node_agent::PodPlacer::load(folder / "placement");
+  const std::filesystem::path file =
+      record.service ? record.placement
+                     : invocation.registry().control_socket(record.job).parent_path() / "placement";
+  const Result<image::Placement> planned = node_agent::PodPlacer::load(file);
   if (planned && planned->has_machine()) {
     FERMATA_ASSIGN(report.comparison, numa::compare(*planned, report.found));
   } else if (!planned && planned.error().code() != Code::kNotFound) {

@@ -50,6 +50,7 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
   SessionOptions session;
   session.quiet = options.quiet;
   FERMATA_ASSIGN(session.interval, parse_interval(options.interval));
+  FERMATA_ASSIGN(const numa::Mode numa_mode, numa::parse_mode(options.numa));
   if (!invocation.coordinator().empty()) {
     if (!options.user.empty()) {
       return failure(Code::kUsage,
@@ -58,13 +59,12 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
     }
     return restart_on_cluster(
         invocation, options.cluster,
-        {options.job, options.crid, options.dir, session.interval, options.quiet});
+        {options.job, options.crid, options.dir, session.interval, options.numa, options.quiet});
   }
   if (const std::string option = options.cluster.needs(); !option.empty()) {
     return needs_coordinator(option);
   }
   FERMATA_TRY_RESULT(require_capabilities());
-  FERMATA_ASSIGN(const numa::Mode numa_mode, numa::parse_mode(options.numa));
   std::optional<JobStep> wanted;
   if (!options.job.empty()) {
     FERMATA_ASSIGN(wanted, parse_job_step(options.job));

@@ -99,7 +99,8 @@ Result<image::AddressMap> join_addresses(const std::vector<image::AddressMap>& m
 }
 
 Result<std::vector<std::string>> restart(Fleet& fleet, const stored::Job& record,
-                                         const ChosenSet& set, const RestartDeadlines& deadlines,
+                                         const ChosenSet& set, const std::string& numa,
+                                         const RestartDeadlines& deadlines,
                                          const std::stop_token& give_up) {
   std::vector<const storage::ManifestImage*> images(set.manifest.images.size());
   for (const storage::ManifestImage& image : set.manifest.images) images[image.pod] = &image;
@@ -116,6 +117,7 @@ Result<std::vector<std::string>> restart(Fleet& fleet, const stored::Job& record
         *what.mutable_streams() = streams_of(record);
         what.set_reset_outside(record.external_tcp() == "reset");
         what.set_checkpoint_dir(record.checkpoint_dir());
+        what.set_numa(numa);
       });
   if (!restored.all_done()) return Failure(restored.first_failure);
 

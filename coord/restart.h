@@ -30,9 +30,11 @@ Result<stored::Job> record_of(const storage::Manifest& manifest, const stored::J
 /// the first is heard; kConflict: of a TCP port.
 Result<image::AddressMap> join_addresses(const std::vector<image::AddressMap>& maps);
 
-/// What is not as it was, a sentence each; or why not, naming node and reason.
+/// What is not as it was, a sentence each; or why not, naming node and reason. `numa`: as in
+/// wire::RestartRequest, for the agents.
 Result<std::vector<std::string>> restart(Fleet& fleet, const stored::Job& record,
-                                         const ChosenSet& set, const RestartDeadlines& deadlines,
+                                         const ChosenSet& set, const std::string& numa,
+                                         const RestartDeadlines& deadlines,
                                          const std::stop_token& give_up);
 
 }  // namespace fermata::coord

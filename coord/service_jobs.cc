@@ -225,7 +225,7 @@ Result<Service::Begun> Service::begin_restart(const Caller& caller,
   enter(job);
   Result<std::vector<std::string>> notes = [&]() -> Result<std::vector<std::string>> {
     FERMATA_TRY_RESULT(store_.put(record));
-    return coord::restart(fleet_, record, set, options_.restart, stop);
+    return coord::restart(fleet_, record, set, request.numa(), options_.restart, stop);
   }();
   if (!notes) {
     give_up(job, notes.error());

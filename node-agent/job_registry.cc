@@ -70,7 +70,8 @@ std::optional<JobRecord> record_of(const fs::path& file) {
 /// Pods of the service, as jobs.
 std::vector<JobRecord> living_pods(const fs::path& root) {
   std::vector<JobRecord> jobs;
-  for (const PodRecord& pod : PodRegistry(root).all()) {
+  const PodRegistry registry(root);
+  for (const PodRecord& pod : registry.all()) {
     const bool another = !jobs.empty() && jobs.back().job == pod.id.step;
     if (another || !pod.alive()) continue;
     JobRecord record;
@@ -85,6 +86,7 @@ std::vector<JobRecord> living_pods(const fs::path& root) {
     record.command = pod.command;
     record.started = pod.started;
     record.service = true;
+    record.placement = registry.placement_of(pod.id);
     jobs.push_back(std::move(record));
   }
   return jobs;

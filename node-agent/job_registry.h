@@ -35,6 +35,7 @@ struct JobRecord {
   double interval_s = 0;  ///< 0: only on request
   /// A pod of the service (pod_registry.h): its sets are the coordinator's to take.
   bool service = false;
+  std::filesystem::path placement;  ///< of such a pod: what its restart planned, if there was one
 
   /// Whether PID 1 still is the process that was recorded.
   bool alive() const { return init > 0 && process_start_time(init) == init_start; }

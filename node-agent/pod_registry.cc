@@ -18,6 +18,9 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
+constexpr std::string_view kRecord = "json";
+constexpr std::string_view kPlan = "placement";
+
 std::span<const unsigned char> bytes_of(const std::string& text) {
   return {reinterpret_cast<const unsigned char*>(text.data()), text.size()};
 }
@@ -104,17 +107,22 @@ bool PodRecord::has_peers() const {
                      [&](uint32_t pod) { return pod != id.pod; });
 }
 
-fs::path PodRegistry::file_of(const PodId& id) const {
-  return folder_ / fmt::format("{}.{}.{}.json", to_string(id.step), id.pod, id.start);
+fs::path PodRegistry::file_of(const PodId& id, std::string_view kind) const {
+  return folder_ / fmt::format("{}.{}.{}.{}", to_string(id.step), id.pod, id.start, kind);
 }
+
+fs::path PodRegistry::placement_of(const PodId& id) const { return file_of(id, kPlan); }
 
 Status PodRegistry::put(const PodRecord& record) const {
   FERMATA_TRY(make_record_folder(folder_.parent_path()));
   FERMATA_TRY(make_record_folder(folder_));
-  return write_file_durable(file_of(record.id), text_of(record), 0644);
+  return write_file_durable(file_of(record.id, kRecord), text_of(record), 0644);
 }
 
-void PodRegistry::remove(const PodId& id) const { unlink(file_of(id).c_str()); }
+void PodRegistry::remove(const PodId& id) const {
+  unlink(placement_of(id).c_str());
+  unlink(file_of(id, kRecord).c_str());
+}
 
 std::vector<PodRecord> PodRegistry::all() const {
   std::vector<PodRecord> records;
@@ -133,7 +141,11 @@ std::vector<PodRecord> PodRegistry::all() const {
 void PodRegistry::tidy() const {
   std::error_code ignored;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder_, ignored)) {
-    if (entry.path().extension() != ".json") unlink(entry.path().c_str());
+    fs::path path = entry.path();
+    if (path.extension() == fmt::format(".{}", kRecord)) continue;
+    const bool plan = path.extension() == fmt::format(".{}", kPlan);
+    if (plan && fs::exists(path.replace_extension(kRecord), ignored)) continue;
+    unlink(entry.path().c_str());
   }
 }
 

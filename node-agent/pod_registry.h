@@ -1,5 +1,6 @@
 // The pods that an agent of the service holds on this node, as files that outlive it:
 //   <run_dir>/pods/<job>.<step>.<pod>.<start>.json
+//   <run_dir>/pods/<job>.<step>.<pod>.<start>.placement  (what its restart planned)
 // A record is written before the pod's first process runs and stays until its end was reported, so
 // that an agent that comes after one that was killed finds every pod, and nothing else. Any thread;
 // one agent writes, anybody reads.
@@ -11,6 +12,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/credentials.h"
@@ -47,16 +49,18 @@ class PodRegistry {
 
   /// Writes or replaces the record.
   Status put(const PodRecord& record) const;
-  /// Fine when there is none.
+  /// Removes it and the plan. Fine when there is none.
   void remove(const PodId& id) const;
+  /// Where the plan of a pod's restart lies (PodPlacer::save).
+  std::filesystem::path placement_of(const PodId& id) const;
   /// In ascending order. A file that is none of ours, or that others can have written, is passed
   /// over.
   std::vector<PodRecord> all() const;
-  /// Removes what an agent left that was killed while it wrote a record.
+  /// Removes what an agent left that was killed while it wrote a record, and plans of no pod.
   void tidy() const;
 
  private:
-  std::filesystem::path file_of(const PodId& id) const;
+  std::filesystem::path file_of(const PodId& id, std::string_view kind) const;
 
   std::filesystem::path folder_;
 };

@@ -243,6 +243,7 @@ RestoreOrder PodWorker::restore_order(const wire::RestoreOrder& wanted, const Cr
   };
   order.network.exchange = [this](const image::AddressMap& own) { return exchange_addresses(own); };
   order.network.reset_outside = wanted.reset_outside();
+  order.placement_file = registry_.placement_of(record_.id);
   return order;
 }
 
@@ -258,6 +259,9 @@ void PodWorker::restore(const wire::Order& order) {
     FERMATA_ASSIGN_STATUS(const JobStreams streams,
                           open_streams(wanted.streams(), record_.id, settings_.node, owner));
     RestoreOrder request = restore_order(wanted, owner);
+    if (!wanted.numa().empty()) {
+      FERMATA_ASSIGN_STATUS(request.numa, numa::parse_mode(wanted.numa()));
+    }
     request.stdio = streams.fds();
     Result<RestoredPod> restored = node_agent::restore(
         request, [this](const StandingPod& standing) { return wait_for_go(standing); });

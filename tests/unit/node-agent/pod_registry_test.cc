@@ -85,9 +85,15 @@ TEST(PodRegistry, TidyRemoves_WhatWasHalfWritten) {
   const PodRegistry registry(folder.path());
   ASSERT_TRUE(registry.put(record_of(7, 0)));
   std::ofstream(folder.path() / "pods/7.1.0.0.json.part-abcdef") << "{";
+  std::ofstream(registry.placement_of(record_of(7, 0).id)) << "plan";
+  std::ofstream(registry.placement_of(record_of(7, 1).id)) << "plan";
   registry.tidy();
+  EXPECT_TRUE(std::filesystem::exists(registry.placement_of(record_of(7, 0).id)));
+  EXPECT_FALSE(std::filesystem::exists(registry.placement_of(record_of(7, 1).id))) << "of no pod";
   EXPECT_FALSE(std::filesystem::exists(folder.path() / "pods/7.1.0.0.json.part-abcdef"));
   EXPECT_THAT(registry.all(), SizeIs(1));
+  registry.remove(record_of(7, 0).id);
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path() / "pods"));
 }
 
 TEST(JobRegistry, NamesPodsOfTheService_EachStepOnce) {
@@ -106,6 +112,7 @@ TEST(JobRegistry, NamesPodsOfTheService_EachStepOnce) {
   EXPECT_EQ(living->front().job, (JobStep{7, 1}));
   EXPECT_EQ(living->front().ranks, 4U);
   EXPECT_TRUE(living->front().service);
+  EXPECT_EQ(living->front().placement, pods.placement_of(record_of(7, 0).id));
   const Result<JobRecord> found = jobs.find({7, 1});
   ASSERT_TRUE(found) << found.error().message();
   EXPECT_EQ(found->init, getpid());

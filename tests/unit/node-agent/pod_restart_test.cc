@@ -10,6 +10,7 @@
 #include "host_fixture.h"
 #include "node-agent/isolation/isolation.h"
 #include "node-agent/pod/cgroup.h"
+#include "node-agent/pod_placer.h"
 
 namespace fermata::node_agent {
 namespace {
@@ -51,6 +52,11 @@ TEST_F(PodRestartTest, APodComesBack_InThreeSteps_AndIsHeldAgain) {
   EXPECT_EQ(records()[0].id, pod(0, 1));
   EXPECT_TRUE(records()[0].alive());
   EXPECT_FALSE(isolation::Isolation::find(group())->still_cut());
+  const Result<image::Placement> planned =
+      PodPlacer::load(PodRegistry(run_dir()).placement_of(pod(0, 1)));
+  ASSERT_TRUE(planned) << planned.error().message();
+  EXPECT_TRUE(planned->has_machine());
+  EXPECT_GE(planned->processes_size(), 2);
 
   const wire::Done again = take_until(host, SetPhase::kCommit, 6, true);
   EXPECT_EQ(host.ask(destroy()).outcome().code(), 0);
@@ -93,6 +99,23 @@ TEST_F(PodRestartTest, GivenUpAtAnyStep_NothingIsLeft) {
   }
 }
 
+TEST_F(PodRestartTest, WithoutPlacement_NothingIsPlanned) {
+  const wire::PodReport image = take_and_end(5);
+  TestHost host(pod(0, 1), run_dir());
+  wire::Order order = restore(5, image);
+  order.mutable_restore()->set_numa("ignore");
+  const wire::Done stands = host.ask(order);
+  ASSERT_EQ(stands.outcome().code(), 0) << stands.outcome().message();
+  ASSERT_EQ(host.ask(connect(stands.addresses())).outcome().code(), 0);
+  ASSERT_EQ(host.ask(go()).outcome().code(), 0);
+  const Result<image::Placement> planned =
+      PodPlacer::load(PodRegistry(run_dir()).placement_of(pod(0, 1)));
+  ASSERT_TRUE(planned) << planned.error().message();
+  EXPECT_FALSE(planned->has_machine());
+  EXPECT_EQ(host.ask(destroy()).outcome().code(), 0);
+  expect_nothing_left();
+}
+
 TEST_F(PodRestartTest, TheAgentEndsWhileItWaits_NothingIsLeft) {
   const wire::PodReport image = take_and_end(5);
   TestHost host(pod(0, 1), run_dir());
@@ -119,6 +142,7 @@ TEST_F(PodRestartTest, AnImageThatIsNotTheOrdered_IsRefused) {
   refused([](wire::RestoreOrder& order) { order.mutable_saved()->set_step(77); }, Code::kDamaged);
   refused([&](wire::RestoreOrder& order) { order.set_image(file("none").string()); },
           Code::kNotFound);
+  refused([](wire::RestoreOrder& order) { order.set_numa("nearby"); }, Code::kUsage);
 }
 
 TEST_F(PodRestartTest, OtherOrders_AreRefusedWhileItIsBroughtBack) {
