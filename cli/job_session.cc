@@ -55,7 +55,11 @@ class Session {
         coordinator_(coordinator),
         options_(options),
         schedule_(options.interval),
-        agent_({record.job, pod.init_pid(), pod.group(), owner}) {}
+        agent_({.job = record.job,
+                .init = pod.init_pid(),
+                .group = pod.group(),
+                .owner = owner,
+                .write_bandwidth = options.write_bandwidth}) {}
 
   int run() {
     const sigset_t set = forwarded_set();

@@ -18,6 +18,7 @@ namespace fermata::cli {
 struct SessionOptions {
   std::chrono::milliseconds interval{0};  ///< 0: sets only on request
   bool quiet = false;
+  uint64_t write_bandwidth = 0;  ///< PodToHold::write_bandwidth
 };
 
 /// The value of --checkpoint-interval; empty: 0.

@@ -48,6 +48,7 @@ Status check_owner(const coord::ChosenSet& set, const Credentials& owner) {
 
 Result<int> restart(const Invocation& invocation, const Options& options) {
   SessionOptions session;
+  session.write_bandwidth = invocation.config.write_bandwidth;
   session.quiet = options.quiet;
   FERMATA_ASSIGN(session.interval, parse_interval(options.interval));
   FERMATA_ASSIGN(const numa::Mode numa_mode, numa::parse_mode(options.numa));

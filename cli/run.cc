@@ -46,6 +46,7 @@ Result<JobStep> number_job(node_agent::JobRegistry& registry, const coord::Coord
 Result<int> run(const Invocation& invocation, const Options& options,
                 const std::vector<std::string>& command) {
   SessionOptions session;
+  session.write_bandwidth = invocation.config.write_bandwidth;
   session.quiet = options.quiet;
   FERMATA_ASSIGN(session.interval, parse_interval(options.interval));
   if (!invocation.coordinator().empty()) {

@@ -31,7 +31,11 @@ Result<node_agent::ControlReply> ask_or_stand_in(const Invocation& invocation,
   }
   FERMATA_ASSIGN(pod::Pod pod, pod::Pod::adopt(record.job, record.init, record.group));
   coord::Coordinator coordinator(record.folder, owner);
-  node_agent::PodAgent agent({record.job, record.init, record.group, owner});
+  node_agent::PodAgent agent({.job = record.job,
+                              .init = record.init,
+                              .group = record.group,
+                              .owner = owner,
+                              .write_bandwidth = invocation.config.write_bandwidth});
   if (request.kind == node_agent::ControlRequest::Kind::kAble) {
     return answer_able(coordinator, agent);
   }

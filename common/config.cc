@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "common/file_util.h"
+#include "common/size_parse.h"
 #include "common/time_parse.h"
 
 #define TOML_EXCEPTIONS 0
@@ -100,6 +101,10 @@ Status apply(std::string_view key, const toml::node& node, Config& config) {
   } else if (key == "slurm_user") {
     if (!text) return {Code::kUsage, "slurm_user: a login name in quotes is expected"};
     config.slurm_user = *text;
+  } else if (key == "write_bandwidth") {
+    const Result<uint64_t> size = parse_size(text.value_or(""));
+    if (!size) return size.error().within("write_bandwidth");
+    config.write_bandwidth = *size;
   } else {
     return {Code::kUsage,
             fmt::format("there is no key '{}': docs/fermata.toml lists those that are", key)};

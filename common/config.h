@@ -30,6 +30,8 @@ struct Config {
   std::filesystem::path state_dir = "/var/lib/fermata";
   /// Pods that write images at a time, over all jobs; 0: no limit.
   uint32_t max_writers = 0;
+  /// Bytes a second at which a pod that runs has its image written; 0: no limit.
+  uint64_t write_bandwidth = 0;
   /// A node whose agent is gone for so long has taken its pods with it.
   std::chrono::milliseconds node_grace{60'000};
   /// Absolute: what an agent has to know of its pods as long as they run.

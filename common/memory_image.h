@@ -13,6 +13,8 @@
 
 namespace fermata {
 
+class SharedBuffer;
+
 inline constexpr uint64_t kPageSize = 4096;
 
 /// What a run of bytes belongs to: the address space of a process, or a shared object (a memfd,
@@ -50,6 +52,11 @@ class MemorySource {
   /// Fills `out` with the bytes at [address, address + out.size()), which lie inside one kHere
   /// extent.
   virtual Status read(uint64_t address, std::span<std::byte> out) const = 0;
+
+  /// Many reads into `buffer`, which outlives them, will follow: a source that knows a shorter way
+  /// there may make ready for it. On the thread that made the source, before any read; what fails
+  /// is left as it is.
+  virtual void prepare_reads_into(const SharedBuffer& /*buffer*/) const {}
 };
 
 /// One address space or object: its extents in ascending order, not overlapping, and their bytes.

@@ -82,8 +82,7 @@ void Agent::adopt() {
       continue;
     }
     log_info(fmt::format("taking over pod {}", to_string(id)));
-    auto host = std::make_shared<PodHost>(
-        std::move(record), PodHostSettings{options_.node, options_.run_dir}, events());
+    auto host = std::make_shared<PodHost>(std::move(record), settings_of_pods(), events());
     adopted.push_back(id);
     const std::lock_guard lock(mutex_);
     hosts_[id] = std::move(host);
@@ -97,6 +96,10 @@ void Agent::adopt() {
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
   }
+}
+
+PodHostSettings Agent::settings_of_pods() const {
+  return {options_.node, options_.run_dir, options_.write_bandwidth};
 }
 
 PodHostEvents Agent::events() {
@@ -131,8 +134,7 @@ std::vector<std::shared_ptr<PodHost>> Agent::all_hosts() const {
 }
 
 std::shared_ptr<PodHost> Agent::new_host(const PodId& pod) {
-  auto host =
-      std::make_shared<PodHost>(pod, PodHostSettings{options_.node, options_.run_dir}, events());
+  auto host = std::make_shared<PodHost>(pod, settings_of_pods(), events());
   std::shared_ptr<PodHost> before;  // over, and destroyed when the lock is given back
   const std::lock_guard lock(mutex_);
   before = std::exchange(hosts_[pod], host);

@@ -27,6 +27,7 @@ struct AgentOptions {
   std::string node;
   std::filesystem::path run_dir = "/run/fermata";
   uint32_t slots = 1;
+  uint64_t write_bandwidth = 0;  ///< PodToHold::write_bandwidth
 };
 
 class Agent {
@@ -59,6 +60,7 @@ class Agent {
 
   Agent(AgentOptions options, Send send, UniqueFd lock, wire::Hello self);
   PodHostEvents events();
+  PodHostSettings settings_of_pods() const;
   std::shared_ptr<PodHost> host_of(const PodId& pod) const;
   std::shared_ptr<PodHost> new_host(const PodId& pod);
   std::vector<std::shared_ptr<PodHost>> all_hosts() const;

@@ -231,7 +231,12 @@ Status PodAgent::write_back() {
     FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(pod_.owner));
     FERMATA_ASSIGN_STATUS(work.writer, storage::ImageWriter::create(part_file(), work.image));
     work.image.memory.clear();
-    FERMATA_TRY(work.writer->write_pages(kThreads));
+    // A pod that stands still waits for this.
+    const bool waited_for = work.frozen != nullptr;
+    FERMATA_TRY(
+        work.writer->write_pages({.threads = kThreads,
+                                  .background = !waited_for,
+                                  .bytes_per_second = waited_for ? 0 : pod_.write_bandwidth}));
   }
   snapshot_.release();
   huge_pages_.mend();

@@ -46,6 +46,8 @@ struct PodToHold {
   std::vector<std::string> known_addresses{};
   /// Looked at while an image is written, from any thread: true ends that (kGone). May be null.
   std::function<bool()> stop{};
+  /// Bytes a second at which images are written while the pod runs; 0: no limit.
+  uint64_t write_bandwidth = 0;
 };
 
 /// The image to be made.

@@ -22,6 +22,7 @@ namespace fermata::node_agent {
 struct PodHostSettings {
   std::string node;               ///< name of this node
   std::filesystem::path run_dir;  ///< of the registry
+  uint64_t write_bandwidth = 0;   ///< PodToHold::write_bandwidth
 };
 
 struct PodHostEvents {

@@ -51,6 +51,9 @@ class PatchedSource final : public MemorySource {
     }
     return Status::ok();
   }
+  void prepare_reads_into(const SharedBuffer& buffer) const override {
+    most_->prepare_reads_into(buffer);
+  }
 
  private:
   std::shared_ptr<const MemorySource> most_;

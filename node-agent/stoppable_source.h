@@ -21,6 +21,9 @@ class StoppableSource final : public MemorySource {
     if (stop_()) return {Code::kGone, "given up before it was done"};
     return source_->read(address, out);
   }
+  void prepare_reads_into(const SharedBuffer& buffer) const override {
+    source_->prepare_reads_into(buffer);
+  }
 
  private:
   std::shared_ptr<const MemorySource> source_;

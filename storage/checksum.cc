@@ -1,7 +1,7 @@
 #include "storage/checksum.h"
 
 #include <fmt/format.h>
-#include <xxhash.h>
+#include <xxh_x86dispatch.h>
 
 #include <algorithm>
 

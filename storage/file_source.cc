@@ -1,6 +1,7 @@
 #include "storage/file_source.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -29,8 +30,21 @@ uint64_t FileSource::block_length(uint64_t block) const {
   return std::min(kBlockSize, layout_.size() - block * kBlockSize);
 }
 
+Status FileSource::read_file(uint64_t offset, std::span<std::byte> out) const {
+  const bool aligned = reinterpret_cast<uintptr_t>(out.data()) % kPageSize == 0 &&
+                       offset % kPageSize == 0 && out.size() % kPageSize == 0;
+  size_t done = 0;
+  if (file_->direct && aligned) {
+    // Whatever it does not read, for lack of alignment or of a file's end, is read as usual.
+    const ssize_t n =
+        ::pread(file_->direct.get(), out.data(), out.size(), static_cast<off_t>(offset));
+    if (n > 0) done = static_cast<size_t>(n);
+  }
+  return read_exactly(file_->fd.get(), offset + done, out.subspan(done), file_->path);
+}
+
 Status FileSource::read_block(uint64_t block, std::span<std::byte> out) const {
-  FERMATA_TRY(read_exactly(file_->fd.get(), offset_ + block * kBlockSize, out, file_->path));
+  FERMATA_TRY(read_file(offset_ + block * kBlockSize, out));
   if (checksum64(out) != checksums_[block]) {
     return {Code::kDamaged, fmt::format("image {}: block {} of {} does not match its checksum",
                                         file_->path, block, name_)};

@@ -17,6 +17,7 @@ namespace fermata::storage {
 /// An image that is open for reading; shared by its sources.
 struct OpenImage {
   UniqueFd fd;
+  UniqueFd direct;  ///< the same file, O_DIRECT; not valid where the file system has none
   std::string path;
 };
 
@@ -39,6 +40,8 @@ class FileSource : public MemorySource {
   /// A block that is read in parts, from a small cache: small extents lie many to a block.
   Result<std::shared_ptr<const CachedBlock>> cached(uint64_t block) const;
   uint64_t block_length(uint64_t block) const;
+  /// Past the page cache where `out` allows it: pages are read once, and the job needs the memory.
+  Status read_file(uint64_t offset, std::span<std::byte> out) const;
 
   std::shared_ptr<const OpenImage> file_;
   std::string name_;
@@ -46,7 +49,7 @@ class FileSource : public MemorySource {
   PageLayout layout_;
   std::vector<uint64_t> checksums_;
   mutable std::mutex mutex_;  // of the two below
-  mutable std::array<std::shared_ptr<const CachedBlock>, 4> cache_;
+  mutable std::array<std::shared_ptr<const CachedBlock>, 8> cache_;
   mutable size_t oldest_ = 0;
 };
 

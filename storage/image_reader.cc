@@ -24,6 +24,9 @@ class ImageFile {
     // O_NONBLOCK: a FIFO put in its place must not hang us.
     opened->fd = UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (!opened->fd.valid()) return errno_failure(errno, "cannot open image " + path.native());
+    // The very file that was opened, whatever its name stands for by now.
+    const std::string self = fmt::format("/proc/self/fd/{}", opened->fd.get());
+    opened->direct = UniqueFd(::open(self.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT | O_NONBLOCK));
     file.file_ = std::move(opened);
     FERMATA_ASSIGN(file.index_, read_index(file.file_->fd.get(), file.file_->path, &file.digest_));
     if (!expected_digest.empty() && expected_digest != file.digest_) {

@@ -18,9 +18,9 @@
 namespace fermata::storage {
 
 /// Reads all but the pages, of this image alone: of an incremental one some extents are kParent
-/// (chain.h reads those, too). The regions' sources keep the file open and verify each block they read
-/// (kDamaged from read()); they may outlive everything else. `expected_digest`: of the manifest;
-/// empty: not compared.
+/// (chain.h reads those, too). The regions' sources keep the file open and verify each block they
+/// read (kDamaged from read()); they may outlive everything else. `expected_digest`: of the
+/// manifest; empty: not compared.
 Result<PodImage> read_image(const std::filesystem::path& path,
                             std::string_view expected_digest = {});
 

@@ -111,7 +111,7 @@ Result<ImageWriter> ImageWriter::create(const std::filesystem::path& part, const
   return ImageWriter(std::move(state));
 }
 
-Status ImageWriter::write_pages(unsigned threads, const Progress& progress) {
+Status ImageWriter::write_pages(const WriteOptions& options) {
   PageFile file{state_->fd.get(), state_->direct.get(), state_->path.native()};
   std::vector<PageJob> jobs;
   state_->checksums.clear();
@@ -121,7 +121,7 @@ Status ImageWriter::write_pages(unsigned threads, const Progress& progress) {
     jobs.push_back({&region, pages.offset, nullptr});
   }
   for (size_t i = 0; i < jobs.size(); ++i) jobs[i].checksums = &state_->checksums[i];
-  FERMATA_TRY(write_all_pages(file, jobs, threads, progress));
+  FERMATA_TRY(write_all_pages(file, jobs, options));
   for (MemoryRegion& region : state_->regions) region.source.reset();
   state_->pages_written = true;
   return Status::ok();

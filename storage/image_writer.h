@@ -1,14 +1,13 @@
 // Writes one image in three steps, so that the pod stands still only for the first two:
 //
 //   auto writer = ImageWriter::create(".../pod-0.h5.part", image);   // skeleton, by HDF5
-//   writer->write_pages(2);                                          // bytes, past HDF5, by
-//   O_DIRECT
+//   writer->write_pages();                                           // bytes, past HDF5
 //   ... the pod runs on ...
 //   auto written = writer->finish();                                 // checksums, index, fsync
 //   publish(".../pod-0.h5.part", ".../pod-0.h5");                    // rename, fsync of the folder
 //
 // All of it on one thread, under the FsCredentialScope of the job's owner: files are opened by the
-// calling thread; the threads of write_pages() only read sources and pwrite(2). HDF5 is entered in
+// calling thread; the threads of write_pages() only read sources and write. HDF5 is entered in
 // create() alone, by one thread at a time (Debian's is not thread-safe). A writer destroyed before
 // finish() removes its file.
 #pragma once
@@ -31,6 +30,18 @@ struct WrittenImage {
   std::string digest;         ///< 32 hexadecimal digits; covers every byte of the file
 };
 
+/// How pages are written.
+struct WriteOptions {
+  unsigned threads = 2;
+  /// After the job's own work and I/O: the threads run with a lower priority.
+  bool background = false;
+  /// At most so many bytes a second; 0: as many as the disk takes.
+  uint64_t bytes_per_second = 0;
+  /// Called now and then with the bytes written so far and all that will be; from one of the
+  /// writing threads, one at a time. May be null.
+  std::function<void(uint64_t done, uint64_t total)> progress = nullptr;
+};
+
 class ImageWriter {
  public:
   /// Makes `part` (it must not exist, mode 0600) with everything but the pages, and room for these.
@@ -44,12 +55,9 @@ class ImageWriter {
   ImageWriter& operator=(const ImageWriter&) = delete;
   ~ImageWriter();
 
-  /// Called now and then with the bytes written so far and all that will be; from one of the
-  /// writing threads, one at a time. May be null.
-  using Progress = std::function<void(uint64_t done, uint64_t total)>;
-
-  /// Copies every page with `threads` threads. Lets go of the sources. Not yet durable.
-  Status write_pages(unsigned threads = 2, const Progress& progress = nullptr);
+  /// Copies every page. Lets go of the sources. Not yet durable. On the thread that made the
+  /// sources.
+  Status write_pages(const WriteOptions& options = {});
 
   /// Writes checksums and index and makes the file durable (fsync).
   Result<WrittenImage> finish();

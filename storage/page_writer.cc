@@ -1,16 +1,19 @@
 #include "storage/page_writer.h"
 
 #include <fmt/format.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
+#include <chrono>
 #include <memory>
 #include <mutex>
 #include <system_error>
 #include <thread>
 
+#include "common/shared_buffer.h"
 #include "storage/format.h"
 #include "storage/page_layout.h"
 
@@ -20,17 +23,56 @@ namespace {
 // What a thread reads, sums and writes at a time: whole blocks.
 constexpr uint64_t kUnit = 2 * kBlockSize;
 
-struct FreeBuffer {
-  void operator()(std::byte* buffer) const { std::free(buffer); }
+// ioprio_set(2); <linux/ioprio.h> is not for C++. The last of the eight levels that ordinary I/O
+// has: the job's own goes first. The idle class would starve where the disk is never idle.
+constexpr int kWhoProcess = 1;
+constexpr int kBestEffort = 2;
+constexpr int kClassShift = 13;
+constexpr int kLowestLevel = 7;
+constexpr int kNice = 10;
+
+/// This thread alone: both are a thread's own on Linux (setpriority(2), C library differences).
+void step_back() {
+  const pid_t self = ::gettid();
+  ::setpriority(PRIO_PROCESS, static_cast<id_t>(self), kNice);
+  ::syscall(SYS_ioprio_set, kWhoProcess, self, kBestEffort << kClassShift | kLowestLevel);
+}
+
+/// Spreads bytes over time. Any thread.
+class Pace {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  explicit Pace(uint64_t bytes_per_second) : rate_(bytes_per_second) {}
+
+  /// Returns when `bytes` more may be moved.
+  void wait(uint64_t bytes) {
+    if (rate_ == 0) return;
+    Clock::time_point until;
+    {
+      const std::lock_guard lock(mutex_);
+      next_ = std::max(next_, Clock::now());
+      until = next_;
+      next_ += std::chrono::duration_cast<Clock::duration>(
+          std::chrono::duration<double>(static_cast<double>(bytes) / static_cast<double>(rate_)));
+    }
+    std::this_thread::sleep_until(until);
+  }
+
+ private:
+  const uint64_t rate_;
+  std::mutex mutex_;
+  Clock::time_point next_{};
 };
-using Buffer = std::unique_ptr<std::byte, FreeBuffer>;
 
 class PagePump {
  public:
-  using Progress = std::function<void(uint64_t, uint64_t)>;
-
-  PagePump(const PageFile& file, const std::vector<PageJob>& jobs, const Progress& progress)
-      : file_(file), jobs_(jobs), progress_(progress), direct_(file.direct >= 0) {
+  PagePump(const PageFile& file, const std::vector<PageJob>& jobs, const WriteOptions& options)
+      : file_(file),
+        jobs_(jobs),
+        options_(options),
+        pace_(options.bytes_per_second),
+        direct_(file.direct >= 0) {
     for (const PageJob& job : jobs) {
       layouts_.emplace_back(job.region->extents);
       first_unit_.push_back(units_);
@@ -39,40 +81,58 @@ class PagePump {
     }
   }
 
-  Status run(unsigned threads) {
-    threads = static_cast<unsigned>(std::clamp<uint64_t>(units_, 1, std::max(threads, 1U)));
+  Status run() {
+    if (units_ == 0) return Status::ok();
+    const auto threads =
+        static_cast<unsigned>(std::clamp<uint64_t>(units_, 1, std::max(options_.threads, 1U)));
+    constexpr uint64_t kLane = WriteLane::kBuffers * kUnit;
+    FERMATA_ASSIGN_STATUS(const SharedBuffer memory,
+                          SharedBuffer::make("fermata-pages", threads * kLane));
+    for (const PageJob& job : jobs_) {
+      if (job.region->source) job.region->source->prepare_reads_into(memory);
+    }
     std::vector<std::thread> helpers;
-    for (unsigned i = 1; i < threads; ++i) {
+    for (unsigned i = 0; i < threads; ++i) {
+      const auto lane = memory.bytes().subspan(i * kLane, kLane);
       try {
-        helpers.emplace_back([this] { work(); });
+        helpers.emplace_back([this, lane] {
+          if (options_.background) step_back();
+          work(lane);
+        });
       } catch (const std::system_error&) {
         break;  // no more threads to be had: fewer do it as well
       }
     }
-    work();
+    if (helpers.empty()) work(memory.bytes().first(kLane));
     for (std::thread& helper : helpers) helper.join();
     return failure_;
   }
 
  private:
-  void work() {
-    const Buffer buffer(static_cast<std::byte*>(std::aligned_alloc(kPageSize, kUnit)));
-    if (buffer == nullptr) return fail({Code::kInternal, "no memory for a page buffer"});
+  void work(std::span<std::byte> memory) {
+    const std::unique_ptr<WriteLane> lane = WriteLane::open(file_, memory, direct_);
+    if (Status status = fill(*lane); !status) fail(std::move(status));
+    if (Status status = lane->finish(); !status) fail(std::move(status));
+  }
+
+  Status fill(WriteLane& lane) {
     while (!stop_) {
       const uint64_t unit = next_++;
-      if (unit >= units_) return;
+      if (unit >= units_) break;
       const auto after = std::upper_bound(first_unit_.begin(), first_unit_.end(), unit);
       const auto job = static_cast<size_t>(after - first_unit_.begin()) - 1;
       const uint64_t position = (unit - first_unit_[job]) * kUnit;
       const uint64_t length = std::min(kUnit, layouts_[job].size() - position);
-      if (Status status = move(job, position, std::span(buffer.get(), length)); !status) {
-        return fail(std::move(status));
-      }
+      pace_.wait(length);
+      FERMATA_ASSIGN_STATUS(const std::span<std::byte> buffer, lane.buffer());
+      FERMATA_TRY(read(job, position, buffer.first(length)));
+      FERMATA_TRY(lane.write(jobs_[job].offset + position, length));
       report(length);
     }
+    return Status::ok();
   }
 
-  Status move(size_t number, uint64_t position, std::span<std::byte> bytes) {
+  Status read(size_t number, uint64_t position, std::span<std::byte> bytes) {
     const PageJob& job = jobs_[number];
     size_t filled = 0;
     while (filled < bytes.size()) {
@@ -87,32 +147,14 @@ class PagePump {
       const auto block = bytes.subspan(at, std::min<uint64_t>(kBlockSize, bytes.size() - at));
       (*job.checksums)[(position + at) / kBlockSize] = checksum64(block);
     }
-    return write(job.offset + position, bytes);
-  }
-
-  // O_DIRECT as long as it is taken: EINVAL tells of an alignment that this file system wants and a
-  // page is not (open(2), NOTES), and a short write may end anywhere.
-  Status write(uint64_t offset, std::span<const std::byte> bytes) {
-    if (direct_) {
-      const ssize_t n =
-          ::pwrite(file_.direct, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-      if (n >= 0) {
-        const auto done = static_cast<size_t>(n);
-        return write_exactly(file_.fd, offset + done, bytes.subspan(done), file_.path);
-      }
-      if (errno != EINVAL && errno != EINTR) {
-        return errno_status(Code::kStorage, errno, "cannot write " + file_.path);
-      }
-      if (errno == EINVAL) direct_ = false;
-    }
-    return write_exactly(file_.fd, offset, bytes, file_.path);
+    return Status::ok();
   }
 
   void report(uint64_t bytes) {
-    if (!progress_) return;
+    if (!options_.progress) return;
     const std::lock_guard lock(mutex_);
     done_ += bytes;
-    progress_(done_, total_);
+    options_.progress(done_, total_);
   }
 
   void fail(Status status) {
@@ -123,7 +165,8 @@ class PagePump {
 
   const PageFile& file_;
   const std::vector<PageJob>& jobs_;
-  const Progress& progress_;
+  const WriteOptions& options_;
+  Pace pace_;
   std::vector<PageLayout> layouts_;
   std::vector<uint64_t> first_unit_;  // of each job
   uint64_t units_ = 0;
@@ -131,17 +174,17 @@ class PagePump {
   std::atomic<uint64_t> next_{0};
   std::atomic<bool> stop_{false};
   std::atomic<bool> direct_;
-  std::mutex mutex_;  // of the three below
+  std::mutex mutex_;  // of the two below
   uint64_t done_ = 0;
   Status failure_;
 };
 
 }  // namespace
 
-Status write_all_pages(const PageFile& file, const std::vector<PageJob>& jobs, unsigned threads,
-                       const std::function<void(uint64_t done, uint64_t total)>& progress) {
-  PagePump pump(file, jobs, progress);
-  return pump.run(threads);
+Status write_all_pages(const PageFile& file, const std::vector<PageJob>& jobs,
+                       const WriteOptions& options) {
+  PagePump pump(file, jobs, options);
+  return pump.run();
 }
 
 }  // namespace fermata::storage

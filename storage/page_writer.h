@@ -1,5 +1,6 @@
-// Moves pages from their sources to the file: some threads, each with a buffer of its own, O_DIRECT
-// where the file system has it. Opens nothing: the threads' credentials do not matter.
+// Moves pages from their sources to the file: some threads, each with buffers of its own and writes
+// under way (write_lane.h), O_DIRECT where the file system has it. Opens no file: the threads'
+// credentials do not matter.
 #pragma once
 
 #include <cstdint>
@@ -9,15 +10,10 @@
 
 #include "common/memory_image.h"
 #include "common/status.h"
+#include "storage/image_writer.h"
+#include "storage/write_lane.h"
 
 namespace fermata::storage {
-
-/// Borrowed descriptors of one file.
-struct PageFile {
-  int fd = -1;
-  int direct = -1;  ///< opened O_DIRECT; -1: none
-  std::string path;
-};
 
 /// One pages dataset.
 struct PageJob {
@@ -27,7 +23,7 @@ struct PageJob {
 };
 
 /// Returns when all is written or, with the first failure, all threads have ended.
-Status write_all_pages(const PageFile& file, const std::vector<PageJob>& jobs, unsigned threads,
-                       const std::function<void(uint64_t done, uint64_t total)>& progress);
+Status write_all_pages(const PageFile& file, const std::vector<PageJob>& jobs,
+                       const WriteOptions& options);
 
 }  // namespace fermata::storage

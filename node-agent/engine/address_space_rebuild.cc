@@ -4,7 +4,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,13 +12,13 @@
 
 #include "common/log.h"
 #include "node-agent/engine/address_space.h"
+#include "node-agent/engine/fill.h"
 
 namespace fermata::engine {
 namespace {
 
 constexpr uint64_t kArchMapVdso64 = 0x2003;  // arch_prctl(2), with CONFIG_CHECKPOINT_RESTORE
-constexpr size_t kCopyChunk = 4 << 20;
-constexpr uint64_t kPrSetVma = 0x53564d41;  // PR_SET_VMA, PR_SET_VMA_ANON_NAME: Linux 5.17
+constexpr uint64_t kPrSetVma = 0x53564d41;   // PR_SET_VMA, PR_SET_VMA_ANON_NAME: Linux 5.17
 
 bool is_special(const image::Vma& vma) {
   return vma.backing() == image::Vma::VDSO || vma.backing() == image::Vma::VVAR ||
@@ -145,21 +144,6 @@ Status map_anonymous(RebuildRemote& remote, const std::vector<const image::Vma*>
   return Status::ok();
 }
 
-Status copy_in(pid_t pid, uint64_t address, std::span<const std::byte> bytes) {
-  size_t done = 0;
-  while (done < bytes.size()) {
-    const iovec local{const_cast<std::byte*>(bytes.data()) + done, bytes.size() - done};
-    const iovec remote{reinterpret_cast<void*>(address + done), bytes.size() - done};
-    const ssize_t n = ::process_vm_writev(pid, &local, 1, &remote, 1, 0);
-    if (n <= 0) {
-      return errno_status(
-          errno, fmt::format("filling memory at {:#x} of process {}", address + done, pid));
-    }
-    done += static_cast<size_t>(n);
-  }
-  return Status::ok();
-}
-
 Status apply_final(RebuildRemote& remote, const image::Process& process,
                    const MemoryRegion& region) {
   std::vector<RemoteCall> calls;
@@ -259,17 +243,7 @@ Status rebuild_maps(RebuildRemote& remote, pid_t init, const image::Process& pro
 Status rebuild_contents(RebuildRemote& remote, const image::Process& process,
                         const std::vector<MemoryRegion>& memory) {
   FERMATA_ASSIGN_STATUS(const MemoryRegion* region, memory_of(process, memory));
-  std::vector<std::byte> buffer(kCopyChunk);
-  for (const Extent& extent : region->extents) {
-    if (extent.where != Where::kHere) continue;
-    for (uint64_t done = 0; done < extent.length;) {
-      const std::span<std::byte> part =
-          std::span(buffer).first(std::min<uint64_t>(buffer.size(), extent.length - done));
-      FERMATA_TRY(region->source->read(extent.address + done, part));
-      FERMATA_TRY(copy_in(remote.pid(), extent.address + done, part));
-      done += part.size();
-    }
-  }
+  FERMATA_TRY(fill_memory(remote.pid(), *region));
   return apply_final(remote, process, *region);
 }
 

@@ -11,8 +11,10 @@
 #include <fstream>
 #include <map>
 
+#include "common/log.h"
 #include "node-agent/engine/cgroup_freezer.h"
 #include "node-agent/engine/pages.h"
+#include "node-agent/engine/twin_reader.h"
 
 namespace fermata::engine {
 namespace {
@@ -52,17 +54,30 @@ class TwinSource final : public MemorySource {
   TwinSource(std::shared_ptr<Twin> twin, std::shared_ptr<const MemorySource> memory)
       : twin_(std::move(twin)), memory_(std::move(memory)) {}
   Status read(uint64_t address, std::span<std::byte> out) const override {
+    if (reader_ && reader_->copy(address, out)) return Status::ok();
     return memory_->read(address, out);
+  }
+  void prepare_reads_into(const SharedBuffer& buffer) const override {
+    reader_.reset();
+    Result<std::unique_ptr<TwinReader>> reader = TwinReader::start(twin_->pid(), buffer);
+    if (reader) {
+      reader_ = *std::move(reader);
+    } else {
+      log_debug(
+          fmt::format("a twin cannot copy its memory by itself, so it is read through /proc: {}",
+                      reader.error().message()));
+    }
   }
 
  private:
   std::shared_ptr<Twin> twin_;  // outlives the reading of it
   std::shared_ptr<const MemorySource> memory_;
+  mutable std::unique_ptr<TwinReader> reader_;  // set before any read
 };
 
 /// Takes hold of a twin that sleeps.
 Result<std::shared_ptr<Twin>> take(pid_t pid) {
-  FERMATA_TRY_RESULT(seize(pid, PTRACE_O_EXITKILL));
+  FERMATA_TRY_RESULT(seize(pid, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD));
   auto twin = std::make_shared<Twin>(pid);
   FERMATA_TRY_RESULT(interrupt(pid));
   FERMATA_ASSIGN([[maybe_unused]] const Stop stop, wait_stop(pid));

@@ -1,9 +1,13 @@
 #include <fmt/format.h>
+#include <signal.h>
 
+#include <algorithm>
+#include <cstring>
 #include <fstream>
 #include <sstream>
 #include <thread>
 
+#include "common/shared_buffer.h"
 #include "node-agent/engine/cgroup_freezer.h"
 #include "tests/unit/engine/engine_fixture.h"
 
@@ -56,6 +60,34 @@ class TwinTest : public EngineTest {
     return words;
   }
 
+  /// The same, read as a writer of images does: by the twins themselves, into memory that is
+  /// shared.
+  std::vector<uint64_t> words_copied(const std::vector<MemoryRegion>& memory,
+                                     const SharedBuffer& buffer) const {
+    std::vector<uint64_t> words;
+    for (const MemoryRegion& region : memory) {
+      for (const Extent& extent : region.extents) {
+        const uint64_t start = std::max(extent.address, address_);
+        const uint64_t end =
+            std::min(extent.address + extent.length, address_ + (words_ - kLeftOut) * 8);
+        for (uint64_t at = start; at < end;) {
+          const auto part =
+              buffer.bytes().first(std::min<uint64_t>(buffer.bytes().size(), end - at));
+          std::memset(part.data(), 0xff, part.size());
+          if (!region.source->read(at, part)) return words;
+          const auto* read = reinterpret_cast<const uint64_t*>(part.data());
+          words.insert(words.end(), read, read + part.size() / 8);
+          at += part.size();
+        }
+      }
+    }
+    return words;
+  }
+
+  std::vector<pid_t> pids() {
+    return group_processes(the_pod().group()).value_or(std::vector<pid_t>{});
+  }
+
   uint64_t address_ = 0;
   uint64_t words_ = 0;
   uint64_t rest_bytes_ = 0;
@@ -86,6 +118,30 @@ TEST_F(TwinTest, Twin_HoldsTheInstant_WhileTheJobWritesOn) {
   EXPECT_EQ(processes(), before);
   write("go", "");
   EXPECT_EQ(wait_end(), 0) << "the program has seen no child";
+}
+
+TEST_F(TwinTest, Twin_CopiesItsMemoryItself_AndIsReadWithoutWhenItIsStopped) {
+  start_counting();
+  {
+    const std::vector<pid_t> before = pids();
+    const Result<KeptPod> kept = hold_twins();
+    ASSERT_TRUE(kept) << kept.error().message();
+    const std::vector<uint64_t> words = words_of(kept->memory);
+    ASSERT_EQ(words.size(), words_ - kLeftOut);
+    Result<SharedBuffer> buffer = SharedBuffer::make("test", 256 << 10);
+    ASSERT_TRUE(buffer) << buffer.error().message();
+    for (const MemoryRegion& region : kept->memory) {
+      if (region.source) region.source->prepare_reads_into(*buffer);
+    }
+    EXPECT_TRUE(words_copied(kept->memory, *buffer) == words) << "by the twin";
+
+    for (const pid_t pid : pids()) {
+      if (std::find(before.begin(), before.end(), pid) == before.end()) ::kill(pid, SIGSTOP);
+    }
+    EXPECT_TRUE(words_copied(kept->memory, *buffer) == words) << "through /proc";
+  }
+  write("go", "");
+  EXPECT_EQ(wait_end(), 0);
 }
 
 TEST_F(TwinTest, PipeEnds_WhileATwinLives) {

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <fstream>
 #include <thread>
 
@@ -101,13 +102,24 @@ TEST(Image, ReportsProgress_ToTheLastByte) {
   ASSERT_TRUE(writer);
   uint64_t last = 0;
   uint64_t all = 0;
-  ASSERT_TRUE(writer->write_pages(2, [&](uint64_t done, uint64_t total) {
+  ASSERT_TRUE(writer->write_pages({.progress = [&](uint64_t done, uint64_t total) {
     EXPECT_GT(done, last);
     last = done;
     all = total;
-  }));
+  }}));
   EXPECT_GT(all, 9U << 20);
   EXPECT_EQ(last, all);
+}
+
+TEST(Image, IsWrittenNoFaster_ThanItMayBe) {
+  const ScratchFolder folder;
+  auto writer = ImageWriter::create(folder / "pod", sample_image(16 << 20));
+  ASSERT_TRUE(writer);
+  const auto start = std::chrono::steady_clock::now();
+  ASSERT_TRUE(writer->write_pages({.background = true, .bytes_per_second = 64 << 20}));
+  // All but the last 2 MiB have to wait for their turn.
+  EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(200));
+  EXPECT_TRUE(writer->finish());
 }
 
 TEST(Image, RemovesItsFile_WhenNotFinished) {
@@ -135,7 +147,7 @@ TEST(Image, FailsWithTheSourcesSentence_WhenPagesCannotBeRead) {
   image.memory[1].source = std::make_shared<FailingSource>();
   auto writer = ImageWriter::create(folder / "pod", image);
   ASSERT_TRUE(writer);
-  const Status status = writer->write_pages(3);
+  const Status status = writer->write_pages({.threads = 3});
   EXPECT_EQ(status.code(), Code::kGone);
   EXPECT_THAT(status.message(), HasSubstr("/memory/7: process 7 has ended"));
   EXPECT_FALSE(writer->finish());

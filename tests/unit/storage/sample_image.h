@@ -108,7 +108,7 @@ inline PodImage sample_image(uint64_t large_bytes = 3 << 20) {
 inline Result<WrittenImage> write_image(const std::filesystem::path& path, const PodImage& image,
                                         unsigned threads = 2) {
   FERMATA_ASSIGN(ImageWriter writer, ImageWriter::create(path, image));
-  FERMATA_TRY_RESULT(writer.write_pages(threads));
+  FERMATA_TRY_RESULT(writer.write_pages({.threads = threads}));
   return writer.finish();
 }
 
