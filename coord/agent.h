@@ -51,6 +51,7 @@ struct AgentReport {
   std::string digest;         ///< of the image
   std::string time;           ///< of the cut, ISO 8601 in UTC
   Duration took{};            ///< the phase, at the agent
+  Duration queued{};          ///< before it was its turn; does not count against its deadline
   /// After kCapture: connections that leave the pod.
   std::vector<image::OutsideConnection> connections;
 };
@@ -68,7 +69,8 @@ class Agent {
   /// Begins a phase; what it comes to is told by await(). A local agent may do all the work in
   /// here.
   virtual void begin(Phase phase, const SetOrder& order, Time deadline) = 0;
-  /// The outcome of the phase begun last: waits for it, until `deadline` at most (kTimeout).
+  /// The outcome of the phase begun last: waits for it, until `deadline` at most (kTimeout), or as
+  /// much longer as it had to wait for its turn.
   virtual Result<AgentReport> await(Time deadline) = 0;
 
   /// The set will not be: the pod runs on (whatever state it is in) and every file of the attempt

@@ -73,6 +73,18 @@ Status judge(const JobDescription& job, std::span<Agent* const> agents, const Se
   return refuse_leaving(pods, leaving_connections(pods, job.own_hosts));
 }
 
+/// Removes what there is of an attempt. Should something stay, or come from an agent that was not
+/// reached, it is an attempt still and is looked at again before the next.
+Status abort_attempt(Ledger& ledger, Crid crid, const std::filesystem::path& folder,
+                     std::string_view why) {
+  if (!folder.empty()) FERMATA_TRY(storage::remove_part_files(folder));
+  std::error_code ignored;
+  if (!folder.empty() && std::filesystem::exists(folder, ignored)) {
+    return {Code::kBusy, fmt::format("folder {} is not empty", folder.native())};
+  }
+  return ledger.abort(crid, why);
+}
+
 }  // namespace
 
 Coordinator::Coordinator(std::filesystem::path dir, Credentials owner, CridSource* crids)
@@ -125,8 +137,8 @@ Status Coordinator::settle_attempts(JobStep job) const {
     if (manifest) {
       FERMATA_TRY(ledger.commit(*manifest));
     } else if (manifest.error().code() == Code::kNotFound) {
-      FERMATA_TRY(storage::remove_part_files(folder));
-      FERMATA_TRY(ledger.abort(set.crid, "what took it died before it was committed"));
+      FERMATA_TRY(
+          abort_attempt(ledger, set.crid, folder, "what took it died before it was committed"));
     }
   }
   return {};
@@ -184,8 +196,7 @@ TriedSet Coordinator::take_set(const JobDescription& job, std::span<Agent* const
     FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
     FERMATA_ASSIGN_STATUS(Ledger ledger, Ledger::open(dir_));
     if (tried.outcome.committed()) return ledger.commit(tried.manifest);
-    if (!tried.folder.empty()) FERMATA_TRY(storage::remove_part_files(tried.folder));
-    return ledger.abort(tried.crid, tried.outcome.status.message());
+    return abort_attempt(ledger, tried.crid, tried.folder, tried.outcome.status.message());
   };
   const Status recorded = record();
   if (!recorded) {

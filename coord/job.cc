@@ -51,6 +51,10 @@ Job::Job(JobContext context, stored::Job record)
       board_(step_, start_, {record_.pod_of_rank().begin(), record_.pod_of_rank().end()},
              static_cast<uint32_t>(record_.pods_size())),
       schedule_(std::chrono::milliseconds(record_.interval_ms())) {
+  if (record_.has_ending()) {
+    ending_ = Ending{record_.ending().why(), record_.ending().exit_status()};
+  }
+  killed_ = record_.killed();
   missing_.resize(static_cast<size_t>(record_.pods_size()));
   for (int i = 0; i < record_.pods_size(); ++i) {
     pods_on_[record_.pods(i).node()].push_back(static_cast<uint32_t>(i));
@@ -106,6 +110,9 @@ void Job::judge_end(uint32_t number, const std::string& reason) {
 void Job::end_because(std::string why, int exit_status) {
   if (ending_ || state_ == State::kEnded) return;
   ending_ = Ending{std::move(why), std::max(exit_status, highest_status())};
+  record_.mutable_ending()->set_why(ending_->why);
+  record_.mutable_ending()->set_exit_status(ending_->exit_status);
+  unsaved_ = true;
   give_up_.request_stop();
   changed_.notify_all();
 }
@@ -173,6 +180,17 @@ void Job::exchange(const wire::ExchangeUp& message) {
 
 void Job::await_nodes() {
   for (const auto& [node, pods] : pods_on_) node_lost(node);
+}
+
+void Job::found_set(Crid crid, bool killed) {
+  const std::lock_guard lock(mutex_);
+  if (crid.value <= record_.last_crid()) return;
+  record_.set_last_crid(crid.value);
+  unsaved_ = true;
+  if (!killed) return;
+  killed_ = true;
+  record_.set_killed(true);
+  end_because("", 0);
 }
 
 void Job::look_for_lost_pods() {
@@ -291,6 +309,7 @@ void Job::save() {
 }
 
 void Job::work(const std::stop_token& stop) {
+  stop_ = stop;
   const std::stop_callback interrupt(stop, [this] {
     const std::lock_guard lock(mutex_);
     give_up_.request_stop();
@@ -324,6 +343,8 @@ void Job::work(const std::stop_token& stop) {
       schedule_.advance();
     }
   }
+  // Why it ends is known before it does: also after a crash in between.
+  save();
   if (!stop.stop_requested() && end_pods(stop)) finish();
 }
 

@@ -77,6 +77,9 @@ class Job {
 
   /// The pods are not here yet: after the coordinator was started anew.
   void await_nodes();
+  /// A set of this start that was committed when the coordinator died; `killed`: the last one, as
+  /// it was asked for.
+  void found_set(Crid crid, bool killed);
   /// All pods run: on disk when it returns. On the job's thread.
   void begun(std::shared_ptr<Coordinator> coordinator, Credentials owner);
   /// Tends the job until it has ended and that is on disk, or until `stop`: then the job runs on.
@@ -107,6 +110,8 @@ class Job {
   void look_for_lost_pods();
   std::optional<Time> wake_time() const;
   Status ready_for_set() const;
+  /// From here on give_up_ is that of what begins now; kGone: nothing is to begin any more.
+  Status begin_work();
   std::string wherefrom() const;
   int highest_status() const;
   std::string sentence() const;
@@ -116,6 +121,8 @@ class Job {
   void save();
   TriedSet take_set(bool end_job);
   wire::AbleReply ask_able();
+  /// `leaving`: the answer is no because of connections that leave the job.
+  wire::AbleReply look_whether_able(bool& leaving);
   bool end_pods(const std::stop_token& stop);
   std::vector<uint32_t> reachable_pods() const;
 
@@ -152,6 +159,7 @@ class Job {
   std::shared_ptr<Coordinator> coordinator_;
   Credentials owner_;
   Schedule schedule_;
+  std::stop_token stop_;
 };
 
 }  // namespace fermata::coord

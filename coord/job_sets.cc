@@ -36,6 +36,14 @@ Status Job::ready_for_set() const {
   return Status::ok();
 }
 
+Status Job::begin_work() {
+  if (ending_) return {Code::kGone, "the job is being ended"};
+  // With the lock that the callback takes which stops give_up_: it sees the one before, or this.
+  if (stop_.stop_requested()) return {Code::kGone, "the coordinator is being stopped"};
+  give_up_ = std::stop_source();
+  return Status::ok();
+}
+
 TriedSet Job::take_set(bool end_job) {
   JobDescription job;
   std::stop_token give_up;
@@ -55,9 +63,8 @@ TriedSet Job::take_set(bool end_job) {
     }
     // Checked when the job began.
     job.external_tcp = parse_external_tcp(record_.external_tcp()).value_or(ExternalTcp::kRefuse);
-    if (ending_) tried.outcome.status = {Code::kGone, "the job is being ended"};
+    if (tried.outcome.status) tried.outcome.status = begin_work();
     if (tried.outcome.status) {
-      give_up_ = std::stop_source();
       give_up = give_up_.get_token();
       state_ = State::kCheckpointing;
       killing_ = end_job;
@@ -81,6 +88,7 @@ TriedSet Job::take_set(bool end_job) {
     record_.set_last_crid(tried.crid.value);
     last_error_.clear();
     killed_ = end_job;
+    record_.set_killed(killed_);
     log_info(fmt::format("job {}: {}", to_string(step_), describe(tried)));
   } else {
     last_error_ = describe(tried);
@@ -112,13 +120,25 @@ void Job::checkpoint(bool end_job, Requests::Respond<wire::CheckpointReply> resp
 }
 
 wire::AbleReply Job::ask_able() {
+  // No cut: of a connection that is closed between two looks, one end may be seen alone. Twice it
+  // will hardly be.
+  bool leaving = false;
+  wire::AbleReply reply = look_whether_able(leaving);
+  if (leaving) reply = look_whether_able(leaving);
+  return reply;
+}
+
+wire::AbleReply Job::look_whether_able(bool& leaving) {
+  leaving = false;
   std::vector<Errand> errands;
   std::vector<PodConnections> ends;
   ExternalTcp external_tcp = ExternalTcp::kRefuse;
   wire::AbleReply reply;
   {
     const std::lock_guard lock(mutex_);
-    if (const Status ready = ready_for_set(); !ready) {
+    Status ready = ready_for_set();
+    if (ready) ready = begin_work();
+    if (!ready) {
       *reply.mutable_outcome() = wire::to_outcome(ready);
       reply.set_json(text_of({{"able", false}, {"reason", ready.message()}}));
       return reply;
@@ -130,7 +150,6 @@ wire::AbleReply Job::ask_able() {
       errand.order.mutable_able();
       errands.push_back(std::move(errand));
     }
-    give_up_ = std::stop_source();
   }
   std::vector<std::string> nodes;
   for (const Errand& errand : errands) nodes.push_back(errand.node);
@@ -162,9 +181,10 @@ wire::AbleReply Job::ask_able() {
   }
   if (obstacle && external_tcp == ExternalTcp::kRefuse) {
     for (size_t i = 0; i < nodes.size(); ++i) ends.push_back({nodes[i], connections[i]});
-    const Status leaving =
+    const Status outside =
         refuse_leaving(ends, leaving_connections(ends, context_.nodes.addresses_of(nodes)));
-    if (!leaving) note(leaving);
+    leaving = !outside;
+    if (leaving) note(outside);
   }
   json out = {{"able", obstacle.is_ok()}};
   if (!obstacle) {

@@ -17,9 +17,16 @@ struct RemoteAgent::Waiting {
   std::mutex mutex;
   std::condition_variable_any arrived;
   std::optional<Result<wire::Done>> answer;
+  /// Of an order that waits for its turn: when that came.
+  bool queues = false;
+  std::optional<Time> turn;
+  Time asked;
 };
 
 namespace {
+
+/// Less than an agent waits between two phases.
+constexpr std::chrono::hours kLongestQueue{11};
 
 /// In nanoseconds. Not 0, which is no limit: what is late fails at once.
 uint64_t timeout_until(Time deadline) {
@@ -76,10 +83,17 @@ void RemoteAgent::begin(Phase phase, const SetOrder& order, Time deadline) {
     return;
   }
   // The pass goes with the answer: whoever misses the deadline writes on until it says so.
+  // Its time begins with it: that others write long is no failure of this pod's.
+  waiting_->queues = true;
+  waiting_->asked = std::chrono::steady_clock::now();
   place_ =
       gate_.enter([&fleet = fleet_, node = node_, out = std::move(out), answer = std::move(answer),
-                   deadline](std::shared_ptr<WriterGate::Pass> pass) mutable {
-        out.set_timeout_ns(timeout_until(deadline));
+                   waiting = waiting_](std::shared_ptr<WriterGate::Pass> pass) mutable {
+        {
+          const std::lock_guard lock(waiting->mutex);
+          waiting->turn = std::chrono::steady_clock::now();
+          waiting->arrived.notify_all();
+        }
         fleet.send(node, std::move(out),
                    [answer = std::move(answer), pass = std::move(pass)](Result<wire::Done> done) {
                      answer(std::move(done));
@@ -87,8 +101,19 @@ void RemoteAgent::begin(Phase phase, const SetOrder& order, Time deadline) {
       });
 }
 
+Result<Duration> RemoteAgent::wait_for_turn() {
+  std::unique_lock lock(waiting_->mutex);
+  if (!waiting_->queues) return Duration{};
+  waiting_->arrived.wait_for(lock, give_up_, kLongestQueue,
+                             [&] { return waiting_->turn.has_value(); });
+  if (waiting_->turn) return *waiting_->turn - waiting_->asked;
+  if (give_up_.stop_requested()) return failure(Code::kGone, "given up");
+  return failure(Code::kTimeout, "had to wait too long until it might write");
+}
+
 Result<AgentReport> RemoteAgent::await(Time deadline) {
-  FERMATA_ASSIGN(const wire::Done done, receive(deadline, give_up_));
+  FERMATA_ASSIGN(known_.queued, wait_for_turn());
+  FERMATA_ASSIGN(const wire::Done done, receive(deadline + known_.queued, give_up_));
   if (done.has_report()) {
     const wire::PodReport& report = done.report();
     known_.memory_bytes = report.memory_bytes();
@@ -113,9 +138,10 @@ void RemoteAgent::roll_back(const SetOrder& order) {
 }
 
 void RemoteAgent::await_roll_back(Time deadline) {
-  // Nobody needs to be told: an agent that does not hear of it rolls back by itself, and says so in
-  // its log where it cannot.
-  [[maybe_unused]] const Result<wire::Done> done = receive(deadline, give_up_);
+  // Also when the rest was given up: files that it writes until then are removed after it. Nobody
+  // needs to be told: an agent that does not hear of it rolls back by itself, and says so in its
+  // log where it cannot.
+  [[maybe_unused]] const Result<wire::Done> done = receive(deadline, {});
 }
 
 void RemoteAgent::end_job(const SetOrder& order) {

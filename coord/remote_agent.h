@@ -34,6 +34,8 @@ class RemoteAgent final : public Agent {
   /// What takes the answer to the next order.
   Fleet::Answer expect();
   Result<wire::Done> receive(Time deadline, const std::stop_token& give_up);
+  /// How long the order waited before it was sent.
+  Result<Duration> wait_for_turn();
 
   Fleet& fleet_;
   WriterGate& gate_;

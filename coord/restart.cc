@@ -51,6 +51,8 @@ Result<stored::Job> record_of(const storage::Manifest& manifest, const stored::J
   record.clear_exit_status();
   record.clear_sentence();
   record.clear_ended();
+  record.clear_ending();
+  record.clear_killed();
   std::vector<const storage::ManifestImage*> images(manifest.images.size(), nullptr);
   for (const storage::ManifestImage& image : manifest.images) {
     if (image.pod >= images.size()) return no_step(manifest, "a pod is missing");

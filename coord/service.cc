@@ -72,6 +72,10 @@ Status Service::adopt() {
         log_warning(fmt::format("job {}: what an earlier attempt left stays: {}",
                                 to_string(job->step()), storage::printable(settled.message())));
       }
+      // What was committed when we died, and could not be noted any more.
+      if (const Result<ChosenSet> newest = coordinator->choose(job->step(), std::nullopt)) {
+        job->found_set(newest->manifest.crid, newest->manifest.result == "killed");
+      }
       job->begun(std::move(coordinator), *std::move(owner));
       tend(job, stop);
     });

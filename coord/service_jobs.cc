@@ -76,7 +76,7 @@ Result<Service::Claim> Service::claim_number(const Coordinator& coordinator) {
     bool good = !wanted || *wanted == number;
     if (!good) {
       const Result<uint64_t> higher = store_.allot_job(*wanted);
-      if (!higher && higher.error().code() != Code::kDamaged) return Failure(higher.error());
+      if (!higher && higher.error().code() != Code::kConflict) return Failure(higher.error());
       number = higher.value_or(number);
       good = !higher || number == *wanted;  // the folder's and ours
     }

@@ -24,8 +24,9 @@ Status run_phase(Phase phase, const SetOrder& order, std::span<Agent* const> age
     Status status = report ? Status::ok() : report.error();
     if (report) {
       outcome.took[i][static_cast<size_t>(phase)] = report->took;
+      const Duration queued = report->queued;
       outcome.reports[i] = *std::move(report);
-      if (clock.now() > deadline) {
+      if (clock.now() > deadline + queued) {
         status = Status(Code::kTimeout, "did not end before its deadline");
       }
     }

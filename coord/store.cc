@@ -35,13 +35,19 @@ CREATE TABLE jobs(job INTEGER NOT NULL, step INTEGER NOT NULL, ended INTEGER NOT
 PRAGMA user_version=1;
 )";
 
+/// Not a checkpoint folder's: the advice for those does not help here.
 Status naming(const Status& status, const std::filesystem::path& file) {
   if (status.code() != Code::kDamaged) return status;
-  // Not a checkpoint folder's: the advice for those does not help here.
   return {Code::kDamaged,
           fmt::format("{} is damaged: end the coordinator, move the file away and start it again; "
                       "jobs that run then do so untended",
                       file.native())};
+}
+
+template <typename T>
+Result<T> naming(Result<T> result, const std::filesystem::path& file) {
+  if (result) return result;
+  return Failure(naming(result.error(), file));
 }
 
 Status prepare(Database& db) {
@@ -70,8 +76,8 @@ Status prepare(Database& db) {
 
 }  // namespace
 
-Store::Store(UniqueFd lock, std::unique_ptr<Database> db)
-    : lock_(std::move(lock)), db_(std::move(db)) {}
+Store::Store(UniqueFd lock, std::filesystem::path file, std::unique_ptr<Database> db)
+    : lock_(std::move(lock)), file_(std::move(file)), db_(std::move(db)) {}
 Store::~Store() = default;
 
 Result<std::unique_ptr<Store>> Store::open(const std::filesystem::path& state_dir) {
@@ -88,7 +94,7 @@ Result<std::unique_ptr<Store>> Store::open(const std::filesystem::path& state_di
   if (!db) return Failure(naming(db.error(), file));
   FERMATA_TRY_RESULT(naming(prepare(*db), file));
   return std::unique_ptr<Store>(
-      new Store(std::move(lock), std::make_unique<Database>(*std::move(db))));
+      new Store(std::move(lock), file, std::make_unique<Database>(*std::move(db))));
 }
 
 Result<uint64_t> Store::allot(const char* counter, uint64_t at_least) {
@@ -97,7 +103,7 @@ Result<uint64_t> Store::allot(const char* counter, uint64_t at_least) {
   FERMATA_ASSIGN(const uint64_t last, last_allotted(counter));
   const uint64_t number = std::max(last + 1, at_least);
   if (number - last > kLongestLeap) {
-    return failure(Code::kDamaged,
+    return failure(Code::kConflict,
                    fmt::format("the folder has given out {} numbers up to {}, the cluster only up "
                                "to {}: its ledger is damaged; fermata ls --rebuild mends it",
                                counter, number - 1, last));
@@ -128,7 +134,9 @@ Status Store::set_counter(const char* counter, uint64_t value) {
   return update.run();
 }
 
-Status Store::raise_job(uint64_t number) {
+Status Store::raise_job(uint64_t number) { return naming(raise(number), file_); }
+
+Status Store::raise(uint64_t number) {
   const std::lock_guard guard(mutex_);
   FERMATA_ASSIGN_STATUS(Transaction transaction, Transaction::begin(*db_));
   FERMATA_ASSIGN_STATUS(const uint64_t last, last_allotted("job"));
@@ -138,13 +146,17 @@ Status Store::raise_job(uint64_t number) {
 }
 
 Result<Crid> Store::allot_crid(Crid at_least) {
-  FERMATA_ASSIGN(const uint64_t number, allot("crid", at_least.value));
+  FERMATA_ASSIGN(const uint64_t number, naming(allot("crid", at_least.value), file_));
   return Crid{number};
 }
 
-Result<uint64_t> Store::allot_job(uint64_t at_least) { return allot("job", at_least); }
+Result<uint64_t> Store::allot_job(uint64_t at_least) {
+  return naming(allot("job", at_least), file_);
+}
 
-Result<uint32_t> Store::allot_start(JobStep step) {
+Result<uint32_t> Store::allot_start(JobStep step) { return naming(next_start(step), file_); }
+
+Result<uint32_t> Store::next_start(JobStep step) {
   const std::lock_guard guard(mutex_);
   FERMATA_ASSIGN(Statement next,
                  db_->prepare("INSERT INTO starts VALUES(?1, ?2, 1) ON CONFLICT(job, step) DO "
@@ -158,7 +170,9 @@ Result<uint32_t> Store::allot_start(JobStep step) {
   return start;
 }
 
-Status Store::put(const stored::Job& job) {
+Status Store::put(const stored::Job& job) { return naming(write(job), file_); }
+
+Status Store::write(const stored::Job& job) {
   const std::lock_guard guard(mutex_);
   FAULT_POINT("store.put");
   FERMATA_ASSIGN_STATUS(Statement statement,
@@ -170,7 +184,9 @@ Status Store::put(const stored::Job& job) {
   return statement.run();
 }
 
-Result<std::vector<stored::Job>> Store::jobs() {
+Result<std::vector<stored::Job>> Store::jobs() { return naming(read_jobs(), file_); }
+
+Result<std::vector<stored::Job>> Store::read_jobs() {
   const std::lock_guard guard(mutex_);
   FERMATA_ASSIGN(Statement query, db_->prepare("SELECT record FROM jobs ORDER BY job, step"));
   std::vector<stored::Job> jobs;

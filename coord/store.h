@@ -27,7 +27,7 @@ class Store final : public CridSource {
   static Result<std::unique_ptr<Store>> open(const std::filesystem::path& state_dir);
   ~Store() override;
 
-  /// kDamaged: `at_least` is so far above what was allotted that it can be no count of anything;
+  /// kConflict: `at_least` is so far above what was allotted that it can be no count of anything;
   /// whoever may write it into a folder shall not use the cluster's numbers up.
   Result<Crid> allot_crid(Crid at_least) override;
   Result<uint64_t> allot_job(uint64_t at_least);
@@ -42,13 +42,19 @@ class Store final : public CridSource {
   Result<std::vector<stored::Job>> jobs();
 
  private:
-  Store(UniqueFd lock, std::unique_ptr<storage::Database> db);
+  Store(UniqueFd lock, std::filesystem::path file, std::unique_ptr<storage::Database> db);
+  // What the public ones do; they say which file is damaged.
   Result<uint64_t> allot(const char* counter, uint64_t at_least);
+  Result<uint32_t> next_start(JobStep step);
+  Status raise(uint64_t number);
+  Status write(const stored::Job& job);
+  Result<std::vector<stored::Job>> read_jobs();
   // With mutex_ held, in a transaction:
   Result<uint64_t> last_allotted(const char* counter);
   Status set_counter(const char* counter, uint64_t value);
 
-  UniqueFd lock_;
+  const UniqueFd lock_;
+  const std::filesystem::path file_;
   std::mutex mutex_;
   std::unique_ptr<storage::Database> db_;
 };

@@ -114,7 +114,7 @@ void FakeFleet::lose(const std::string& name) {
     listener = listener_;
   }
   for (auto& [id, answer] : open) answer(failure(Code::kGone, "the agent is gone"));
-  listener->agent_lost(name);
+  if (listener != nullptr) listener->agent_lost(name);
 }
 
 void FakeFleet::add_pod(const std::string& name, const PodId& pod) {
@@ -193,7 +193,7 @@ void FakeFleet::handle(const std::string& name, const wire::Order& order, Answer
     } else if (order.has_able()) {
       done.mutable_able()->set_memory_bytes(1000);
       done.mutable_able()->set_processes(2);
-      if (pod.pod == 0) done.mutable_connections()->Add(connections_.begin(), connections_.end());
+      if (pod.pod == 0) add_connections(done);
     } else if (order.has_end_job()) {
       node.pods.erase(pod);
       end = {killed(SIGKILL), ""};
@@ -236,7 +236,7 @@ Status FakeFleet::phase(const wire::Order& order, wire::Done& done) {
       break;
     case Phase::kCapture:
       if (order.pod().pod() == 0) {
-        done.mutable_connections()->Add(connections_.begin(), connections_.end());
+        add_connections(done);
       }
       break;
     case Phase::kCommit:
@@ -310,8 +310,15 @@ void FakeFleet::set_stubborn(bool stubborn) {
   stubborn_ = stubborn;
 }
 
-void FakeFleet::set_connections(std::vector<image::OutsideConnection> connections) {
+void FakeFleet::add_connections(wire::Done& done) {
+  if (connections_left_ == 0) return;
+  --connections_left_;
+  done.mutable_connections()->Add(connections_.begin(), connections_.end());
+}
+
+void FakeFleet::set_connections(std::vector<image::OutsideConnection> connections, int times) {
   const std::lock_guard lock(mutex_);
+  connections_left_ = times;
   connections_ = std::move(connections);
 }
 

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 
 #include <chrono>
+#include <climits>
 #include <condition_variable>
 #include <functional>
 #include <map>
@@ -49,8 +50,8 @@ class FakeFleet final : public Fleet {
   void set_write_time(std::chrono::milliseconds time);
   /// Such a pod does not end by SIGTERM.
   void set_stubborn(bool stubborn);
-  /// After kCapture and kAble, of pod 0.
-  void set_connections(std::vector<image::OutsideConnection> connections);
+  /// After kCapture and kAble, of pod 0; so many times.
+  void set_connections(std::vector<image::OutsideConnection> connections, int times = INT_MAX);
 
   /// A pod ends and its agent tells.
   void end_pod(const std::string& node, const PodId& pod, int wait_status,
@@ -93,7 +94,9 @@ class FakeFleet final : public Fleet {
   std::function<bool(const std::string&, const wire::Order&)> silent_;
   std::chrono::milliseconds write_time_{0};
   bool stubborn_ = false;
+  void add_connections(wire::Done& done);
   std::vector<image::OutsideConnection> connections_;
+  int connections_left_ = 0;
   std::vector<std::string> orders_;
   std::vector<std::pair<std::string, wire::ExchangeDown>> told_;
   uint64_t last_order_ = 0;

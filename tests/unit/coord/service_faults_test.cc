@@ -189,6 +189,48 @@ TEST_F(FaultsTest, AJobWhoseNodesNeverComeBackIsEnded) {
   EXPECT_THAT(fleet_.pods("n1"), IsEmpty());
 }
 
+// It said "pod 0 is lost", with status 137.
+TEST_F(FaultsTest, WhyAJobEnds_IsKnownAfterACrash) {
+  options_.job.node_grace = std::chrono::minutes(10);
+  start_with_nodes();
+  const uint64_t job = running_job();
+  fleet_.set_stubborn(true);
+  fleet_.set_silent(
+      [](const std::string&, const wire::Order& order) { return order.has_destroy(); });
+  fleet_.end_pod("n2", {{job, 0}, 1, 0}, killed(SIGSEGV));
+  ASSERT_TRUE(eventually([&] { return fleet_.orders_with("destroy").size() == 2; }));
+  fleet_.set_silent(nullptr);
+  start();
+  const wire::WaitReply ended = wait(job);
+  EXPECT_EQ(ended.exit_status(), 128 + SIGSEGV);
+  EXPECT_THAT(ended.sentence(), HasSubstr("pod 1 on n2 was killed by signal 11"));
+  for (const char* node : {"n1", "n2", "n3"}) fleet_.attach(node);
+  EXPECT_TRUE(eventually([&] { return fleet_.pods().empty(); }));
+}
+
+// The manifest stood, and the store had not been told of it.
+TEST_F(FaultsTest, ASetThatWasCommittedAtACrash_CountsAfterIt) {
+  options_.job.node_grace = std::chrono::minutes(10);
+  start_with_nodes();
+  const uint64_t job = running_job();
+  for (const bool end_job : {false, true}) {
+    SCOPED_TRACE(end_job);
+    std::filesystem::copy(scratch_ / "state", scratch_ / "copy");
+    const uint64_t crid = checkpoint(job, end_job).crid();
+    stop();
+    std::filesystem::remove_all(scratch_ / "state");
+    std::filesystem::rename(scratch_ / "copy", scratch_ / "state");
+    start_with_nodes();
+    if (end_job) {
+      const wire::WaitReply ended = wait(job);
+      EXPECT_EQ(ended.last_crid(), crid);
+      EXPECT_THAT(ended.sentence(), HasSubstr("was ended after checkpoint"));
+    } else {
+      EXPECT_TRUE(eventually([&] { return jobs()[0].last_crid() == crid; }));
+    }
+  }
+}
+
 TEST_F(FaultsTest, AJobThatWasBeingStartedIsNoJobAfterACrash) {
   fleet_.set_silent([](const std::string& node, const wire::Order& order) {
     return node == "n2" && order.has_launch();

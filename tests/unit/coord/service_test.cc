@@ -211,6 +211,17 @@ TEST_F(SetsTest, ConnectionThatLeavesTheJobIsRefused_OrKept) {
   EXPECT_EQ(checkpoint(other).outcome().code(), 0);
 }
 
+// Pods are looked at one after the other: one end of a connection that was closed meanwhile.
+TEST_F(SetsTest, ConnectionThatIsSeenOnce_MakesNoJobUnable) {
+  image::OutsideConnection outside;
+  outside.set_holder("process 12 (outside), fd 7");
+  const uint64_t job = running_job();
+  fleet_.set_connections({outside}, 1);
+  const wire::AbleReply reply = able(job);
+  EXPECT_EQ(reply.outcome().code(), 0) << reply.outcome().message();
+  EXPECT_THAT(fleet_.orders_with("able"), SizeIs(6));
+}
+
 TEST_F(SetsTest, AnIntervalTakesSetsByItself) {
   wire::RunRequest request = program(3, 3);
   request.set_interval_ms(20);
@@ -365,7 +376,7 @@ TEST_F(SetsTest, AFolderThatCountsTooFar_UsesUpNoNumbers) {
     ASSERT_TRUE(db.run("UPDATE counters SET value = 4611686018427387000"));
   }
   const wire::CheckpointReply reply = checkpoint(job);
-  EXPECT_EQ(status_of(reply.outcome()).code(), Code::kDamaged);
+  EXPECT_EQ(status_of(reply.outcome()).code(), Code::kConflict);
   EXPECT_THAT(reply.outcome().message(), HasSubstr("ls --rebuild"));
   EXPECT_EQ(run(program(1, 1)).job(), job + 1);
   wire::RunRequest other = program(1, 1);

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sqlite3.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -61,8 +62,8 @@ TEST(Store, NumbersOfAFolder_DoNotUseUpTheClusters) {
   const auto store = *Store::open(folder / "state");
   for (const int64_t end : {INT64_MAX, INT64_MAX - 1, int64_t{1} << 40}) {
     const auto far = static_cast<uint64_t>(end);
-    EXPECT_EQ(store->allot_crid({far}).error().code(), Code::kDamaged);
-    EXPECT_EQ(store->allot_job(far).error().code(), Code::kDamaged);
+    EXPECT_EQ(store->allot_crid({far}).error().code(), Code::kConflict);
+    EXPECT_EQ(store->allot_job(far).error().code(), Code::kConflict);
     EXPECT_TRUE(store->raise_job(far));
   }
   EXPECT_EQ(store->allot_crid({})->value, 1U);
@@ -70,6 +71,24 @@ TEST(Store, NumbersOfAFolder_DoNotUseUpTheClusters) {
   EXPECT_TRUE(store->raise_job(7));
   EXPECT_TRUE(store->raise_job(5));
   EXPECT_EQ(*store->allot_job(1), 8U);
+}
+
+// The advice was that for ledgers, which does nothing for this file.
+TEST(Store, DamageThatIsFoundLate_ComesWithTheAdviceForIt) {
+  const ScratchFolder folder;
+  const auto store = *Store::open(folder / "state");
+  sqlite3* other = nullptr;
+  ASSERT_EQ(sqlite3_open((folder / "state/coordinator.sqlite").c_str(), &other), SQLITE_OK);
+  EXPECT_EQ(sqlite3_exec(other, "DROP TABLE jobs; DROP TABLE counters; DROP TABLE starts", nullptr,
+                         nullptr, nullptr),
+            SQLITE_OK);
+  ASSERT_EQ(sqlite3_close(other), SQLITE_OK);
+  for (const Status& status :
+       {store->put(job(1)), store->jobs().error(), store->allot_crid({}).error(),
+        store->allot_job(1).error(), store->allot_start({1, 0}).error(), store->raise_job(9)}) {
+    EXPECT_EQ(status.code(), Code::kDamaged);
+    EXPECT_THAT(status.message(), testing::HasSubstr("coordinator.sqlite is damaged: end the"));
+  }
 }
 
 TEST(Store, IsForOneCoordinatorAtATime) {
