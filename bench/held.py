@@ -45,14 +45,28 @@ class Folder(Workspace):
             self.checkpoints = checkpoints
 
 
-class MemoryJob:
-    """Ranks of bench-memory, each with `mebibytes`. For a with statement: no job outlives it, and no checkpoint."""
+class OptionJob(Job):
+    """A job with more options of `fermata run`."""
 
-    def __init__(self, parent, mebibytes, ranks=1, percent=0, checkpoints=None):
+    def __init__(self, *arguments, options=(), **named):
+        self.options = list(options)
+        super().__init__(*arguments, **named)
+
+    def _start(self, arguments):
+        options = self.options if arguments[0] == "run" else []
+        super()._start([arguments[0], *options, *arguments[1:]])
+
+
+class MemoryJob:
+    """Ranks of bench-memory, each with `mebibytes`. For a with statement: no job outlives it, and no checkpoint. Every
+    set is full, unless `increments`."""
+
+    def __init__(self, parent, mebibytes, ranks=1, percent=0, checkpoints=None, increments=False):
         self.folder = Folder(parent, checkpoints)
         self.ranks, self.bytes = ranks, ranks * mebibytes << 20
         command = [os.path.join(BIN, "bench-memory"), str(mebibytes), str(percent)]
-        self.job = Job(self.folder, command, ranks=ranks)
+        options = ["--track", "none"] if knows("run", "--track") and not increments else []
+        self.job = OptionJob(self.folder, command, ranks=ranks, options=options)
 
     def __enter__(self):
         self.job.wait_started(60)

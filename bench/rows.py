@@ -65,17 +65,16 @@ class Bench:
         durable = self.row("request -> durable, 1 GiB full, against O_DIRECT writes and fsync of as many bytes", 0.85,
                            higher=True)
         cpu = self.row("CPU seconds per GiB saved, agent and job", 0.35)
-        full = ["--full"] if knows("checkpoint", "--full") else []
         trial = os.path.join(self.work, "trial")
         with MemoryJob(self.work, 1024) as job:
-            job.checkpoint(*full)  # warms what is kept from set to set
+            job.checkpoint()  # warms what is kept from set to set
             reference("write", trial, 1024)
             ways = set()
             for _ in range(self.rounds):
                 os.unlink(trial)
                 seconds = reference("write", trial, 1024)
                 fork = job.fork_seconds()
-                taken = job.checkpoint(*full)
+                taken = job.checkpoint()
                 ways.add(taken["snapshot"])
                 still.add(taken["stand_still_ms"] / 1e3, fork)
                 durable.add(taken["seconds"], seconds)
@@ -86,16 +85,15 @@ class Bench:
     def four_ranks(self):
         still = self.row("stand-still, 4 ranks x 512 MiB, full (CRIU 4.2.1 on this machine: 0.89 s)", 0.08, unit="ms",
                          scale=1e3)
-        full = ["--full"] if knows("checkpoint", "--full") else []
         with MemoryJob(self.work, 512, ranks=4) as job:
-            job.checkpoint(*full)
+            job.checkpoint()
             for _ in range(self.rounds):
-                still.add(job.checkpoint(*full)["stand_still_ms"] / 1e3)
+                still.add(job.checkpoint()["stand_still_ms"] / 1e3)
 
     def little_dirty(self):
         still = Row("stand-still, 4 GiB at 1 % dirty, incremental", 0.025, unit="ms", scale=1e3)
         written = Row("bytes written at 1 % dirty, against the dirty bytes", 1.1, unit="MiB", scale=1 / (1 << 20))
-        with MemoryJob(self.work, 4096, percent=1) as job:
+        with MemoryJob(self.work, 4096, percent=1, increments=True) as job:
             job.checkpoint()
             ways = set()
             for _ in range(self.rounds):
@@ -111,13 +109,12 @@ class Bench:
 
     def memory_folder(self):
         row = self.row("request -> durable in tmpfs, 1 GiB full, against memcpy", None, higher=True)
-        full = ["--full"] if knows("checkpoint", "--full") else []
         folder = tempfile.mkdtemp(prefix="fermata-bench-", dir="/dev/shm")
         self.stack.callback(shutil.rmtree, folder, ignore_errors=True)
         with MemoryJob(self.work, 1024, checkpoints=folder) as job:
-            job.checkpoint(*full)
+            job.checkpoint()
             for _ in range(self.rounds):
-                row.add(job.checkpoint(*full)["seconds"], reference("copy", 1024))
+                row.add(job.checkpoint()["seconds"], reference("copy", 1024))
         shutil.rmtree(folder, ignore_errors=True)
 
     def restart(self):
@@ -211,12 +208,11 @@ class Bench:
             [(64, 1), (128, 1), (256, 1), (512, 1), (1024, 1), (2048, 1), (4096, 1), (8192, 1)]
         ranks = [(64, 1), (64, 4), (64, 16), (64, 32)] if self.quick else \
             [(64, 1), (64, 2), (64, 4), (64, 8), (64, 16), (64, 32)]
-        full = ["--full"] if knows("checkpoint", "--full") else []
         for mebibytes, count in dict.fromkeys(sizes + ranks):
             with MemoryJob(self.work, mebibytes, ranks=count) as job:
-                job.checkpoint(*full)
+                job.checkpoint()
                 for _ in range(3):
-                    taken = job.checkpoint(*full)
+                    taken = job.checkpoint()
                     self.points.append(growth.Point(mebibytes << 20, count, taken["stand_still_ms"] / 1e3,
                                                     taken["seconds"]))
 
