@@ -201,7 +201,11 @@ coord::TriedSet take_set(coord::Coordinator& coordinator, const node_agent::JobR
 
 node_agent::ControlReply answer_able(const coord::Coordinator& coordinator,
                                      node_agent::PodAgent& agent) {
-  const Result<node_agent::AbleAnswer> able = agent.able(EmbeddedAgent::kFreezeDeadline);
+  Result<node_agent::AbleAnswer> able = failure(Code::kInternal, "not asked");
+  coord::try_patiently(coordinator.patience(), [&] {
+    able = agent.able(EmbeddedAgent::kFreezeDeadline);
+    return able ? Code::kOk : able.error().code();
+  });
   json out = {{"able", able.has_value()}};
   if (!able) {
     out["reason"] = able.error().message();

@@ -57,9 +57,10 @@ std::vector<LeavingConnection> leaving_connections(std::span<const PodConnection
   return leaving;
 }
 
-Status refuse_leaving(std::span<const PodConnections> pods,
-                      std::span<const LeavingConnection> leaving) {
-  if (leaving.empty()) return Status::ok();
+namespace {
+
+std::string sentence_of(std::span<const PodConnections> pods,
+                        std::span<const LeavingConnection> leaving) {
   std::string sentence;
   for (const LeavingConnection& end : leaving.first(std::min(leaving.size(), kNamed))) {
     if (!sentence.empty()) sentence += "; ";
@@ -69,10 +70,33 @@ Status refuse_leaving(std::span<const PodConnections> pods,
                             display_address(end.connection->remote()));
   }
   if (leaving.size() > kNamed) sentence += fmt::format("; and {} more", leaving.size() - kNamed);
+  return sentence;
+}
+
+}  // namespace
+
+Status refuse_leaving(std::span<const PodConnections> pods,
+                      std::span<const LeavingConnection> leaving) {
+  if (leaving.empty()) return Status::ok();
   return {Code::kCannotHold,
-          sentence +
+          sentence_of(pods, leaving) +
               ": close it first, or run the job with --external-tcp reset, which lets it end "
               "with ECONNRESET at a restart"};
+}
+
+Status LeavingJudge::judge(std::span<const PodConnections> pods,
+                           std::span<const LeavingConnection> leaving, const Addresses& own_hosts) {
+  bool may_pass = true;
+  std::unordered_set<std::string> now;
+  for (const LeavingConnection& end : leaving) {
+    const std::string ends = end.connection->local() + end.connection->remote();
+    may_pass = may_pass && own_hosts.contains(ip_of(end.connection->remote())) &&
+               !left_before_.contains(ends);
+    now.insert(ends);
+  }
+  left_before_ = std::move(now);
+  if (leaving.empty() || !may_pass) return refuse_leaving(pods, leaving);
+  return {Code::kBusy, sentence_of(pods, leaving) + ", or not yet; try again in a moment"};
 }
 
 }  // namespace fermata::coord

@@ -48,4 +48,17 @@ std::vector<LeavingConnection> leaving_connections(std::span<const PodConnection
 Status refuse_leaving(std::span<const PodConnections> pods,
                       std::span<const LeavingConnection> leaving);
 
+/// Tells, over the attempts to take one set, what leaves the job from what is just being made: at a
+/// cut the client of a new connection can have heard of it and its server not.
+class LeavingJudge {
+ public:
+  /// As refuse_leaving(). kBusy: each leads to one of the job's own hosts, and was not there, or
+  /// had its other end, when this was asked last.
+  Status judge(std::span<const PodConnections> pods, std::span<const LeavingConnection> leaving,
+               const Addresses& own_hosts);
+
+ private:
+  std::unordered_set<std::string> left_before_;  ///< by both addresses
+};
+
 }  // namespace fermata::coord

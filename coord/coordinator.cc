@@ -64,13 +64,14 @@ Manifest manifest_of_reports(const SetOrder& order, const JobDescription& job,
 }
 
 /// Whether what was captured can be a set: connections that leave the job.
-Status judge(const JobDescription& job, std::span<Agent* const> agents, const SetOutcome& so_far) {
+Status judge(const JobDescription& job, std::span<Agent* const> agents, const SetOutcome& so_far,
+             LeavingJudge& connections) {
   if (job.external_tcp == ExternalTcp::kReset) return Status::ok();
   std::vector<PodConnections> pods;
   for (size_t i = 0; i < agents.size(); ++i) {
     pods.push_back({agents[i]->node(), so_far.reports[i].connections});
   }
-  return refuse_leaving(pods, leaving_connections(pods, job.own_hosts));
+  return connections.judge(pods, leaving_connections(pods, job.own_hosts), job.own_hosts);
 }
 
 /// Removes what there is of an attempt. Should something stay, or come from an agent that was not
@@ -159,6 +160,25 @@ Result<Crid> Coordinator::begin_attempt(Ledger& ledger, const JobDescription& jo
 
 TriedSet Coordinator::take_set(const JobDescription& job, std::span<Agent* const> agents,
                                bool end_job) {
+  LeavingJudge connections;
+  TriedSet tried;
+  const uint32_t attempts = try_patiently(patience_, [&] {
+    tried = try_set(job, agents, end_job, connections);
+    if (tried.outcome.status.code() == Code::kBusy) {
+      log_info(fmt::format("job {}: set {}: {}", to_string(job.job), to_string(tried.crid),
+                           storage::printable(tried.outcome.status.message())));
+    }
+    return tried.outcome.status.code();
+  });
+  tried.attempts = attempts;
+  if (Status& status = tried.outcome.status; status.code() == Code::kBusy) {
+    status = Status(status.code(), fmt::format("{} (tried {} times)", status.message(), attempts));
+  }
+  return tried;
+}
+
+TriedSet Coordinator::try_set(const JobDescription& job, std::span<Agent* const> agents,
+                              bool end_job, LeavingJudge& connections) {
   TriedSet tried;
   for (const Agent* agent : agents) tried.nodes.push_back(agent->node());
   SetOrder order;
@@ -185,7 +205,9 @@ TriedSet Coordinator::take_set(const JobDescription& job, std::span<Agent* const
 
   tried.outcome.status = naming(begin(), dir_);
   if (tried.outcome.status) {
-    const auto judge_cut = [&](const SetOutcome& so_far) { return judge(job, agents, so_far); };
+    const auto judge_cut = [&](const SetOutcome& so_far) {
+      return judge(job, agents, so_far, connections);
+    };
     tried.outcome =
         coord::take_set(order, agents, deadlines_, Clock::steady(), judge_cut, write_manifest);
   }

@@ -13,6 +13,7 @@
 #include "common/ids.h"
 #include "common/status.h"
 #include "coord/connections.h"
+#include "coord/patience.h"
 #include "coord/set_protocol.h"
 #include "storage/ledger.h"
 #include "storage/manifest.h"
@@ -49,6 +50,7 @@ struct TriedSet {
   SetOutcome outcome;
   storage::Manifest manifest;      ///< of a committed set
   std::vector<std::string> nodes;  ///< of the agents
+  uint32_t attempts = 0;           ///< what is told of is the last one
 };
 
 /// A committed set and where its images lie.
@@ -67,6 +69,8 @@ class Coordinator {
   const std::filesystem::path& dir() const { return dir_; }
   const Credentials& owner() const { return owner_; }
   Deadlines& deadlines() { return deadlines_; }
+  Patience& patience() { return patience_; }
+  const Patience& patience() const { return patience_; }
 
   /// Makes the folder and its ledger where they are missing. For an early, clear sentence.
   Status make_folder();
@@ -75,8 +79,9 @@ class Coordinator {
   /// `minimum`.
   Result<uint64_t> next_job(uint64_t minimum) const;
 
-  /// Takes one set. The outcome says whether it is committed. What earlier attempts of the job left
-  /// is removed first: the caller must be the only one who works on the job.
+  /// Takes one set; each attempt, as patience() allows, has a CRID of its own. The outcome says
+  /// whether it is committed. What earlier attempts of the job left is removed first: the caller
+  /// must be the only one who works on the job.
   TriedSet take_set(const JobDescription& job, std::span<Agent* const> agents, bool end_job);
 
   /// Bytes a second that the folder takes: a short trial.
@@ -91,6 +96,8 @@ class Coordinator {
   Status settle_attempts(JobStep job) const;
 
  private:
+  TriedSet try_set(const JobDescription& job, std::span<Agent* const> agents, bool end_job,
+                   LeavingJudge& connections);
   Result<Crid> begin_attempt(storage::Ledger& ledger, const JobDescription& job) const;
   Result<storage::Manifest> manifest_of(const storage::LedgerSet& set) const;
   Result<ChosenSet> newest(storage::Ledger& ledger, std::optional<JobStep> job) const;
@@ -99,6 +106,7 @@ class Coordinator {
   Credentials owner_;
   CridSource* crids_;
   Deadlines deadlines_;
+  Patience patience_;
   bool folder_expected_ = false;
   bool ledger_expected_ = false;
 };

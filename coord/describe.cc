@@ -55,6 +55,7 @@ std::string describe_json(const TriedSet& tried) {
   }
   json out = {{"crid", tried.crid.value},
               {"committed", outcome.committed()},
+              {"attempts", tried.attempts},
               {"folder", tried.folder.string()},
               {"stand_still_ms", milliseconds_of(outcome.stand_still())},
               {"memory_bytes", outcome.memory_bytes()},

@@ -120,9 +120,9 @@ class Job {
   // On the job's thread.
   void save();
   TriedSet take_set(bool end_job);
-  wire::AbleReply ask_able();
-  /// `leaving`: the answer is no because of connections that leave the job.
-  wire::AbleReply look_whether_able(bool& leaving);
+  /// No cut: of a connection that is closed between two looks one end may be seen alone; `judge`
+  /// tells that from one that leaves the job, when it is asked again.
+  wire::AbleReply ask_able(LeavingJudge& judge);
   bool end_pods(const std::stop_token& stop);
   std::vector<uint32_t> reachable_pods() const;
 

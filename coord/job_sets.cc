@@ -119,17 +119,7 @@ void Job::checkpoint(bool end_job, Requests::Respond<wire::CheckpointReply> resp
   });
 }
 
-wire::AbleReply Job::ask_able() {
-  // No cut: of a connection that is closed between two looks, one end may be seen alone. Twice it
-  // will hardly be.
-  bool leaving = false;
-  wire::AbleReply reply = look_whether_able(leaving);
-  if (leaving) reply = look_whether_able(leaving);
-  return reply;
-}
-
-wire::AbleReply Job::look_whether_able(bool& leaving) {
-  leaving = false;
+wire::AbleReply Job::ask_able(LeavingJudge& judge) {
   std::vector<Errand> errands;
   std::vector<PodConnections> ends;
   ExternalTcp external_tcp = ExternalTcp::kRefuse;
@@ -161,7 +151,9 @@ wire::AbleReply Job::look_whether_able(bool& leaving) {
   Status obstacle;
   std::string sentence;
   const auto note = [&](const Status& status) {
-    if (obstacle) obstacle = status;
+    // What passes by itself is not the reason while there is another.
+    const bool passes = !status && status.code() == Code::kBusy;
+    if (obstacle || (obstacle.code() == Code::kBusy && !passes)) obstacle = status;
     sentence += (sentence.empty() ? "" : "\n") + status.message();
   };
   wire::AbleReport sum;
@@ -181,10 +173,9 @@ wire::AbleReply Job::look_whether_able(bool& leaving) {
   }
   if (obstacle && external_tcp == ExternalTcp::kRefuse) {
     for (size_t i = 0; i < nodes.size(); ++i) ends.push_back({nodes[i], connections[i]});
-    const Status outside =
-        refuse_leaving(ends, leaving_connections(ends, context_.nodes.addresses_of(nodes)));
-    leaving = !outside;
-    if (leaving) note(outside);
+    const Addresses hosts = context_.nodes.addresses_of(nodes);
+    const Status leaving = judge.judge(ends, leaving_connections(ends, hosts), hosts);
+    if (!leaving) note(leaving);
   }
   json out = {{"able", obstacle.is_ok()}};
   if (!obstacle) {
@@ -213,7 +204,11 @@ void Job::able(Requests::Respond<wire::AbleReply> respond) {
   ask([this, respond = std::move(respond)](const Status& status) {
     wire::AbleReply reply;
     if (status) {
-      reply = ask_able();
+      LeavingJudge judge;
+      try_patiently(coordinator_->patience(), [&] {
+        reply = ask_able(judge);
+        return wire::to_status(reply.outcome()).code();
+      });
     } else {
       *reply.mutable_outcome() = wire::to_outcome(status);
     }

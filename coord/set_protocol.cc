@@ -30,7 +30,9 @@ Status run_phase(Phase phase, const SetOrder& order, std::span<Agent* const> age
         status = Status(Code::kTimeout, "did not end before its deadline");
       }
     }
-    if (!status && first_failure.is_ok()) {
+    // What passes by itself is not the reason while there is another.
+    if (!status && (first_failure.is_ok() ||
+                    (first_failure.code() == Code::kBusy && status.code() != Code::kBusy))) {
       first_failure = status.within(fmt::format("{} on {}", phase_name(phase), agents[i]->node()));
     }
   }

@@ -63,7 +63,8 @@ using JudgeCut = std::function<Status(const SetOutcome& so_far)>;
 /// the manifest, durably. On failure nothing of the manifest may be left.
 using WriteManifest = std::function<Status(const SetOutcome& so_far)>;
 
-/// Takes one set. Whatever fails before the manifest is durable, every agent is rolled back.
+/// Takes one set. kBusy: all that stands in the way passes by itself. Whatever fails before the
+/// manifest is durable, every agent is rolled back.
 SetOutcome take_set(const SetOrder& order, std::span<Agent* const> agents,
                     const Deadlines& deadlines, const Clock& clock, const JudgeCut& judge_cut,
                     const WriteManifest& write_manifest);

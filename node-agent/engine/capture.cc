@@ -21,6 +21,7 @@
 #include "node-agent/engine/frozen_pod.h"
 #include "node-agent/engine/identity.h"
 #include "node-agent/engine/maps.h"
+#include "node-agent/engine/obstacles.h"
 #include "node-agent/engine/process_state.h"
 #include "node-agent/engine/requirements.h"
 #include "node-agent/engine/shm_tree.h"
@@ -63,10 +64,7 @@ class Capture : public CaptureContext {
     }
     FERMATA_TRY(files_.finish(obstacles_));
     FERMATA_TRY(note(capture_shm_tree(init_, recorder_, objects_)));
-    if (obstacles_.empty()) return Status::ok();
-    std::string all;
-    for (const std::string& obstacle : obstacles_) all += (all.empty() ? "" : "\n") + obstacle;
-    return {Code::kCannotHold, all};
+    return obstacles_.sum();
   }
 
   Result<Remote*> remote(int vpid) override {
@@ -97,12 +95,7 @@ class Capture : public CaptureContext {
   }
 
  private:
-  /// What cannot be held is collected, so that the reader sees all of it at once.
-  Status note(const Status& status) {
-    if (status.code() != Code::kCannotHold) return status;
-    obstacles_.push_back(status.message());
-    return Status::ok();
-  }
+  Status note(const Status& status) { return obstacles_.note(status); }
 
   Status capture_pod() {
     image::PodState& pod = *objects_.mutable_pod();
@@ -162,10 +155,11 @@ class Capture : public CaptureContext {
       FERMATA_ASSIGN_STATUS(const std::string text,
                             read_in_pod(init, fmt::format("/proc/sysvipc/{}", kind).c_str()));
       if (std::count(text.begin(), text.end(), '\n') <= 1) continue;
-      obstacles_.push_back(fmt::format(
-          "the job has System V IPC objects ({}, see /proc/sysvipc/{} in the pod), which cannot "
-          "be rebuilt yet: use POSIX ones, or remove them (ipcrm)",
-          kind, kind));
+      FERMATA_TRY(note(
+          {Code::kCannotHold, fmt::format("the job has System V IPC objects ({}, see "
+                                          "/proc/sysvipc/{} in the pod), which cannot "
+                                          "be rebuilt yet: use POSIX ones, or remove them (ipcrm)",
+                                          kind, kind)}));
     }
     return Status::ok();
   }
@@ -179,10 +173,11 @@ class Capture : public CaptureContext {
             ::syscall(SYS_kcmp, a->pid, b->pid, KCMP_FILES, 0, 0) != 0) {
           continue;
         }
-        obstacles_.push_back(
-            fmt::format("{} and {} share memory or a file table (clone with CLONE_VM or "
-                        "CLONE_FILES), which cannot be rebuilt",
-                        b->describe(), a->describe()));
+        FERMATA_TRY(
+            note({Code::kCannotHold,
+                  fmt::format("{} and {} share memory or a file table (clone with CLONE_VM or "
+                              "CLONE_FILES), which cannot be rebuilt",
+                              b->describe(), a->describe())}));
       }
     }
     return Status::ok();
@@ -289,7 +284,7 @@ class Capture : public CaptureContext {
   std::map<pid_t, int> vpids_;
   std::map<pid_t, int> vtids_;
   std::map<int, image::Process> drained_;  // by vpid: AIO contexts
-  std::vector<std::string> obstacles_;
+  Obstacles obstacles_;
   FileTableRecorder files_;
 };
 

@@ -64,6 +64,10 @@ Status refuse(const FileProbe& probe, std::string_view why) {
   return {Code::kCannotHold, fmt::format("{}: {}", probe.describe(), why)};
 }
 
+Status refuse_now(const FileProbe& probe, std::string_view why) {
+  return {Code::kBusy, fmt::format("{}: {}; try again in a moment", probe.describe(), why)};
+}
+
 std::string holder_of(const image::File& file) {
   return fmt::format("process {}, fd {}", file.creator(), file.creator_fd());
 }

@@ -23,6 +23,8 @@ Result<std::string> own_fdinfo(int fd);
 
 /// kCannotHold: "process 12 (lmp), fd 7 (pipe:[17]): <why>".
 Status refuse(const FileProbe& probe, std::string_view why);
+/// kBusy: the same of a state that passes by itself; says so.
+Status refuse_now(const FileProbe& probe, std::string_view why);
 /// "process 12, fd 7": who held a file of an image.
 std::string holder_of(const image::File& file);
 /// The same for a file of a capture that runs, its program's name included where the process is

@@ -111,8 +111,7 @@ uint32_t FileTableRecorder::file_at(int vpid, int fd) const {
   return found == table_.end() ? 0 : found->second;
 }
 
-Result<uint32_t> FileTableRecorder::capture(FileProbe probe, uint32_t flags,
-                                            std::vector<std::string>& obstacles) {
+Result<uint32_t> FileTableRecorder::capture(FileProbe probe, uint32_t flags, Obstacles& obstacles) {
   image::File& file = *objects_.add_files();
   const auto id = static_cast<uint32_t>(objects_.files_size());
   file.set_id(id);
@@ -142,16 +141,12 @@ Result<uint32_t> FileTableRecorder::capture(FileProbe probe, uint32_t flags,
     status = kind->capture(probe, context_, file);
     break;
   }
-  if (status.code() == Code::kCannotHold) {
-    obstacles.push_back(status.message());
-    status = Status::ok();
-  }
-  if (!status) return Failure(std::move(status));
+  FERMATA_TRY_RESULT(obstacles.note(status));
   return id;
 }
 
 Status FileTableRecorder::record(const HeldProcess& process, image::Process& out,
-                                 std::vector<std::string>& obstacles) {
+                                 Obstacles& obstacles) {
   FERMATA_ASSIGN_STATUS(const std::vector<int> fds, descriptors_of(process));
   for (const int fd : fds) {
     FERMATA_ASSIGN_STATUS(FileProbe probe, probe_of(process, fd));
@@ -185,14 +180,9 @@ Status FileTableRecorder::record(const HeldProcess& process, image::Process& out
   return Status::ok();
 }
 
-Status FileTableRecorder::finish(std::vector<std::string>& obstacles) {
+Status FileTableRecorder::finish(Obstacles& obstacles) {
   for (const std::unique_ptr<FileKind>& kind : kinds_) {
-    Status status = kind->finish_capture(context_, objects_);
-    if (status.code() == Code::kCannotHold) {
-      obstacles.push_back(status.message());
-    } else if (!status) {
-      return status;
-    }
+    FERMATA_TRY(obstacles.note(kind->finish_capture(context_, objects_)));
   }
   return Status::ok();
 }

@@ -10,6 +10,7 @@
 
 #include "node-agent/engine/file_kind.h"
 #include "node-agent/engine/held.h"
+#include "node-agent/engine/obstacles.h"
 #include "node-agent/engine/rebuild_remote.h"
 #include "proto/objects.pb.h"
 
@@ -23,10 +24,9 @@ class FileTableRecorder {
 
   /// Records the descriptors of one process into `out`; each description is captured by its kind
   /// the first time it is met. What cannot be held goes to `obstacles`.
-  Status record(const HeldProcess& process, image::Process& out,
-                std::vector<std::string>& obstacles);
+  Status record(const HeldProcess& process, image::Process& out, Obstacles& obstacles);
   /// After all processes.
-  Status finish(std::vector<std::string>& obstacles);
+  Status finish(Obstacles& obstacles);
 
   /// Id of what `vpid` has at `fd`; 0: nothing.
   uint32_t file_at(int vpid, int fd) const;
@@ -42,7 +42,7 @@ class FileTableRecorder {
 
   uint32_t find(pid_t pid, int fd, const struct stat& status) const;
   int stream_of(pid_t pid, int fd) const;
-  Result<uint32_t> capture(FileProbe probe, uint32_t flags, std::vector<std::string>& obstacles);
+  Result<uint32_t> capture(FileProbe probe, uint32_t flags, Obstacles& obstacles);
 
   pid_t init_;
   CaptureContext& context_;

@@ -25,9 +25,7 @@ class NetlinkSocketKind : public FileKind {
     pollfd state{fd, POLLIN, 0};
     if (::poll(&state, 1, 0) < 0) return errno_status(errno, probe.describe());
     if ((state.revents & POLLIN) != 0) {
-      return refuse(probe,
-                    "an answer of the kernel waits to be read from this netlink socket; try again "
-                    "in a moment");
+      return refuse_now(probe, "an answer of the kernel waits to be read from this netlink socket");
     }
     sockaddr_nl address{};
     socklen_t size = sizeof address;

@@ -117,9 +117,9 @@ Result<std::string> peek_stream(const FileProbe& probe, int fd) {
   std::string buffer(unread, '\0');
   FERMATA_ASSIGN(Look seen, look(probe, fd, 0, buffer));
   if (seen.size != static_cast<ssize_t>(unread)) {
-    return Failure(refuse(probe,
-                          "the unread bytes cannot be looked at in one go (they come from "
-                          "several senders, or urgent data is among them); try again in a moment"));
+    return Failure(refuse_now(probe,
+                              "the unread bytes cannot be looked at in one go (they come from "
+                              "several senders, or urgent data is among them)"));
   }
   return std::move(seen.message.data);
 }
@@ -130,9 +130,9 @@ Result<std::vector<QueuedMessage>> peek_messages(const FileProbe& probe, int fd)
   if (::poll(&ready, 1, 0) < 0) return errno_failure(errno, probe.describe());
   if ((ready.revents & POLLIN) == 0) return messages;
   if ((ready.revents & POLLERR) != 0) {
-    return Failure(refuse(probe,
-                          "an error and messages wait to be read, and looking at the messages "
-                          "would take the error away; try again in a moment"));
+    return Failure(refuse_now(probe,
+                              "an error and messages wait to be read, and looking at the messages "
+                              "would take the error away"));
   }
   const bool ended =
       (ready.revents & POLLRDHUP) != 0 && socket_option(fd, SOL_SOCKET, SO_TYPE) == SOCK_SEQPACKET;
@@ -159,8 +159,7 @@ Result<std::vector<QueuedMessage>> peek_messages(const FileProbe& probe, int fd)
       // Empty ones would not be found again; the one at the head is known.
       if (std::any_of(messages.begin() + (first_is_empty ? 1 : 0), messages.end(),
                       [](const QueuedMessage& one) { return one.data.empty(); })) {
-        return Failure(
-            refuse(probe, "empty and very long messages wait to be read; try again in a moment"));
+        return Failure(refuse_now(probe, "empty and very long messages wait to be read"));
       }
       messages.resize(first_is_empty ? 1 : 0);
       continue;

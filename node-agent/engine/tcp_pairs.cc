@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "node-agent/engine/file_support.h"
+#include "node-agent/engine/obstacles.h"
 #include "node-agent/engine/socket_diag.h"
 #include "node-agent/engine/socket_options.h"
 #include "node-agent/engine/socket_support.h"
@@ -59,18 +60,16 @@ class PairFinder {
     if (!alone.empty() || outside_.allowed) {
       FERMATA_ASSIGN(all_, list_inet_sockets(IPPROTO_TCP));
     }
-    for (const uint32_t id : alone) FERMATA_TRY_RESULT(note(place_alone(id)));
-    check_listeners();
-    if (outside_.allowed) check_others();
-    if (refused_.empty()) return std::move(leaving_);
-    return failure(Code::kCannotHold, fmt::format("{}", fmt::join(refused_, "\n")));
+    for (const uint32_t id : alone) FERMATA_TRY_RESULT(obstacles_.note(place_alone(id)));
+    FERMATA_TRY_RESULT(check_listeners());
+    if (outside_.allowed) FERMATA_TRY_RESULT(check_others());
+    FERMATA_TRY_RESULT(obstacles_.sum());
+    return std::move(leaving_);
   }
 
  private:
-  Status note(const Status& status) {
-    if (status.code() != Code::kCannotHold) return status;
-    refused_.push_back(status.message());
-    return Status::ok();
+  Status not_now(const std::string& why) {
+    return obstacles_.note({Code::kBusy, why + "; try again in a moment"});
   }
 
   // A socket without an open file may be of another pod on this host, too.
@@ -110,10 +109,9 @@ class PairFinder {
       ++waiting_[listener->file_id];
       return Status::ok();
     }
-    return refuse(one.probe,
-                  fmt::format("the connection to {} is in the middle of being accepted or closed; "
-                              "try again in a moment",
-                              one.remote.text()));
+    return refuse_now(
+        one.probe, fmt::format("the connection to {} is in the middle of being accepted or closed",
+                               one.remote.text()));
   }
 
   Status leaves(uint32_t id) {
@@ -127,18 +125,19 @@ class PairFinder {
                                          one.remote.text()));
   }
 
-  void check_listeners() {
+  Status check_listeners() {
     for (const TcpListener& listener : listeners_) {
       if (listener.queued <= waiting_[listener.file_id]) continue;
-      refused_.push_back(listener.text +
-                         ": a connection from outside the pod, or one that ended already, waits "
-                         "to be accepted; try again in a moment");
+      FERMATA_TRY(not_now(listener.text +
+                          ": a connection from outside the pod, or one that ended already, waits "
+                          "to be accepted"));
     }
+    return Status::ok();
   }
 
   // What has no file and would be missed by the other end: a connection that is being accepted, and
   // the last bytes of a closed one.
-  void check_others() {
+  Status check_others() {
     for (const InetSocket& socket : all_) {
       if (socket.inode != 0 || ends_.contains({socket.remote.key(), socket.local.key()})) continue;
       if (socket.state == kSynReceived) {
@@ -146,20 +145,20 @@ class PairFinder {
             std::find_if(listeners_.begin(), listeners_.end(),
                          [&](const TcpListener& each) { return listens_at(each, socket.local); });
         if (listener == listeners_.end()) continue;
-        refused_.push_back(
-            fmt::format("{}: a connection from {} is being made to it; try again in a moment",
-                        listener->text, socket.remote.text()));
+        FERMATA_TRY(not_now(fmt::format("{}: a connection from {} is being made to it",
+                                        listener->text, socket.remote.text())));
       }
       const bool has_more =
           socket.send_queue > 0 &&
           (socket.state == kFinWait1 || socket.state == kClosing || socket.state == kLastAck);
       if (has_more && outside_.group != 0 && socket.group == outside_.group) {
-        refused_.push_back(fmt::format(
+        FERMATA_TRY(not_now(fmt::format(
             "a process of the job has closed its connection from {} to {}, and the last of what it "
-            "sent is still under way; try again in a moment",
-            socket.local.text(), socket.remote.text()));
+            "sent is still under way",
+            socket.local.text(), socket.remote.text())));
       }
     }
+    return Status::ok();
   }
 
   const LiveTcps& live_;
@@ -170,7 +169,7 @@ class PairFinder {
   std::vector<InetSocket> all_;
   std::map<uint32_t, uint32_t> waiting_;
   std::vector<uint32_t> leaving_;
-  std::vector<std::string> refused_;
+  Obstacles obstacles_;
 };
 
 // A direction with an empty send queue was complete in the receiver's queue before we looked at

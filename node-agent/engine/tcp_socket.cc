@@ -85,7 +85,7 @@ class TcpSocketKind : public FileKind {
         break;
     }
     if (holds_urgent_data(fd)) {
-      return refuse(probe, "urgent data (MSG_OOB) waits to be read; try again in a moment");
+      return refuse_now(probe, "urgent data (MSG_OOB) waits to be read");
     }
     tcp.set_state(TcpSocket::CONNECTED);
     tcp.set_remote(ends.remote.bytes());
@@ -115,7 +115,7 @@ class TcpSocketKind : public FileKind {
       if (read) break;
       if (read.code() != Code::kBusy) return read;
       if (attempt == kAttempts) {
-        return {Code::kCannotHold, read.message() + "; try again in a moment"};
+        return {Code::kBusy, read.message() + "; try again in a moment"};
       }
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }
@@ -191,7 +191,7 @@ class TcpSocketKind : public FileKind {
   }
 
   static Status refuse_connecting(const FileProbe& probe) {
-    return refuse(probe, "a connection is being made; try again in a moment");
+    return refuse_now(probe, "a connection is being made");
   }
 
   static Status capture_closed(const FileProbe& probe, const tcp_info& info, TcpSocket& tcp) {

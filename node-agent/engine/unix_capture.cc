@@ -1,7 +1,6 @@
 #include "node-agent/engine/unix_capture.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <linux/sockios.h>
 #include <poll.h>
 #include <sys/ioctl.h>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "node-agent/engine/file_support.h"
+#include "node-agent/engine/obstacles.h"
 #include "node-agent/engine/socket_options.h"
 #include "node-agent/engine/socket_support.h"
 #include "node-agent/engine/unix_name.h"
@@ -142,16 +142,16 @@ Status UnixCapture::record(const FileProbe& probe, CaptureContext& context, imag
 
 Status UnixCapture::pair(image::PodObjects& objects) const {
   std::map<uint64_t, uint32_t> waits_at;  // inode of a client: file id of the listener
-  std::vector<std::string> refused;
+  Obstacles obstacles;
   for (const auto& [inode, id] : by_inode_) {
     for (const uint64_t client : entries_.at(inode).waiting) {
       if (by_inode_.contains(client)) {
         waits_at[client] = id;
       } else {
-        refused.push_back(
-            seen_.at(id) +
-            ": a connection from outside the job, or one that ended already, waits to be "
-            "accepted; try again in a moment");
+        FERMATA_TRY(obstacles.note(
+            refuse_now(id,
+                       "a connection from outside the job, or one that ended already, waits to be "
+                       "accepted")));
       }
     }
   }
@@ -161,16 +161,17 @@ Status UnixCapture::pair(image::PodObjects& objects) const {
   }
   for (image::File& file : *objects.mutable_files()) {
     if (!file.has_unix_socket()) continue;
-    Status status = place(file, waits_at, names);
-    if (!status && status.code() != Code::kCannotHold) return status;
-    if (!status) refused.push_back(status.message());
+    FERMATA_TRY(obstacles.note(place(file, waits_at, names)));
   }
-  return refused.empty() ? Status::ok()
-                         : Status(Code::kCannotHold, fmt::format("{}", fmt::join(refused, "\n")));
+  return obstacles.sum();
 }
 
 Status UnixCapture::refuse_file(const image::File& file, std::string_view why) const {
   return {Code::kCannotHold, fmt::format("{}: {}", seen_.at(file.id()), why)};
+}
+
+Status UnixCapture::refuse_now(uint32_t file, std::string_view why) const {
+  return {Code::kBusy, fmt::format("{}: {}; try again in a moment", seen_.at(file), why)};
 }
 
 // Finds the other end of a connection.
@@ -197,9 +198,8 @@ Status UnixCapture::place(image::File& file, const std::map<uint64_t, uint32_t>&
   }
   if (const auto listener = waits_at.find(socket.inode()); listener != waits_at.end()) {
     if (sent_.at(file.id()) != 0) {
-      return refuse_file(file,
-                         "what it sent over a connection that is not accepted yet cannot be read; "
-                         "try again in a moment");
+      return refuse_now(file.id(),
+                        "what it sent over a connection that is not accepted yet cannot be read");
     }
     socket.set_waits_at(listener->second);
     return Status::ok();
@@ -214,10 +214,10 @@ Status UnixCapture::check_sources(const image::File& file,
   if (file.unix_socket().type() != SOCK_DGRAM) return Status::ok();
   for (const image::SocketMessage& message : file.unix_socket().messages()) {
     if (message.source().empty() || names.contains(message.source())) continue;
-    return refuse_file(file,
-                       fmt::format("a message from '{}', which is closed or outside the job, waits "
-                                   "to be read; try again in a moment",
-                                   UnixName{message.source(), {}}.text()));
+    return refuse_now(file.id(),
+                      fmt::format("a message from '{}', which is closed or outside the job, waits "
+                                  "to be read",
+                                  UnixName{message.source(), {}}.text()));
   }
   return Status::ok();
 }

@@ -23,6 +23,8 @@ class UnixCapture {
  private:
   Status list();
   Status refuse_file(const image::File& file, std::string_view why) const;
+  /// kBusy: of a state that passes by itself.
+  Status refuse_now(uint32_t file, std::string_view why) const;
   Status place(image::File& file, const std::map<uint64_t, uint32_t>& waits_at,
                const std::set<std::string>& names) const;
   Status check_sources(const image::File& file, const std::set<std::string>& names) const;

@@ -97,6 +97,25 @@ TEST_F(Connections, BytesThatAreNoAddressLeave) {
   EXPECT_THAT(refuse_leaving(pods_, found).message(), HasSubstr("unknown family"));
 }
 
+TEST_F(Connections, OneToAHostOfTheJobMayBeInTheMaking_TheFirstTimeItIsAlone) {
+  const Addresses hosts{ip_of(v4("10.0.0.1", 0)), ip_of(v4("10.0.0.2", 0))};
+  first_ = {connection(v4("10.0.0.1", 40000), v4("10.0.0.2", 5000))};
+  LeavingJudge judge;
+  EXPECT_EQ(judge.judge(pods_, leaving(), hosts).code(), Code::kBusy);
+  // Another one: the port has changed.
+  first_ = {connection(v4("10.0.0.1", 40001), v4("10.0.0.2", 5000))};
+  const Status again = judge.judge(pods_, leaving(), hosts);
+  EXPECT_EQ(again.code(), Code::kBusy);
+  EXPECT_THAT(again.message(), HasSubstr("10.0.0.2:5000"));
+  EXPECT_EQ(judge.judge(pods_, leaving(), hosts).code(), Code::kCannotHold);
+  // One that leads elsewhere is final at once.
+  first_ = {connection(v4("10.0.0.1", 40002), v4("10.0.0.2", 5000)),
+            connection(v4("10.0.0.1", 40003), v4("10.9.9.9", 27000))};
+  EXPECT_EQ(judge.judge(pods_, leaving(), hosts).code(), Code::kCannotHold);
+  first_.clear();
+  EXPECT_TRUE(judge.judge(pods_, leaving(), hosts));
+}
+
 TEST(ExternalTcp, IsRefuseUnlessSaidOtherwise) {
   EXPECT_EQ(*parse_external_tcp(""), ExternalTcp::kRefuse);
   EXPECT_EQ(*parse_external_tcp("reset"), ExternalTcp::kReset);

@@ -1,8 +1,10 @@
 // The coordinator on a real checkpoint folder, with agents that only write small files.
 #include "coord/coordinator.h"
 
+#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 
 #include <fstream>
 
@@ -21,6 +23,7 @@ using testing::IsEmpty;
 class FileAgent final : public Agent {
  public:
   std::optional<Phase> fails_in;
+  uint32_t not_now = 0;  ///< captures still to be refused for what passes
   bool ended = false;
   std::vector<image::OutsideConnection> connections;
 
@@ -33,6 +36,10 @@ class FileAgent final : public Agent {
     }
   }
   Result<AgentReport> await(Time) override {
+    if (phase_ == Phase::kCapture && not_now > 0) {
+      --not_now;
+      return failure(Code::kBusy, "a connection is being made");
+    }
     if (fails_in == phase_) return failure(Code::kCannotHold, "process 9 holds a lease");
     AgentReport report;
     report.memory_bytes = 3;
@@ -53,6 +60,14 @@ class FileAgent final : public Agent {
  private:
   Phase phase_ = Phase::kPrepare;
 };
+
+std::string address(const char* host, uint16_t port) {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  inet_pton(AF_INET, host, &address.sin_addr);
+  return {reinterpret_cast<const char*>(&address), sizeof address};
+}
 
 class CoordinatorTest : public testing::Test {
  protected:
@@ -116,6 +131,46 @@ TEST_F(CoordinatorTest, FailedSetLeavesNoFiles_ButItsReason) {
   ASSERT_EQ(sets().size(), 1U);
   EXPECT_EQ(sets()[0].state, SetState::kAborted);
   EXPECT_THAT(sets()[0].reason, HasSubstr("commit on n0: process 9 holds a lease"));
+}
+
+TEST_F(CoordinatorTest, WhatPassesByItselfIsTriedAgain_UnderACridOfItsOwn) {
+  Coordinator coordinator = this->coordinator();
+  coordinator.patience().pause = std::chrono::milliseconds(1);
+  agent_.not_now = 2;
+  const TriedSet tried = take(coordinator);
+  EXPECT_TRUE(tried.outcome.committed()) << tried.outcome.status.message();
+  EXPECT_EQ(tried.attempts, 3U);
+  ASSERT_EQ(sets().size(), 3U);
+  EXPECT_EQ(sets()[1].state, SetState::kAborted);
+  EXPECT_EQ(sets()[2].crid, tried.crid);
+}
+
+TEST_F(CoordinatorTest, PatienceEnds) {
+  Coordinator coordinator = this->coordinator();
+  coordinator.patience().pause = std::chrono::milliseconds(1);
+  coordinator.patience().attempts = 4;
+  agent_.not_now = 100;
+  const TriedSet tried = take(coordinator);
+  EXPECT_EQ(tried.outcome.status.code(), Code::kBusy);
+  EXPECT_THAT(tried.outcome.status.message(), HasSubstr("being made (tried 4 times)"));
+  EXPECT_EQ(sets().size(), 4U);
+  EXPECT_FALSE(fs::exists(tried.folder));
+}
+
+// The client of a new connection can have heard of it before the cut, and its server not.
+TEST_F(CoordinatorTest, ConnectionToAHostOfTheJobIsFinalOnlyWhenItStaysAlone) {
+  Coordinator coordinator = this->coordinator();
+  coordinator.patience().pause = std::chrono::milliseconds(1);
+  image::OutsideConnection connection;
+  connection.set_local(address("10.0.0.1", 40000));
+  connection.set_remote(address("10.0.0.2", 5000));
+  connection.set_state("established");
+  agent_.connections = {connection};
+  job_.own_hosts = {ip_of(connection.local()), ip_of(connection.remote())};
+  const TriedSet tried = take(coordinator);
+  EXPECT_EQ(tried.outcome.status.code(), Code::kCannotHold);
+  EXPECT_EQ(tried.attempts, 2U);
+  EXPECT_THAT(tried.outcome.status.message(), HasSubstr("10.0.0.2:5000, which is not of the job"));
 }
 
 TEST_F(CoordinatorTest, CridsAreNeverReused) {

@@ -161,6 +161,13 @@ TEST_P(SetProtocolPhase, FailureOfTheFirstAgent_StillAwaitsTheSecond) {
                           "n1 roll back", "n0 rolled back", "n1 rolled back"));
 }
 
+TEST_P(SetProtocolPhase, WhatPassesByItselfIsNotTheReasonWhileThereIsAnother) {
+  n0_.trouble = Trouble{GetParam(), Status(Code::kBusy, "a connection is being made"), {}};
+  EXPECT_EQ(take().status.code(), Code::kBusy);
+  n1_.trouble = Trouble{GetParam(), Status(Code::kCannotHold, "process 12 holds a unicorn"), {}};
+  EXPECT_EQ(take().status.code(), Code::kCannotHold);
+}
+
 TEST_P(SetProtocolPhase, MissedDeadlineRollsEveryAgentBack) {
   deadlines_[GetParam()] = seconds(5);
   n0_.trouble = Trouble{GetParam(), Status::ok(), seconds(6)};

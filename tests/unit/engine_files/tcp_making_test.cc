@@ -40,7 +40,7 @@ void filter(const UniqueFd& fd, bool drop) {
 uint32_t waiting_at(const UniqueFd& listener) { return tcp_info_of(listener.get()).tcpi_unacked; }
 
 void expect_again_in_a_moment(const Status& status, const char* what) {
-  EXPECT_EQ(status.code(), Code::kCannotHold);
+  EXPECT_EQ(status.code(), Code::kBusy);
   EXPECT_NE(status.message().find(what), std::string::npos) << status.message();
   EXPECT_NE(status.message().find("again in a moment"), std::string::npos) << status.message();
 }

@@ -267,7 +267,7 @@ TEST(Tcp, NotYetAcceptedWithData_IsRefused) {
     ::usleep(100000);
   });
   const Status status = pod.capture();
-  EXPECT_EQ(status.code(), Code::kCannotHold);
+  EXPECT_EQ(status.code(), Code::kBusy);
   EXPECT_NE(status.message().find("try again"), std::string::npos) << status.message();
 }
 

@@ -149,8 +149,7 @@ Status TwoPods::take_set_patiently() {
   Status status;
   (void)eventually([&] {
     status = take_set();
-    const bool again = status.code() == Code::kCannotHold &&
-                       status.message().find("again in a moment") != std::string::npos;
+    const bool again = status.code() == Code::kBusy;
     if (again) {
       run_on();
       // An acknowledgement may be delayed by 40 ms, and was dropped if that ended in the cut.
