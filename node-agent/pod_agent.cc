@@ -67,7 +67,7 @@ struct PodAgent::Work {
   storage::PodImage image;
   std::optional<storage::ImageWriter> writer;
   bool isolated = false;
-  std::vector<UniqueFd> outside_sockets;  ///< for the nudge at join()
+  std::vector<UniqueFd> outside_sockets;  ///< for the nudges from join() on
 };
 
 PodAgent::PodAgent(PodToHold pod) : pod_(std::move(pod)) {}
@@ -152,6 +152,10 @@ Status PodAgent::record_addresses(image::PodState& state) const {
 Status PodAgent::isolate(std::chrono::nanoseconds at_most) {
   Work& work = *work_;
   if (pod_.isolation == nullptr) return {Code::kInternal, "this pod cannot be isolated"};
+  // What others have sent comes in until the capture, and again after it: none of it is lost, and
+  // nobody waits for a retransmission of it. With no way out for an acknowledgement it also is in
+  // the sender's queue, whichever of the two is captured first.
+  if (!work.isolated) pod_.isolation->hear(true);
   // The same call prolongs it.
   pod_.isolation->cut(at_most);
   if (work.isolated) return {};
@@ -168,10 +172,14 @@ Status PodAgent::join() {
   pod_.isolation->join();
   work.isolated = false;
   if (!work.frozen) work.guard.reset();
-  engine::nudge(std::move(work.outside_sockets));
-  work.outside_sockets.clear();
+  engine::send_unsent(work.outside_sockets);
   if (held) return {};
   return {Code::kTimeout, "the pod was isolated for longer than allowed, and then no more"};
+}
+
+void PodAgent::nudge() {
+  if (!work_ || work_->isolated) return;
+  engine::nudge(std::exchange(work_->outside_sockets, {}));
 }
 
 Status PodAgent::capture(std::chrono::milliseconds deadline) {
@@ -190,7 +198,10 @@ Status PodAgent::capture(std::chrono::milliseconds deadline) {
   work.image.header.time = storage::utc_now();
   numbers_.time = work.image.header.time;
   if (pod_.allow_outside) work.frozen->allow_outside_connections();
+  // Sockets are read in several steps.
+  if (work.isolated) pod_.isolation->hear(false);
   FERMATA_ASSIGN_STATUS(work.image.objects, work.frozen->capture());
+  if (work.isolated) pod_.isolation->hear(true);
   outside_ = work.frozen->outside_connections();
   FERMATA_TRY(record_addresses(*work.image.objects.mutable_pod()));
   watch.note("record");
@@ -227,6 +238,7 @@ Status PodAgent::let_run() {
 
 Status PodAgent::write_back() {
   Work& work = *work_;
+  nudge();  // all pods have joined
   {
     FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(pod_.owner));
     FERMATA_ASSIGN_STATUS(work.writer, storage::ImageWriter::create(part_file(), work.image));
@@ -267,6 +279,7 @@ void PodAgent::roll_back() {
     const Status joined = join();
     if (!joined) log_info(fmt::format("job {}: {}", to_string(pod_.job), joined.message()));
   }
+  nudge();
   snapshot_.release();
   {
     // With the owner's rights. Without them it may fail: then the next attempt removes the file.

@@ -94,6 +94,9 @@ class PodAgent {
   Status capture(std::chrono::milliseconds deadline);
   /// Ends the isolation. kTimeout: it had run out before, and what was captured is no cut.
   Status join();
+  /// When the other pods of the set have joined, too; once: has connections go on that a lost
+  /// acknowledgement holds up.
+  void nudge();
   /// Writes the image under its ".part" name, durably. A pod that still stood runs when its memory
   /// is written.
   Status write_back();

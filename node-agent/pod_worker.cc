@@ -29,6 +29,9 @@ constexpr std::chrono::minutes kLongOrder{10};
 constexpr seconds kBarrierMargin{30};
 // Between two phases, where nobody is held up by the wait: others write, or wait to.
 constexpr std::chrono::hours kBarrier{12};
+// For the other pods of a set to join as well. By then they have, unless the next phase says so
+// before.
+constexpr milliseconds kOthersJoin{10};
 // For who waits for the orphan's end to tell how it was.
 constexpr seconds kStatusPatience{2};
 // For the exchange's thread to come back from the file system.
@@ -118,7 +121,7 @@ void PodWorker::run() {
     }
   }
   while (!over_) {
-    Wake wake = queue_.wait(pod_ ? pod_->init_pidfd() : -1, next_phase_);
+    Wake wake = queue_.wait(pod_ ? pod_->init_pidfd() : -1, nudge_at_ ? nudge_at_ : next_phase_);
     switch (wake.kind) {
       case Wake::Kind::kOrder:
         handle(wake.order);
@@ -129,6 +132,11 @@ void PodWorker::run() {
         if (!pod_) over(std::nullopt);
         break;
       case Wake::Kind::kDeadline:
+        if (nudge_at_) {
+          nudge_at_.reset();
+          agent_->nudge();
+          break;
+        }
         log_warning(fmt::format("set {} of pod {}: the next phase did not come", set_,
                                 to_string(record_.id)));
         roll_back();
@@ -212,6 +220,7 @@ void PodWorker::answer(const Open& open, const Status& status, const Fill& fill)
 void PodWorker::phase(const wire::Order& order) {
   const Open now = open(order);
   next_phase_.reset();
+  nudge_at_.reset();
   Status status = carry_out(order.phase(), now);
   if (status && steady_clock::now() > now.deadline) {
     status = {Code::kTimeout, "did not end before its deadline"};
@@ -258,6 +267,7 @@ Status PodWorker::carry_out(const wire::PhaseOrder& order, const Open& now) {
       return agent_->capture(std::min<milliseconds>(left_until(now.deadline), kFreezeDeadline));
     case SetPhase::kJoin: {
       Status joined = agent_->join();
+      nudge_at_ = steady_clock::now() + kOthersJoin;
       if (exchange_) exchange_->release();
       return joined;
     }
@@ -292,6 +302,7 @@ void PodWorker::report_on(wire::Done& done) const {
 void PodWorker::roll_back() {
   set_ = 0;
   next_phase_.reset();
+  nudge_at_.reset();
   if (agent_) agent_->roll_back();
   if (exchange_) exchange_->release();
 }

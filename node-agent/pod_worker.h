@@ -106,6 +106,7 @@ class PodWorker {
   // A set in work.
   uint64_t set_ = 0;                ///< its CRID; 0: none
   std::optional<Time> next_phase_;  ///< when it has to come
+  std::optional<Time> nudge_at_;    ///< unless the next phase comes first
   Time cut_until_;
 
   // A restart in work.

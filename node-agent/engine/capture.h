@@ -86,5 +86,7 @@ class FrozenPod {
 /// the descriptors. The programs may run. Harmless to a socket that was closed or reset meanwhile.
 /// Any thread; needs CAP_NET_ADMIN.
 void nudge(std::vector<UniqueFd> sockets);
+/// The part of it that can be done before the other ends hear: what was never sent goes out.
+void send_unsent(const std::vector<UniqueFd>& sockets);
 
 }  // namespace fermata::engine

@@ -36,7 +36,14 @@ void nudge(std::vector<UniqueFd> sockets) {
     const int reuse = get_int(fd, SOL_SOCKET, SO_REUSEADDR);
     set_int(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF);
     if (reuse != 0) set_int(fd, SOL_SOCKET, SO_REUSEADDR, reuse);
-    // What was never sent goes out, in half-closed states as well, which have no window probe.
+  }
+  // In half-closed states as well, which have no window probe.
+  send_unsent(sockets);
+}
+
+void send_unsent(const std::vector<UniqueFd>& sockets) {
+  for (const UniqueFd& socket : sockets) {
+    const int fd = socket.get();
     if (get_int(fd, IPPROTO_TCP, TCP_CORK) == 0) set_int(fd, IPPROTO_TCP, TCP_CORK, 0);
   }
 }

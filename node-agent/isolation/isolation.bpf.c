@@ -77,7 +77,7 @@ static __always_inline int backs_off(struct __sk_buff* packet, __u64 cut_since) 
 SEC("cgroup_skb/ingress") int fermata_ingress(struct __sk_buff* packet) {
   volatile struct IsolationControl* state = control();
   if (!state) return kPass;
-  if (is_cut(state)) return kDrop;
+  if (is_cut(state) && !state->hears) return kDrop;
   if (state->shared) learn_sender(packet, state->generation);
   return kPass;
 }

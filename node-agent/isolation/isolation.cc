@@ -53,6 +53,7 @@ class ControlPage {
   auto since() const { return std::atomic_ref(page_->since); }
   auto generation() const { return std::atomic_ref(page_->generation); }
   auto shared() const { return std::atomic_ref(page_->shared); }
+  auto hears() const { return std::atomic_ref(page_->hears); }
 
  private:
   explicit ControlPage(IsolationControl* page) : page_(page) {}
@@ -177,6 +178,8 @@ void Isolation::cut(std::chrono::nanoseconds at_most) {
   if (state_->cut_since == 0) state_->cut_since = now;
 }
 
+void Isolation::hear(bool others) { state_->control.hears().store(others ? 1 : 0); }
+
 bool Isolation::still_cut() const {
   const ControlPage& control = state_->control;
   return state_->cut_since != 0 && control.since().load() == state_->cut_since &&
@@ -185,6 +188,7 @@ bool Isolation::still_cut() const {
 
 void Isolation::join() {
   state_->control.until().store(0);
+  state_->control.hears().store(0);
   state_->cut_since = 0;
 }
 

@@ -34,6 +34,10 @@ class Isolation {
   /// it (but ENOBUFS of datagram sockets that asked for errors by IP_RECVERR).
   /// Again before join(): the cut is prolonged or shortened to this end.
   void cut(std::chrono::nanoseconds at_most);
+  /// Whether packets from others come in during a cut; at first they do not. What goes out is
+  /// dropped all the same, acknowledgements included. Holds until it is called again or join(). One
+  /// store.
+  void hear(bool others);
   /// Whether the cut has held without a gap from the first cut() after join() (or from the one that
   /// find() found standing) until now.
   bool still_cut() const;

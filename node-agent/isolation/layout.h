@@ -9,6 +9,8 @@ struct IsolationControl {
   __u64 since;       // when the cut began that `until` ends
   __u32 generation;  // of the entries that count; 0: no addresses are translated
   __u32 shared;      // 1 when an address on the wire stands for more than one host
+  __u32 hears;       // 1: a cut holds for what goes out only
+  __u32 unused;
 };
 
 enum {

@@ -49,6 +49,42 @@ Isolation installed(const PodGroup& group) {
   return *std::move(isolation);
 }
 
+TEST_P(Cut, ThatHears_DropsOnlyWhatGoesOut) {
+  const PodGroup group;
+  Isolation isolation = installed(group);
+  in_network([&] {
+    // Of nobody's group: what it sends is dropped nowhere but at the pod.
+    UniqueFd far = bound_socket(address(GetParam().address), GetParam().type);
+    group.enter();
+    const UniqueFd near = connected_socket(local_of(far), GetParam().type);
+    if (GetParam().type == SOCK_STREAM) {
+      far.reset(accept(far.get(), nullptr, nullptr));
+    } else {
+      const Address to = local_of(near);
+      ASSERT_EQ(connect(far.get(), to.get(), to.length), 0);
+    }
+    isolation.hear(true);
+    isolation.cut(1h);
+    EXPECT_TRUE(passes(far, near, kPatience));
+    EXPECT_TRUE(send_bytes(near, "a"));
+    EXPECT_EQ(receive(far, kSilence), "");
+    isolation.hear(false);
+    EXPECT_TRUE(send_bytes(far, "b"));
+    EXPECT_EQ(receive(near, kSilence), "");
+    EXPECT_TRUE(isolation.still_cut());
+    isolation.join();
+    if (GetParam().type == SOCK_STREAM) {
+      EXPECT_EQ(receive(far, kPatience), "a");
+      EXPECT_EQ(receive(near, kPatience), "b");
+    }
+    // The next one is a whole one again.
+    isolation.cut(1h);
+    EXPECT_TRUE(send_bytes(far, "c"));
+    EXPECT_EQ(receive(near, kSilence), "");
+    isolation.join();
+  });
+}
+
 TEST_P(Cut, DropsEverything_UntilJoin) {
   const PodGroup group;
   Isolation isolation = installed(group);
