@@ -55,6 +55,8 @@ Result<bool> apply_service(std::string_view key, const toml::node& node, Config&
     FERMATA_TRY_RESULT(apply_address(key, node, config.coordinator));
   } else if (key == "listen") {
     FERMATA_TRY_RESULT(apply_address(key, node, config.listen));
+  } else if (key == "relay_listen") {
+    FERMATA_TRY_RESULT(apply_address(key, node, config.relay_listen));
   } else if (key == "state_dir") {
     FERMATA_TRY_RESULT(apply_absolute(key, node, config.state_dir));
   } else if (key == "run_dir") {
@@ -69,6 +71,11 @@ Result<bool> apply_service(std::string_view key, const toml::node& node, Config&
     FERMATA_TRY_RESULT(apply_number(key, node, config.max_writers));
   } else if (key == "slots") {
     FERMATA_TRY_RESULT(apply_number(key, node, config.slots));
+  } else if (key == "tree_arity") {
+    FERMATA_TRY_RESULT(apply_number(key, node, config.tree_arity));
+    if (config.tree_arity == 0) {
+      return failure(Code::kUsage, "tree_arity: a number from 1 on is expected");
+    }
   } else if (key == "node_grace") {
     const auto grace = parse_duration(node.value_exact<std::string>().value_or(""));
     if (!grace) return Failure(grace.error().within(key));

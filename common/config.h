@@ -36,6 +36,10 @@ struct Config {
   std::chrono::milliseconds node_grace{60'000};
   /// Absolute: what an agent has to know of its pods as long as they run.
   std::filesystem::path run_dir = "/run/fermata";
+  /// Where an agent listens for those below it in a tree.
+  std::string relay_listen = "0.0.0.0:6821";
+  /// How many agents speak to one of them, or to the coordinator, for what pods exchange.
+  uint32_t tree_arity = 8;
   /// Name of this node; empty: its host name.
   std::string node_name;
   /// Ranks this node takes; 0: one for each core.

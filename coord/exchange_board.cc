@@ -117,42 +117,57 @@ std::vector<wire::ExchangeDown> ExchangeBoard::tell_all(std::optional<uint32_t> 
   return downs;
 }
 
-bool ExchangeBoard::makes_sense(uint32_t pod, const wire::Contribution& part) const {
-  const auto& pods = part.pods();
-  if (part.number() == 0 || pods.empty() || pods.Get(pods.size() - 1) >= pods_) return false;
-  const bool ascending =
-      std::adjacent_find(pods.begin(), pods.end(), std::greater_equal<>()) == pods.end();
-  return ascending && std::binary_search(pods.begin(), pods.end(), pod);
+std::vector<wire::Part> ExchangeBoard::parts_of(uint32_t sender,
+                                                const wire::Contribution& contribution) const {
+  const auto& pods = contribution.pods();
+  if (contribution.number() == 0 || pods.empty() || pods.Get(pods.size() - 1) >= pods_) return {};
+  if (std::adjacent_find(pods.begin(), pods.end(), std::greater_equal<>()) != pods.end()) return {};
+  std::vector<wire::Part> parts(contribution.parts().begin(), contribution.parts().end());
+  if (parts.empty()) {
+    wire::Part& part = parts.emplace_back();
+    part.set_pod(sender);
+    part.set_blob(contribution.blob());
+    part.set_status(contribution.status());
+  }
+  const bool all_take_part = std::all_of(parts.begin(), parts.end(), [&](const wire::Part& part) {
+    return std::binary_search(pods.begin(), pods.end(), part.pod());
+  });
+  return all_take_part ? parts : std::vector<wire::Part>();
 }
 
-std::vector<wire::ExchangeDown> ExchangeBoard::contribute(uint32_t pod,
-                                                          const wire::Contribution& part) {
-  if (!makes_sense(pod, part)) return {};
-  auto [found, is_new] = collectives_.try_emplace(part.key());
+std::vector<wire::ExchangeDown> ExchangeBoard::contribute(uint32_t sender,
+                                                          const wire::Contribution& contribution) {
+  std::vector<wire::Part> parts = parts_of(sender, contribution);
+  if (parts.empty()) return {};
+  const std::string& key = contribution.key();
+  const uint64_t number = contribution.number();
+  auto [found, is_new] = collectives_.try_emplace(key);
   Collective& collective = found->second;
   if (is_new) {
-    collective.pods.assign(part.pods().begin(), part.pods().end());
-    collective.place = order_.insert(order_.end(), part.key());
+    collective.pods.assign(contribution.pods().begin(), contribution.pods().end());
+    collective.place = order_.insert(order_.end(), key);
   }
-  if (!std::equal(part.pods().begin(), part.pods().end(), collective.pods.begin(),
+  if (!std::equal(contribution.pods().begin(), contribution.pods().end(), collective.pods.begin(),
                   collective.pods.end())) {
     return {};
   }
   order_.splice(order_.end(), order_, collective.place);
-  if (part.number() < collective.completed) return {};
-  if (part.number() == collective.completed) {
+  if (number < collective.completed) return {};
+  if (number == collective.completed) {
     // Said again: the answer may have been lost.
     if (!collective.gathered) return {};
-    wire::ExchangeDown down = to(pod);
+    wire::ExchangeDown down = to(sender);
     *down.mutable_gathered() = *collective.gathered;
     return {std::move(down)};
   }
-  Gathering& gathering = collective.under_way[part.number()];
-  if (!gathering.parts.emplace(pod, part).second) return {};
-  bytes_ += part.blob().size();
-  if (gathering.parts.size() == collective.pods.size()) {
-    return complete(part.key(), collective, part.number());
+  Gathering& gathering = collective.under_way[number];
+  gathering.senders.insert(sender);
+  for (wire::Part& part : parts) {
+    const size_t size = part.blob().size();
+    const uint32_t pod = part.pod();
+    if (gathering.parts.emplace(pod, std::move(part)).second) bytes_ += size;
   }
+  if (gathering.parts.size() == collective.pods.size()) return complete(key, collective, number);
   if (collective.under_way.size() > kMaxUnderWay) {
     drop(collective, collective.under_way.begin());
   }
@@ -175,22 +190,22 @@ std::vector<wire::ExchangeDown> ExchangeBoard::complete(const std::string& key,
     gathered.mutable_blobs()->append(part.blob());
     if (gathered.status() == 0) gathered.set_status(part.status());
   }
+  const std::set<uint32_t> senders = std::move(collective.under_way[number].senders);
   // Whoever contributed this one has had all before.
   while (!collective.under_way.empty() && collective.under_way.begin()->first <= number) {
     drop(collective, collective.under_way.begin());
   }
   if (gathered.ByteSizeLong() > limits_.gathered) {
     return abort(kFailedStatus,
-                 fmt::format("a collective of step {} gathers {} MiB, more than a message "
-                             "holds",
+                 fmt::format("a collective of step {} gathers {} MiB, more than a message holds",
                              to_string(step_), gathered.blobs().size() >> 20));
   }
   forget_gathered(collective);
   collective.completed = number;
   bytes_ += gathered.blobs().size();
   Downs downs;
-  for (const uint32_t pod : collective.pods) {
-    wire::ExchangeDown down = to(pod);
+  for (const uint32_t sender : senders) {
+    wire::ExchangeDown down = to(sender);
     *down.mutable_gathered() = gathered;
     downs.push_back(std::move(down));
   }

@@ -66,9 +66,11 @@ class ExchangeBoard {
  private:
   using Downs = std::vector<wire::ExchangeDown>;
 
-  /// One collective under way: parts by pod.
+  /// One collective under way: parts by pod, and who said them. The answer goes back the way they
+  /// came: to a pod, or to an agent that relays for several, under the number of its first pod.
   struct Gathering {
-    std::map<uint32_t, wire::Contribution> parts;
+    std::map<uint32_t, wire::Part> parts;
+    std::set<uint32_t> senders;
   };
   /// All collectives with one key.
   struct Collective {
@@ -81,8 +83,9 @@ class ExchangeBoard {
   using RequestId = std::pair<uint32_t, uint64_t>;  ///< asker, number
 
   wire::ExchangeDown to(uint32_t pod) const;
-  Downs contribute(uint32_t pod, const wire::Contribution& part);
-  bool makes_sense(uint32_t pod, const wire::Contribution& part) const;
+  Downs contribute(uint32_t sender, const wire::Contribution& contribution);
+  /// The parts, one for each pod; none where they make no sense.
+  std::vector<wire::Part> parts_of(uint32_t sender, const wire::Contribution& contribution) const;
   Downs complete(const std::string& key, Collective& collective, uint64_t number);
   Downs fetch(uint32_t asker, wire::FetchRequest request);
   wire::ExchangeDown not_found(const wire::FetchRequest& request) const;

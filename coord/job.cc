@@ -151,31 +151,11 @@ void Job::node_back(const std::string& node, std::span<const PodId> running) {
                             fmt::format("node {} is back without it", node)};
   }
   const std::lock_guard board(board_mutex_);
+  tell_route(node, std::none_of(missing_.begin(), missing_.end(),
+                                [](const auto& missing) { return missing.has_value(); }));
   for (const uint32_t pod : found->second) tell(board_.attached(pod));
   missing_changed_ = true;
   changed_.notify_all();
-}
-
-void Job::tell(std::vector<wire::ExchangeDown> messages) {
-  for (wire::ExchangeDown& message : messages) {
-    const uint32_t pod = message.pod().pod();
-    if (pod < node_of_.size()) context_.fleet.tell(node_of_[pod], std::move(message));
-  }
-}
-
-void Job::exchange(const wire::ExchangeUp& message) {
-  if (message.pod().start() != start_ || message.pod().pod() >= node_of_.size()) return;
-  {
-    const std::lock_guard lock(mutex_);
-    exchanged_ = true;
-    if (message.has_abort()) {
-      end_because(fmt::format("pod {} on {}: {}", message.pod().pod(),
-                              node_of_[message.pod().pod()], message.abort().reason()),
-                  message.abort().status() & 0xff);
-    }
-  }
-  const std::lock_guard board(board_mutex_);
-  tell(board_.take(message));
 }
 
 void Job::await_nodes() {

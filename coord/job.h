@@ -17,6 +17,7 @@
 
 #include "coord/coordinator.h"
 #include "coord/exchange_board.h"
+#include "coord/exchange_routes.h"
 #include "coord/fleet.h"
 #include "coord/node_table.h"
 #include "coord/requests.h"
@@ -32,6 +33,8 @@ struct JobOptions {
   Duration node_grace = std::chrono::seconds(60);
   /// Between SIGTERM and SIGKILL.
   Duration kill_after = std::chrono::seconds(5);
+  /// Agents that speak to one of them, or to the coordinator, for what pods exchange.
+  size_t tree_arity = kTreeArity;
 };
 
 /// What jobs work with. All of it outlives them.
@@ -75,6 +78,8 @@ class Job {
   wire::JobInfo info() const;
   stored::Job record() const;
 
+  /// Before the pods are started: how their contributions travel.
+  void tell_routes();
   /// The pods are not here yet: after the coordinator was started anew.
   void await_nodes();
   /// A set of this start that was committed when the coordinator died; `killed`: the last one, as
@@ -103,7 +108,11 @@ class Job {
   };
 
   void ask(Task task);
+  // With board_mutex_ held:
   void tell(std::vector<wire::ExchangeDown> messages);
+  void lay_routes();
+  void tell_route(const std::string& node, bool all_here);
+  void forget_routes();
   // With mutex_ held:
   void judge_end(uint32_t pod, const std::string& reason);
   void end_because(std::string why, int exit_status);
@@ -154,6 +163,11 @@ class Job {
   /// order.
   std::mutex board_mutex_;
   ExchangeBoard board_;
+  struct Laid {
+    std::string relay;
+    wire::ExchangeDown message;
+  };
+  std::unordered_map<std::string, Laid> routes_;  // by node
 
   // The job's thread's alone.
   std::shared_ptr<Coordinator> coordinator_;

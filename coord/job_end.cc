@@ -118,6 +118,10 @@ void Job::finish() {
     log_error(fmt::format("job {} has ended, but a restarted coordinator will not know: {}",
                           to_string(step_), saved.message()));
   }
+  {
+    const std::lock_guard board(board_mutex_);
+    forget_routes();
+  }
   context_.nodes.release(step_);
   log_info(fmt::format("job {} has ended with status {}{}{}", to_string(step_),
                        record.exit_status(), record.sentence().empty() ? "" : ": ",

@@ -97,6 +97,12 @@ Addresses NodeTable::addresses_of(std::span<const std::string> nodes) const {
   return addresses;
 }
 
+std::string NodeTable::relay_of(const std::string& node) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = nodes_.find(node);
+  return found == nodes_.end() || !found->second.up ? std::string() : found->second.hello.relay();
+}
+
 std::vector<wire::NodeInfo> NodeTable::list() const {
   const std::lock_guard lock(mutex_);
   std::vector<wire::NodeInfo> list;

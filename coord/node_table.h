@@ -32,6 +32,8 @@ class NodeTable {
 
   /// IP addresses of these nodes.
   Addresses addresses_of(std::span<const std::string> nodes) const;
+  /// Hello.relay; empty for a node that is not here.
+  std::string relay_of(const std::string& node) const;
   std::vector<wire::NodeInfo> list() const;
 
  private:

@@ -101,6 +101,12 @@ struct Server::Parts final : wire::Coordinator::CallbackService {
   grpc::ServerUnaryReactor* take(grpc::CallbackServerContext* context, const wire::Signed* message,
                                  Reply* reply, std::string_view method, Ask ask) {
     auto* reactor = context->DefaultReactor();
+    if (requests == nullptr) {
+      reactor->Finish(wire::grpc_status_of(
+          {Code::kUsage,
+           "this is an agent's port, not the coordinator's; see the config key coordinator"}));
+      return reactor;
+    }
     checkers->post([this, call = calls.add(reactor), reply, method, ask, peer = context->peer(),
                     message = *message] {
       Caller caller;
@@ -206,9 +212,15 @@ Server::Server(ServerOptions options, Authenticator& authenticator)
 Server::~Server() { stop(); }
 
 Status Server::start(FleetListener& listener, Requests& requests) {
+  parts_->requests = &requests;
+  return start_parts(listener);
+}
+
+Status Server::start(FleetListener& listener) { return start_parts(listener); }
+
+Status Server::start_parts(FleetListener& listener) {
   const ServerOptions& options = parts_->options;
   wire::quieten_grpc();
-  parts_->requests = &requests;
   parts_->checkers = std::make_unique<WorkerPool>(options.checkers);
   parts_->streams =
       std::make_unique<AgentStreams>(options, parts_->authenticator, listener, *parts_->checkers);

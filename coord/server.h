@@ -36,6 +36,8 @@ class Server final : public Fleet {
   /// Listens; kConflict where the port is taken. `listener` and `requests` are not owned and
   /// outlive stop().
   Status start(FleetListener& listener, Requests& requests);
+  /// The same for streams of agents alone; whoever asks for something else is told so.
+  Status start(FleetListener& listener);
   /// The port it listens on.
   int port() const;
   /// Ends all streams and open requests, and returns when no call into listener or requests is
@@ -53,6 +55,7 @@ class Server final : public Fleet {
 
  private:
   struct Parts;
+  Status start_parts(FleetListener& listener);
   std::unique_ptr<Parts> parts_;
 };
 

@@ -128,6 +128,7 @@ Result<Service::Begun> Service::begin_run(const Caller& caller, const wire::RunR
   const auto launched = [&]() -> Status {
     // Known before the first pod is: what is found of it after a crash is ended.
     FERMATA_TRY(store_.put(record));
+    job->tell_routes();
     return launch(fleet_, record, request, options_.launch, stop);
   }();
   if (!launched) {
@@ -225,6 +226,7 @@ Result<Service::Begun> Service::begin_restart(const Caller& caller,
   enter(job);
   Result<std::vector<std::string>> notes = [&]() -> Result<std::vector<std::string>> {
     FERMATA_TRY_RESULT(store_.put(record));
+    job->tell_routes();
     return coord::restart(fleet_, record, set, request.numa(), options_.restart, stop);
   }();
   if (!notes) {

@@ -108,16 +108,15 @@ class BackOff {
 /// A line when the coordinator is lost, when the reason changes, and when it is back.
 class AttemptLog {
  public:
-  explicit AttemptLog(std::string coordinator) : coordinator_(std::move(coordinator)) {}
+  explicit AttemptLog(std::string peer) : peer_(std::move(peer)) {}
 
   void attached() {
     if (failures_ == 0) {
-      log_info(fmt::format("attached to the coordinator at {}", coordinator_));
+      log_info(fmt::format("attached to {}", peer_));
     } else {
       const auto away =
           std::chrono::duration_cast<std::chrono::seconds>(SteadyClock::now() - since_);
-      log_warning(
-          fmt::format("the coordinator at {} is back after {} s", coordinator_, away.count()));
+      log_warning(fmt::format("{} is back after {} s", peer_, away.count()));
     }
     failures_ = 0;
   }
@@ -129,7 +128,7 @@ class AttemptLog {
   }
 
  private:
-  const std::string coordinator_;
+  const std::string peer_;  ///< what and where
   uint64_t failures_ = 0;
   SteadyClock::time_point since_;
   Code last_ = Code::kOk;
@@ -142,7 +141,8 @@ struct CoordinatorLink::Parts {
       : options(std::move(the_options)),
         authenticator(the_authenticator),
         events(std::move(the_events)),
-        log(options.coordinator) {}
+        peer(fmt::format("{} at {}", options.peer, options.coordinator)),
+        log(peer) {}
 
   /// The link's thread.
   void run();
@@ -160,6 +160,7 @@ struct CoordinatorLink::Parts {
   const LinkOptions options;
   Authenticator& authenticator;
   const LinkEvents events;
+  const std::string peer;  ///< what and where
   AttemptLog log;
   std::thread thread;
 
@@ -238,22 +239,20 @@ Status CoordinatorLink::Parts::why_ended(const grpc::Status& end, bool stood) co
   const std::string& where = options.coordinator;
   const bool gone = end.ok() || end.error_code() == grpc::StatusCode::UNAVAILABLE;
   if (stood && gone) {
-    return {Code::kGone, fmt::format("lost the coordinator at {}: {}", where,
+    return {Code::kGone, fmt::format("lost {}: {}", peer,
                                      end.ok() ? "it ended the stream" : end.error_message())};
   }
-  if (end.ok()) return {Code::kGone, fmt::format("the coordinator at {} ended the stream", where)};
+  if (end.ok()) return {Code::kGone, fmt::format("{} ended the stream", peer)};
   const Status status = wire::status_of(end, where);
-  return gone ? status
-              : status.within(fmt::format("the coordinator at {} refuses this agent", where));
+  return gone ? status : status.within(fmt::format("{} refuses this agent", peer));
 }
 
 Status CoordinatorLink::Parts::serve(Inbox& messages, const std::string& nonce) {
   const auto first = messages.next(SteadyClock::now() + options.welcome_within);
   if (!first) {
     if (messages.ended()) return Status::ok();
-    return {Code::kTimeout,
-            fmt::format("the coordinator at {} accepted no stream within {} s", options.coordinator,
-                        options.welcome_within.count() / 1000)};
+    return {Code::kTimeout, fmt::format("{} accepted no stream within {} s", peer,
+                                        options.welcome_within.count() / 1000)};
   }
   const auto welcome = check_welcome(*first, nonce);
   if (!welcome) {

@@ -15,6 +15,8 @@ namespace fermata::node_agent {
 
 struct LinkOptions {
   std::string coordinator;  ///< "host:port"
+  /// What it is, for sentences: an agent above this one in a tree is spoken to alike.
+  std::string peer = "the coordinator";
   std::string version = FERMATA_VERSION;
   Admins admins;  ///< whose Welcome counts
   /// A coordinator that says nothing for so long, not even to gRPC's pings, is lost.

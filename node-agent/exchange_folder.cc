@@ -213,6 +213,8 @@ class ExchangeFolder::Worker {
       return;
     }
     *message.mutable_pod() = to_wire(pod_);
+    // Only agents speak for several pods.
+    if (message.has_contribution()) message.mutable_contribution()->clear_parts();
     sender_(std::move(message));
     const auto bytes = static_cast<int64_t>((*text)->size());
     std::this_thread::sleep_for(std::chrono::microseconds(bytes * 1'000'000 / kBytesPerSecond));

@@ -27,6 +27,7 @@ Status serve(const Config& config) {
   MungeAuthenticator authenticator(munge_socket(config));
   ServiceOptions options;
   options.max_writers = config.max_writers;
+  options.job.tree_arity = config.tree_arity;
   options.job.node_grace = config.node_grace;
 
   Server server(server_options, authenticator);

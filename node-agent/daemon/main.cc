@@ -13,6 +13,7 @@
 #include "common/munge.h"
 #include "node-agent/agent.h"
 #include "node-agent/coordinator_link.h"
+#include "node-agent/exchange_tree.h"
 #include "node-agent/isolation/isolation.h"
 #include "node-agent/pod/pod.h"
 
@@ -66,17 +67,43 @@ Status serve(const Config& config) {
   options.slots = config.slots == 0 ? usable_cores() : config.slots;
   // Each speaks to the other; the link is there before the agent has anything to send.
   std::unique_ptr<CoordinatorLink> link;
+  std::unique_ptr<ExchangeTree> tree;
   FERMATA_ASSIGN_STATUS(const std::unique_ptr<Agent> agent,
-                        Agent::create(options, [&link](wire::FromAgent message) {
-                          return link && link->send(std::move(message));
+                        Agent::create(options, [&link, &tree](wire::FromAgent message) {
+                          if (!link) return false;
+                          if (!message.has_exchange()) return link->send(std::move(message));
+                          tree->up(std::move(*message.mutable_exchange()));
+                          return true;
                         }));
+  TreeOptions tree_options;
+  tree_options.listen = config.relay_listen;
+  tree_options.node = options.node;
+  tree_options.link = link_options;
+  TreeEvents tree_events;
+  tree_events.to_coordinator = [&](wire::ExchangeUp exchange) {
+    wire::FromAgent message;
+    *message.mutable_exchange() = std::move(exchange);
+    link->send(std::move(message));
+  };
+  tree_events.to_pod = [&](wire::ExchangeDown message) { agent->exchange(std::move(message)); };
+  tree = std::make_unique<ExchangeTree>(tree_options, authenticator, tree_events);
   LinkEvents events;
-  events.hello = [&] { return agent->hello(); };
-  events.attached = [&](const wire::Welcome& welcome) { agent->attached(welcome); };
+  events.hello = [&] {
+    wire::Hello hello = agent->hello();
+    hello.set_relay(tree->address());
+    return hello;
+  };
+  events.attached = [&](const wire::Welcome& welcome) {
+    agent->attached(welcome);
+    tree->coordinator_back();
+  };
   events.order = [&](wire::Order order) { agent->order(std::move(order)); };
-  events.exchange = [&](wire::ExchangeDown message) { agent->exchange(std::move(message)); };
+  events.exchange = [&](wire::ExchangeDown message) { tree->down(std::move(message)); };
   events.lost = [&](const Status&) { agent->lost(); };
   link = std::make_unique<CoordinatorLink>(link_options, authenticator, events);
+  if (const Status listens = tree->start(); !listens) {
+    log_warning(fmt::format("no agent can be below this one: {}", listens.message()));
+  }
   agent->adopt();
   link->start();
   log_info(fmt::format("fermata-agentd " FERMATA_VERSION " on {}, {} slots, coordinator {}",
@@ -84,6 +111,7 @@ Status serve(const Config& config) {
 
   serve_until_stopped(signals);
   log_info("ends; pods run on");
+  tree->stop();
   link->stop();
   return Status::ok();
 }

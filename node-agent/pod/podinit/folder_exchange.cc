@@ -121,6 +121,7 @@ void FolderExchange::take(const wire::ExchangeDown& message) {
     case wire::ExchangeDown::kAbort:
       handlers_.aborted(message.abort().status(), message.abort().reason());
       break;
+    case wire::ExchangeDown::kRoute:  // between coordinator and agents
     case wire::ExchangeDown::KIND_NOT_SET:
       break;
   }

@@ -35,7 +35,8 @@ TEST_F(ConfigFile, EveryKey_IsRead) {
       "munge_socket = \"/run/m\"\nslurm_user = \"sl\"\n"
       "coordinator = \"head:1\"\nlisten = \"127.0.0.1:2\"\nstate_dir = \"/state\"\n"
       "max_writers = 3\nwrite_bandwidth = \"500M\"\nnode_grace = \"5s\"\n"
-      "run_dir = \"/run/f\"\nnode_name = \"n7\"\nslots = 4\n");
+      "run_dir = \"/run/f\"\nnode_name = \"n7\"\nslots = 4\n"
+      "relay_listen = \"127.0.0.1:3\"\ntree_arity = 2\n");
   ASSERT_TRUE(config) << config.error().message();
   EXPECT_EQ(config->checkpoint_dir, "/scratch/ckpt");
   EXPECT_EQ(config->log_level, LogLevel::kDebug);
@@ -51,6 +52,8 @@ TEST_F(ConfigFile, EveryKey_IsRead) {
   EXPECT_EQ(config->run_dir, "/run/f");
   EXPECT_EQ(config->node_name, "n7");
   EXPECT_EQ(config->slots, 4U);
+  EXPECT_EQ(config->relay_listen, "127.0.0.1:3");
+  EXPECT_EQ(config->tree_arity, 2U);
 }
 
 TEST_F(ConfigFile, EmptyFile_GivesTheDefaults) {

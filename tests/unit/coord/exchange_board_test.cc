@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <random>
 
-#include "pod_model.h"
+#include "tests/support/pod_model.h"
 
 namespace fermata::coord {
 namespace {
