@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "cli/checkpoint_witness.h"
 #include "cli/command.h"
 #include "cli/coordinator.h"
 #include "cli/stand_in.h"
@@ -25,7 +26,10 @@ Result<node_agent::ControlReply> ask(const Invocation& invocation, const Options
     request.set_job(step.job);
     request.set_step(step.step);
     request.set_end_job(options.end_job);
-    FERMATA_ASSIGN(const wire::CheckpointReply reply, access->client().checkpoint(request));
+    CheckpointWitness witness(access->client(), step);
+    const Result<wire::CheckpointReply> answer = access->client().checkpoint(request);
+    if (!answer && answer.error().code() == Code::kGone) return witness.find_out(answer.error());
+    FERMATA_ASSIGN(const wire::CheckpointReply reply, answer);
     const Status status = wire::to_status(reply.outcome());
     // A job of this machine alone has its own keeper.
     if (status.code() != Code::kNotFound || !living_job(invocation, options.job)) {

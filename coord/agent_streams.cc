@@ -37,14 +37,22 @@ AgentStreams::AgentStreams(const ServerOptions& options, Authenticator& authenti
 grpc::ServerBidiReactor<wire::FromAgent, wire::ToAgent>* AgentStreams::open(
     grpc::CallbackServerContext& context) {
   const auto stream = std::make_shared<AgentStream>(*this, listener_, context.peer());
-  bool refused = false;
+  bool closed = false;
+  bool full = false;
   {
     const std::lock_guard lock(names_);
-    refused = closed_;
-    if (!refused) all_.emplace(stream.get(), stream);
+    closed = closed_;
+    full = all_.size() >= by_node_.size() + options_.strangers;
+    if (!closed && !full) all_.emplace(stream.get(), stream);
   }
   stream->begin(options_.hello_within);
-  if (refused) stream->end(going_down(), false);
+  if (closed) {
+    stream->end(going_down(), false);
+  } else if (full) {
+    const Status why(Code::kBusy, "too many streams wait to be accepted");
+    log_refused(*stream, why);
+    stream->end(wire::grpc_status_of(why), false);
+  }
   return stream.get();
 }
 

@@ -13,7 +13,7 @@ namespace fermata::coord {
 
 /// How often, and how far apart.
 struct Patience {
-  uint32_t attempts = 10;
+  uint32_t attempts = 20;
   /// At least. A job that is let go has acknowledgements to send that may be delayed by 40 ms.
   Duration pause = std::chrono::milliseconds(100);
   /// No attempt is begun later than this after the first one was.

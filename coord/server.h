@@ -21,6 +21,9 @@ struct ServerOptions {
   std::chrono::milliseconds silence{10'000};
   /// Who connects has so long to say hello.
   std::chrono::milliseconds hello_within{10'000};
+  /// Streams that may be open without having been accepted; the agents of those that are refused
+  /// for it come again.
+  size_t strangers = 4096;
   /// Threads that wait for munged.
   unsigned checkers = 4;
 };

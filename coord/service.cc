@@ -17,8 +17,6 @@ Status stopping() { return {Code::kGone, "the coordinator is being stopped; try 
 
 Status may(const Caller& caller, JobStep step, uid_t owner_uid, const std::string& owner) {
   if (caller.admin || caller.uid == owner_uid) return Status::ok();
-  log_warning(fmt::format("user {} was refused: job {} is user {}'s", caller.uid, to_string(step),
-                          storage::printable(owner)));
   return {Code::kPermission, fmt::format("job {} is user {}'s; only its owner and admins may ask",
                                          to_string(step), owner)};
 }

@@ -30,7 +30,7 @@ struct TreeOptions {
   /// How long parts wait for others.
   std::chrono::milliseconds together{200};
   /// How long what agents below say of a step is kept for its route to come.
-  std::chrono::milliseconds unrouted{60'000};
+  std::chrono::milliseconds unrouted{600'000};
 };
 
 struct TreeEvents {

@@ -55,29 +55,41 @@ enum { kDrop = 0, kPass = 1, kDropAsCongested = 2 };
 // So connections go on soon by themselves after most cuts, and live through all.
 static const __u64 kSoonNs = 1500000000;
 
-static __always_inline int backs_off(struct __sk_buff* packet, __u64 cut_since) {
-  __u8 protocol = 0;
-  __u32 transport = sizeof(struct ipv6hdr);
+// Where the header of TCP begins; 0: it has none.
+static __always_inline __u32 tcp_begin(struct __sk_buff* packet) {
   if (packet->protocol == bpf_htons(ETH_P_IP)) {
     struct iphdr ip;
     if (bpf_skb_load_bytes(packet, 0, &ip, sizeof(ip))) return 0;
-    protocol = ip.protocol;
-    transport = ip.ihl * 4;
-  } else if (packet->protocol == bpf_htons(ETH_P_IPV6)) {
+    return ip.protocol == IPPROTO_TCP ? ip.ihl * 4 : 0;
+  }
+  if (packet->protocol == bpf_htons(ETH_P_IPV6)) {
     struct ipv6hdr ip;
     if (bpf_skb_load_bytes(packet, 0, &ip, sizeof(ip))) return 0;
-    protocol = ip.nexthdr;
+    return ip.nexthdr == IPPROTO_TCP ? sizeof(ip) : 0;
   }
-  if (protocol != IPPROTO_TCP) return 0;
+  return 0;
+}
+
+static __always_inline int backs_off(struct __sk_buff* packet, __u64 cut_since) {
+  __u32 begin = tcp_begin(packet);
+  if (!begin) return 0;
   if (bpf_ktime_get_ns() - cut_since > kSoonNs) return 1;
   struct tcphdr tcp;
-  return !bpf_skb_load_bytes(packet, transport, &tcp, sizeof(tcp)) && tcp.syn;
+  return !bpf_skb_load_bytes(packet, begin, &tcp, sizeof(tcp)) && tcp.syn;
+}
+
+// A connection of which the pod has not heard is its client's alone, who begins it again. One in
+// the middle of its handshake could not be held.
+static __always_inline int begins_connection(struct __sk_buff* packet) {
+  __u32 begin = tcp_begin(packet);
+  struct tcphdr tcp;
+  return begin && !bpf_skb_load_bytes(packet, begin, &tcp, sizeof(tcp)) && tcp.syn && !tcp.ack;
 }
 
 SEC("cgroup_skb/ingress") int fermata_ingress(struct __sk_buff* packet) {
   volatile struct IsolationControl* state = control();
   if (!state) return kPass;
-  if (is_cut(state) && !state->hears) return kDrop;
+  if (is_cut(state) && (!state->hears || begins_connection(packet))) return kDrop;
   if (state->shared) learn_sender(packet, state->generation);
   return kPass;
 }

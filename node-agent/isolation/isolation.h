@@ -35,7 +35,8 @@ class Isolation {
   /// Again before join(): the cut is prolonged or shortened to this end.
   void cut(std::chrono::nanoseconds at_most);
   /// Whether packets from others come in during a cut; at first they do not. What goes out is
-  /// dropped all the same, acknowledgements included. Holds until it is called again or join(). One
+  /// dropped all the same, acknowledgements included, and so
+  /// are SYNs that come in. Holds until it is called again or join(). One
   /// store.
   void hear(bool others);
   /// Whether the cut has held without a gap from the first cut() after join() (or from the one that

@@ -4,8 +4,11 @@
 #include <grpcpp/client_context.h>
 #include <gtest/gtest.h>
 
+#include <condition_variable>
 #include <future>
 #include <memory>
+#include <mutex>
+#include <vector>
 
 #include "cli/control_client.h"
 #include "coord/server.h"
@@ -163,6 +166,44 @@ TEST_F(TrustTest, AgentThatSaysNoHello_IsRefused) {
   expect_refused(attach(&done), "no credential");
   EXPECT_EQ(attach(nullptr).error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
   EXPECT_TRUE(inside_.events().empty());
+}
+
+TEST_F(TrustTest, StreamsThatSayNoHello_AreFew) {
+  options_.strangers = 3;
+  options_.hello_within = std::chrono::seconds(300);
+  server_ = std::make_unique<Server>(options_, munge_);
+  ASSERT_TRUE(server_->start(inside_, inside_));
+  channel_ =
+      wire::open_channel("127.0.0.1:" + std::to_string(server_->port()), std::chrono::seconds(10));
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<grpc::Status> ended;
+  std::vector<std::shared_ptr<CoordinatorStream>> streams;
+  for (int i = 0; i < 5; ++i) {
+    streams.push_back(std::make_shared<CoordinatorStream>(
+        channel_, CoordinatorStream::Events{.message = [](const wire::ToAgent&) {},
+                                            .ended =
+                                                [&](const grpc::Status& status) {
+                                                  const std::lock_guard lock(mutex);
+                                                  ended.push_back(status);
+                                                  changed.notify_all();
+                                                }}));
+    streams.back()->begin(std::nullopt);
+  }
+  const auto count_is = [&](size_t count) {
+    std::unique_lock lock(mutex);
+    return changed.wait_for(lock, std::chrono::seconds(30), [&] { return ended.size() >= count; });
+  };
+  EXPECT_TRUE(count_is(2));
+  {
+    const std::lock_guard lock(mutex);
+    EXPECT_EQ(ended.size(), 2U);
+    for (const grpc::Status& status : ended) {
+      EXPECT_THAT(status.error_message(), HasSubstr("too many streams"));
+    }
+  }
+  for (const auto& stream : streams) stream->cancel();
+  EXPECT_TRUE(count_is(5));
 }
 
 TEST_F(TrustTest, MungedThatHangs_HoldsUpNobodysOrders) {
