@@ -2,10 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
-#include <optional>
+#include <string>
 #include <thread>
 
 #include "common/credentials.h"
@@ -18,54 +17,64 @@ namespace {
 constexpr std::chrono::seconds kPatience{10};
 constexpr std::chrono::milliseconds kPause{200};
 
-/// Nothing: the coordinator does not answer. Else the job, null once it has ended.
-std::optional<std::optional<wire::JobInfo>> look(ControlClient& client, JobStep job) {
+/// What the coordinator says of a job.
+struct Seen {
+  bool answers = false;
+  std::string state;  ///< empty: it has ended
+  std::string dir;
+};
+
+Seen look(ControlClient& client, JobStep job) {
+  Seen seen;
   const Result<wire::JobsReply> reply = client.jobs();
-  if (!reply) return std::nullopt;
-  const auto found = std::find_if(
-      reply->jobs().begin(), reply->jobs().end(),
-      [&](const wire::JobInfo& info) { return info.job() == job.job && info.step() == job.step; });
-  if (found == reply->jobs().end()) return std::optional<wire::JobInfo>();
-  return std::optional<wire::JobInfo>(*found);
+  if (!reply) return seen;
+  seen.answers = true;
+  for (const wire::JobInfo& info : reply->jobs()) {
+    if (info.job() != job.job || info.step() != job.step) continue;
+    seen.state = info.state();
+    seen.dir = info.checkpoint_dir();
+  }
+  return seen;
 }
 
 }  // namespace
 
 CheckpointWitness::CheckpointWitness(ControlClient& client, JobStep job)
-    : client_(client), job_(job) {
-  if (const auto seen = look(client_, job_); seen && *seen) dir_ = (*seen)->checkpoint_dir();
-  before_ = newest();
-}
+    : client_(client), job_(job), dir_(look(client, job).dir), before_(newest()) {}
 
-Crid CheckpointWitness::newest() const {
-  if (dir_.empty()) return {};
+std::optional<Crid> CheckpointWitness::newest() const {
+  if (dir_.empty()) return std::nullopt;
   const Result<Credentials> caller = credentials_of_caller();
-  if (!caller) return {};
+  if (!caller) return std::nullopt;
   const Result<coord::ChosenSet> set = coord::Coordinator(dir_, *caller).choose(job_, std::nullopt);
-  return set ? set->manifest.crid : Crid{};
+  if (set) return set->manifest.crid;
+  if (set.error().code() == Code::kNotFound) return Crid{};
+  return std::nullopt;
 }
 
 bool CheckpointWitness::wait_for_coordinator() {
   const auto deadline = std::chrono::steady_clock::now() + kPatience;
   while (std::chrono::steady_clock::now() < deadline) {
-    const auto seen = look(client_, job_);
+    const Seen seen = look(client_, job_);
     // One that was only out of reach is still at it.
-    if (seen && (!*seen || (*seen)->state() != "checkpointing")) return true;
+    if (seen.answers && seen.state != "checkpointing") return true;
     std::this_thread::sleep_for(kPause);
   }
   return false;
 }
 
 node_agent::ControlReply CheckpointWitness::find_out(const Status& lost) {
-  if (dir_.empty()) return {lost, {}};
+  if (!before_) return {lost, {}};
   log_warning(fmt::format("{}; looking what became of the checkpoint", lost.message()));
   const bool back = wait_for_coordinator();
-  if (const Crid crid = newest(); before_ < crid) {
+  const std::optional<Crid> now = newest();
+  if (!now) return {lost, {}};
+  if (*before_ < *now) {
     const nlohmann::json out = {
-        {"crid", crid.value},
+        {"crid", now->value},
         {"committed", true},
         {"sentence", fmt::format("checkpoint {} committed; the coordinator was lost meanwhile",
-                                 to_string(crid))}};
+                                 to_string(*now))}};
     return {Status::ok(), out.dump(2)};
   }
   return {lost.within(

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 
 #include "cli/control_client.h"
 #include "common/ids.h"
@@ -21,14 +22,14 @@ class CheckpointWitness {
   node_agent::ControlReply find_out(const Status& lost);
 
  private:
-  /// Of this user's rights on the folder; 0: none.
-  Crid newest() const;
+  /// The newest committed set, as this user can see it, 0: none; nothing: it cannot be seen.
+  std::optional<Crid> newest() const;
   bool wait_for_coordinator();
 
   ControlClient& client_;
   JobStep job_;
   std::filesystem::path dir_;  ///< empty: the coordinator did not tell
-  Crid before_;
+  std::optional<Crid> before_;
 };
 
 }  // namespace fermata::cli
