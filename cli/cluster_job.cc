@@ -164,6 +164,8 @@ Result<int> run_on_cluster(const Invocation& invocation, const ClusterOptions& o
   request.set_interval_ms(static_cast<uint64_t>(run.interval.count()));
   *request.mutable_streams() = streams_of(options);
   request.set_external_tcp(options.external_tcp);
+  request.set_track(run.track);
+  request.set_full_every(run.full_every);
   OldFiles old;
   if (!request.streams().output().empty()) old.note(request.streams().output(), "");
 
@@ -202,6 +204,8 @@ Result<int> restart_on_cluster(const Invocation& invocation, const ClusterOption
   for (std::string& name : split_names(options.nodes)) request.add_nodes(std::move(name));
   request.set_interval_ms(static_cast<uint64_t>(restart.interval.count()));
   request.set_numa(restart.numa);
+  request.set_track(restart.track);
+  request.set_full_every(restart.full_every);
   *request.mutable_streams() = streams_of(options);
   request.set_working_directory(working_directory());
 

@@ -28,6 +28,8 @@ struct ClusterRun {
   std::string dir;  ///< of checkpoints, as the option has it
   std::chrono::milliseconds interval{0};
   bool quiet = false;
+  std::string track{};
+  uint32_t full_every = 0;
 };
 
 struct ClusterRestart {
@@ -37,6 +39,8 @@ struct ClusterRestart {
   std::chrono::milliseconds interval{0};
   std::string numa;  ///< replan, keep, ignore
   bool quiet = false;
+  std::string track{};      ///< empty: as before
+  uint32_t full_every = 0;  ///< 0: as before
 };
 
 /// Exit status of the job, or 0 once it runs with `detach`.

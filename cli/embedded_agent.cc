@@ -19,7 +19,8 @@ void EmbeddedAgent::begin(Phase phase, const coord::SetOrder& order, coord::Time
   const coord::Time start = std::chrono::steady_clock::now();
   switch (phase) {
     case Phase::kPrepare:
-      status_ = pod_agent_.prepare({order.crid, order.parent, order.folder, order.end_job});
+      status_ =
+          pod_agent_.prepare({order.crid, order.parent, order.folder, order.end_job, order.track});
       break;
     case Phase::kCapture: {
       const auto left =
@@ -51,6 +52,8 @@ Result<coord::AgentReport> EmbeddedAgent::await(coord::Time /*deadline*/) {
   report.stand_still = numbers.stand_still;
   report.copied = numbers.copied;
   report.snapshot = numbers.snapshot;
+  report.parent = numbers.parent;
+  report.track = numbers.track;
   report.image = numbers.image;
   report.digest = numbers.digest;
   report.time = numbers.time;

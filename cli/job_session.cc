@@ -100,7 +100,7 @@ class Session {
   }
 
   coord::TriedSet checkpoint(bool end_job) {
-    coord::TriedSet tried = take_set(coordinator_, record_, owner_, agent_, end_job);
+    coord::TriedSet tried = take_set(coordinator_, record_, owner_, agent_, options_, end_job);
     if (tried.outcome.committed()) {
       last_committed_ = tried.crid;
       ended_by_request_ = end_job && tried.outcome.end_job.is_ok();
@@ -193,10 +193,14 @@ Status take_over_signals() {
 }
 
 coord::TriedSet take_set(coord::Coordinator& coordinator, const node_agent::JobRecord& record,
-                         const Credentials& owner, node_agent::PodAgent& agent, bool end_job) {
+                         const Credentials& owner, node_agent::PodAgent& agent,
+                         const SessionOptions& options, bool end_job) {
   EmbeddedAgent embedded(agent);
   const std::array<coord::Agent*, 1> agents{&embedded};
-  return coordinator.take_set({record.job, record.ranks, record.command, owner}, agents, end_job);
+  coord::JobDescription job{record.job, record.ranks, record.command, owner};
+  job.track = options.track;
+  job.full_every = options.full_every;
+  return coordinator.take_set(job, agents, end_job);
 }
 
 node_agent::ControlReply answer_able(const coord::Coordinator& coordinator,

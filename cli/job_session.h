@@ -19,6 +19,8 @@ struct SessionOptions {
   std::chrono::milliseconds interval{0};  ///< 0: sets only on request
   bool quiet = false;
   uint64_t write_bandwidth = 0;  ///< PodToHold::write_bandwidth
+  std::string track = "auto";    ///< how writes to memory are tracked
+  uint32_t full_every = coord::kFullEvery;
 };
 
 /// The value of --checkpoint-interval; empty: 0.
@@ -34,7 +36,8 @@ sigset_t forwarded_set();
 
 /// Takes a set of a job through `agent`.
 coord::TriedSet take_set(coord::Coordinator& coordinator, const node_agent::JobRecord& record,
-                         const Credentials& owner, node_agent::PodAgent& agent, bool end_job);
+                         const Credentials& owner, node_agent::PodAgent& agent,
+                         const SessionOptions& options, bool end_job);
 /// The answer to `fermata able`: JSON text in the body, a sentence in the status when it is no.
 node_agent::ControlReply answer_able(const coord::Coordinator& coordinator,
                                      node_agent::PodAgent& agent);

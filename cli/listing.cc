@@ -144,11 +144,12 @@ void print_table(const std::vector<wire::NodeInfo>& nodes) {
 
 void print_table(const std::vector<LedgerSet>& sets) {
   std::vector<Row> rows{
-      {"CRID", "JOB", "STATE", "TIME", "BYTES", "STOOD STILL", "COMMAND OR REASON"}};
+      {"CRID", "BUILDS ON", "JOB", "STATE", "TIME", "BYTES", "STOOD STILL", "COMMAND OR REASON"}};
   for (const LedgerSet& set : sets) {
     const bool committed = set.state == SetState::kCommitted;
-    rows.push_back({to_string(set.crid), to_string(set.job),
-                    std::string(storage::state_name(set.state)), set.time,
+    rows.push_back({to_string(set.crid),
+                    set.parent.value == 0 || !committed ? "-" : to_string(set.parent),
+                    to_string(set.job), std::string(storage::state_name(set.state)), set.time,
                     committed ? format_size(set.bytes) : "-",
                     committed ? fmt::format("{:.0f} ms", set.stand_still_ms) : "-",
                     set.state == SetState::kAborted ? set.reason : set.command});

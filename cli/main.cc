@@ -70,6 +70,7 @@ int run_main(int argc, char** argv) {
   add_show(app, invocation);
   add_inspect(app, invocation);
   add_verify(app, invocation);
+  add_compact(app, invocation);
   add_able(app, invocation);
   add_exec(app, invocation);
   add_jobs(app, invocation);

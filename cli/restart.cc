@@ -11,6 +11,7 @@
 #include "cli/command.h"
 #include "cli/coordinator.h"
 #include "cli/job_session.h"
+#include "cli/track_options.h"
 #include "common/log.h"
 #include "common/progress.h"
 #include "common/size_parse.h"
@@ -29,6 +30,7 @@ struct Options {
   std::string numa = "replan";
   bool quiet = false;
   ClusterOptions cluster;
+  TrackOptions track;
 };
 
 /// A job becomes what the owner of its manifest is, whatever stands in it: who could write that
@@ -50,6 +52,8 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
   SessionOptions session;
   session.write_bandwidth = invocation.config.write_bandwidth;
   session.quiet = options.quiet;
+  session.track = options.track.track_or(invocation.config);
+  session.full_every = options.track.full_every_or(invocation.config);
   FERMATA_ASSIGN(session.interval, parse_interval(options.interval));
   FERMATA_ASSIGN(const numa::Mode numa_mode, numa::parse_mode(options.numa));
   if (!invocation.coordinator().empty()) {
@@ -60,7 +64,8 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
     }
     return restart_on_cluster(
         invocation, options.cluster,
-        {options.job, options.crid, options.dir, session.interval, options.numa, options.quiet});
+        {options.job, options.crid, options.dir, session.interval, options.numa, options.quiet,
+         options.track.track, options.track.full_every});
   }
   if (const std::string option = options.cluster.needs(); !option.empty()) {
     return needs_coordinator(option);
@@ -183,6 +188,7 @@ void add_restart(CLI::App& app, Invocation& invocation) {
       ->type_name("FILE");
   sub->add_option("-e,--error", options->cluster.error, "Its stderr [as --output]")
       ->type_name("FILE");
+  add_track_options(*sub, options->track);
   sub->add_flag("--detach", options->cluster.detach,
                 "Return once the job runs (with a coordinator)");
   sub->add_flag("-q,--quiet", options->quiet, "Say nothing but failures");

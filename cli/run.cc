@@ -9,6 +9,7 @@
 #include "cli/command.h"
 #include "cli/coordinator.h"
 #include "cli/job_session.h"
+#include "cli/track_options.h"
 #include "common/time_parse.h"
 
 namespace fermata::cli {
@@ -21,6 +22,7 @@ struct Options {
   std::string user;
   bool quiet = false;
   ClusterOptions cluster;
+  TrackOptions track;
 };
 
 constexpr int kNotFoundExit = 127;  // as shells have it
@@ -48,6 +50,8 @@ Result<int> run(const Invocation& invocation, const Options& options,
   SessionOptions session;
   session.write_bandwidth = invocation.config.write_bandwidth;
   session.quiet = options.quiet;
+  session.track = options.track.track_or(invocation.config);
+  session.full_every = options.track.full_every_or(invocation.config);
   FERMATA_ASSIGN(session.interval, parse_interval(options.interval));
   if (!invocation.coordinator().empty()) {
     if (!options.user.empty()) {
@@ -56,7 +60,8 @@ Result<int> run(const Invocation& invocation, const Options& options,
                      "with a coordinator a job is whose command it is");
     }
     return run_on_cluster(invocation, options.cluster,
-                          {options.ranks, command, options.dir, session.interval, options.quiet});
+                          {options.ranks, command, options.dir, session.interval, options.quiet,
+                           session.track, session.full_every});
   }
   if (const std::string option = options.cluster.needs(); !option.empty()) {
     return needs_coordinator(option);
@@ -152,6 +157,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
                   "a restart reset them")
       ->check(CLI::IsMember({"refuse", "reset"}))
       ->type_name("HOW");
+  add_track_options(*sub, options->track);
   sub->add_flag("--detach", options->cluster.detach,
                 "Return once the job runs (with a coordinator)");
   sub->add_flag("-q,--quiet", options->quiet, "Say nothing but failures");

@@ -170,14 +170,20 @@ Result<int> show_set(storage::Ledger& ledger, const std::filesystem::path& dir, 
     return 0;
   }
   line("ranks", std::to_string(manifest->ranks));
+  if (manifest->parent.value != 0) {
+    line("builds on", fmt::format("{}, {} sets in all with {}", to_string(manifest->parent),
+                                  manifest->chain_sets, format_size(manifest->chain_bytes)));
+  }
   line("afterwards", manifest->result);
   line("stood still", fmt::format("{:.1f} ms", manifest->stand_still_ms));
   for (const std::string& bar : phase_bars(*manifest, terminal_width(), terminal_takes_utf8())) {
     std::puts(bar.c_str());
   }
   for (const storage::ManifestImage& image : manifest->images) {
-    line(image.file, fmt::format("{} on {}, {} of memory, digest {}", format_size(image.bytes),
-                                 image.host, format_size(image.memory_bytes), image.digest));
+    std::string how = image.snapshot.empty() ? std::string() : ", kept by " + image.snapshot;
+    if (!image.track.empty()) how += ", writes tracked by " + image.track;
+    line(image.file, fmt::format("{} on {}, {} of memory{}, digest {}", format_size(image.bytes),
+                                 image.host, format_size(image.memory_bytes), how, image.digest));
   }
   return 0;
 }

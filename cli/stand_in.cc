@@ -39,7 +39,10 @@ Result<node_agent::ControlReply> ask_or_stand_in(const Invocation& invocation,
   if (request.kind == node_agent::ControlRequest::Kind::kAble) {
     return answer_able(coordinator, agent);
   }
-  const coord::TriedSet tried = take_set(coordinator, record, owner, agent, request.end_job);
+  // Once, and by an agent that knows of no set before: a full one.
+  SessionOptions once;
+  once.track = "none";
+  const coord::TriedSet tried = take_set(coordinator, record, owner, agent, once, request.end_job);
   // Nobody waits for this job any more: its group is ours to remove.
   if (request.end_job && tried.outcome.committed()) FERMATA_TRY_RESULT(pod.destroy());
   return node_agent::ControlReply{tried.outcome.status, coord::describe_json(tried)};

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <stdlib.h>
 
+#include <algorithm>
+#include <array>
+
 #include "common/file_util.h"
 #include "common/size_parse.h"
 #include "common/time_parse.h"
@@ -105,6 +108,19 @@ Status apply(std::string_view key, const toml::node& node, Config& config) {
       return {Code::kUsage, "munge_socket: an absolute path in quotes is expected"};
     }
     config.munge_socket = *text;
+  } else if (key == "track") {
+    constexpr std::array<std::string_view, 5> kWays{"auto", "uffd", "soft-dirty", "hash", "none"};
+    if (!text || std::find(kWays.begin(), kWays.end(), *text) == kWays.end()) {
+      return {Code::kUsage,
+              "track: \"auto\", \"uffd\", \"soft-dirty\", \"hash\" or \"none\" is expected"};
+    }
+    config.track = *text;
+  } else if (key == "full_every") {
+    constexpr uint32_t kMost = 200;
+    FERMATA_TRY(apply_number(key, node, config.full_every));
+    if (config.full_every == 0 || config.full_every > kMost) {
+      return {Code::kUsage, fmt::format("full_every: a number from 1 to {} is expected", kMost)};
+    }
   } else if (key == "slurm_user") {
     if (!text) return {Code::kUsage, "slurm_user: a login name in quotes is expected"};
     config.slurm_user = *text;

@@ -44,6 +44,11 @@ struct Config {
   std::string node_name;
   /// Ranks this node takes; 0: one for each core.
   uint32_t slots = 0;
+  /// How writes to memory are tracked, for sets that hold only what changed: "auto", "uffd",
+  /// "soft-dirty", "hash", "none".
+  std::string track = "auto";
+  /// Of such sets every so manieth is a full one; 1: all.
+  uint32_t full_every = 10;
 };
 
 /// Reads one file. kNotFound when there is none; kUsage, with file, line and column, when it is no

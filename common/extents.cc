@@ -64,6 +64,17 @@ Extents without(const Extents& a, const Extents& b) {
   return out;
 }
 
+Extents part_of(const Extents& all, uint64_t start, uint64_t end) {
+  Extents out;
+  auto at = std::partition_point(all.begin(), all.end(),
+                                 [&](const Extent& extent) { return end_of(extent) <= start; });
+  for (; at != all.end() && at->address < end; ++at) {
+    const uint64_t from = std::max(at->address, start);
+    append(out, from, std::min(end_of(*at), end) - from, at->where);
+  }
+  return out;
+}
+
 Extents only(const Extents& all, Where where) {
   Extents out;
   for (const Extent& extent : all) {

@@ -18,6 +18,9 @@ Extents united(const Extents& a, const Extents& b);
 Extents common_part(const Extents& a, const Extents& b);
 /// In `a` and not in `b`.
 Extents without(const Extents& a, const Extents& b);
+/// The part of `all` in [start, end); every extent keeps its `where`. Quick where `all` is long and
+/// the range has few.
+Extents part_of(const Extents& all, uint64_t start, uint64_t end);
 /// The extents of `all` that are `where`.
 Extents only(const Extents& all, Where where);
 

@@ -32,12 +32,13 @@ using Duration = std::chrono::nanoseconds;
 /// What all agents of a set are told.
 struct SetOrder {
   Crid crid;
-  Crid parent;  ///< 0: a full set
+  Crid parent;  ///< a committed set that images may build on; 0: a full set
   JobStep job;
   std::filesystem::path folder;  ///< of this set: <dir>/<job>.<step>/<crid>
   /// The pod stands still until the set is committed and is then ended (`fermata checkpoint
   /// --kill`).
   bool end_job = false;
+  std::string track;  ///< how writes to memory are tracked: "auto", "uffd", ...
 };
 
 /// What an agent has to tell after a phase; numbers are filled in as they become known, and kept.
@@ -47,6 +48,8 @@ struct AgentReport {
   Duration stand_still{};     ///< how long the pod stood still
   bool copied = false;        ///< the pod ran on while its image was written
   std::string snapshot;       ///< how: "twin", "copy", "stopped"
+  Crid parent;                ///< the set that the image builds on; 0: a full image
+  std::string track;          ///< how writes were tracked: "uffd", ...
   std::string image;          ///< file name in the folder of the set
   std::string digest;         ///< of the image
   std::string time;           ///< of the cut, ISO 8601 in UTC

@@ -17,6 +17,9 @@ using storage::LedgerSet;
 using storage::Manifest;
 using storage::SetState;
 
+// Chains of so few bytes are never too dear.
+constexpr uint64_t kSmallChain = 256 << 20;
+
 double milliseconds_of(Duration duration) {
   return std::chrono::duration<double, std::milli>(duration).count();
 }
@@ -27,11 +30,17 @@ Status naming(const Status& status, const std::filesystem::path& dir) {
   return named ? status : status.within(dir.string());
 }
 
+/// What a restart from `manifest` reads, and how many sets that are.
+void tell_chain(const std::optional<Manifest>& parent, Manifest& manifest) {
+  if (!parent || manifest.parent.value == 0) return;
+  manifest.chain_sets = parent->chain_sets + 1;
+  manifest.chain_bytes = parent->chain_bytes + parent->bytes();
+}
+
 Manifest manifest_of_reports(const SetOrder& order, const JobDescription& job,
                              std::span<Agent* const> agents, const SetOutcome& so_far) {
   Manifest manifest;
   manifest.crid = order.crid;
-  manifest.parent = order.parent;
   manifest.job = job.job;
   manifest.ranks = job.ranks;
   manifest.command = job.command;
@@ -51,6 +60,9 @@ Manifest manifest_of_reports(const SetOrder& order, const JobDescription& job,
     image.memory_bytes = report.memory_bytes;
     image.digest = report.digest;
     image.stand_still_ms = milliseconds_of(report.stand_still);
+    image.snapshot = report.snapshot;
+    image.track = report.track;
+    manifest.parent = std::max(manifest.parent, report.parent);
     for (const Duration took : so_far.took[i]) image.phases_ms.push_back(milliseconds_of(took));
     manifest.stand_still_ms = std::max(manifest.stand_still_ms, image.stand_still_ms);
     manifest.images.push_back(std::move(image));
@@ -145,13 +157,33 @@ Status Coordinator::settle_attempts(JobStep job) const {
   return {};
 }
 
-Result<Crid> Coordinator::begin_attempt(Ledger& ledger, const JobDescription& job) const {
+std::optional<Manifest> Coordinator::parent_for(Ledger& ledger, const JobDescription& job) const {
+  // What is read at a restart: with the bytes of the chain grows what is read in vain.
+  constexpr uint64_t kReadInVain = 2;
+  if (job.full_every <= 1 || job.track == "none") return std::nullopt;
+  const Result<LedgerSet> newest = ledger.latest_committed(job.job);
+  if (!newest) return std::nullopt;
+  Result<Manifest> manifest = manifest_of(*newest);
+  if (!manifest || manifest->chain_sets + 1 >= std::min(job.full_every, kFullEveryMost)) {
+    return std::nullopt;
+  }
+  uint64_t memory = 0;
+  for (const storage::ManifestImage& image : manifest->images) memory += image.memory_bytes;
+  if (manifest->parent.value != 0 &&
+      manifest->chain_bytes + manifest->bytes() > kReadInVain * memory + kSmallChain) {
+    return std::nullopt;
+  }
+  return *std::move(manifest);
+}
+
+Result<Crid> Coordinator::begin_attempt(Ledger& ledger, const JobDescription& job,
+                                        Crid parent) const {
   const std::string command = display_command(job.command);
-  if (crids_ == nullptr) return ledger.allot_crid(job.job, job.owner.name, command);
+  if (crids_ == nullptr) return ledger.allot_crid(job.job, job.owner.name, command, parent);
   for (;;) {
     FERMATA_ASSIGN(const Crid next, ledger.next_crid());
     FERMATA_ASSIGN(const Crid crid, crids_->allot_crid(next));
-    const Status claimed = ledger.claim_crid(crid, job.job, job.owner.name, command);
+    const Status claimed = ledger.claim_crid(crid, job.job, job.owner.name, command, parent);
     if (claimed) return crid;
     // Somebody else took a number of this folder in between: a higher one then.
     if (claimed.code() != Code::kConflict) return Failure(claimed);
@@ -184,6 +216,8 @@ TriedSet Coordinator::try_set(const JobDescription& job, std::span<Agent* const>
   SetOrder order;
   order.job = job.job;
   order.end_job = end_job;
+  order.track = job.track;
+  std::optional<Manifest> parent;
 
   // The CRID is durable before anything is made under it.
   const auto begin = [&]() -> Status {
@@ -191,7 +225,9 @@ TriedSet Coordinator::try_set(const JobDescription& job, std::span<Agent* const>
     FERMATA_TRY(settle_attempts(job.job));
     FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
     FERMATA_ASSIGN_STATUS(Ledger ledger, Ledger::open(dir_));
-    FERMATA_ASSIGN_STATUS(order.crid, begin_attempt(ledger, job));
+    parent = parent_for(ledger, job);
+    if (parent) order.parent = parent->crid;
+    FERMATA_ASSIGN_STATUS(order.crid, begin_attempt(ledger, job, order.parent));
     tried.crid = order.crid;
     FERMATA_ASSIGN_STATUS(order.folder, storage::make_set_folder(dir_, job.job, order.crid));
     tried.folder = order.folder;
@@ -200,6 +236,7 @@ TriedSet Coordinator::try_set(const JobDescription& job, std::span<Agent* const>
   const auto write_manifest = [&](const SetOutcome& so_far) -> Status {
     FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
     tried.manifest = manifest_of_reports(order, job, agents, so_far);
+    tell_chain(parent, tried.manifest);
     return storage::write_manifest(order.folder, tried.manifest);
   };
 

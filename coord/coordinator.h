@@ -20,6 +20,11 @@
 
 namespace fermata::coord {
 
+/// Of sets that build on each other, every so manieth is full.
+inline constexpr uint32_t kFullEvery = 10;
+/// No longer chain can be asked for.
+inline constexpr uint32_t kFullEveryMost = 200;
+
 /// What the coordinator has to know of a job.
 struct JobDescription {
   JobStep job;
@@ -29,7 +34,9 @@ struct JobDescription {
   std::vector<uint32_t> pod_of_rank = {};  ///< empty: all in one pod
   std::vector<std::string> hosts = {};     ///< by pod: the name its ranks know; empty: the node's
   ExternalTcp external_tcp = ExternalTcp::kRefuse;
-  Addresses own_hosts = {};  ///< of the nodes it runs on
+  Addresses own_hosts = {};          ///< of the nodes it runs on
+  std::string track = "auto";        ///< how writes to memory are tracked (`--track`)
+  uint32_t full_every = kFullEvery;  ///< every so manieth set is a full one
 };
 
 /// Numbers of sets that are unique beyond one checkpoint folder.
@@ -98,7 +105,10 @@ class Coordinator {
  private:
   TriedSet try_set(const JobDescription& job, std::span<Agent* const> agents, bool end_job,
                    LeavingJudge& connections);
-  Result<Crid> begin_attempt(storage::Ledger& ledger, const JobDescription& job) const;
+  /// The set that one taken now may build on, if any.
+  std::optional<storage::Manifest> parent_for(storage::Ledger& ledger,
+                                              const JobDescription& job) const;
+  Result<Crid> begin_attempt(storage::Ledger& ledger, const JobDescription& job, Crid parent) const;
   Result<storage::Manifest> manifest_of(const storage::LedgerSet& set) const;
   Result<ChosenSet> newest(storage::Ledger& ledger, std::optional<JobStep> job) const;
 

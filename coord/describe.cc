@@ -33,11 +33,14 @@ std::string describe(const TriedSet& tried) {
         tried.crid.value == 0 ? "checkpoint" : "checkpoint " + to_string(tried.crid);
     return fmt::format("{} failed: {}", name, outcome.status.message());
   }
+  const Crid parent = tried.manifest.parent;
+  const std::string builds_on =
+      parent.value == 0 ? std::string() : fmt::format(" (builds on {})", to_string(parent));
   std::string line = fmt::format(
-      "checkpoint {} committed: stood still {:.0f} ms, {} of memory, {} {}, {:.2f} s",
+      "checkpoint {} committed: stood still {:.0f} ms, {} of memory, {} {}{}, {:.2f} s",
       to_string(tried.crid), milliseconds_of(outcome.stand_still()),
       format_size(outcome.memory_bytes()), outcome.reports.size() == 1 ? "image" : "images",
-      format_size(outcome.image_bytes()), milliseconds_of(outcome.total) / 1000);
+      format_size(outcome.image_bytes()), builds_on, milliseconds_of(outcome.total) / 1000);
   if (!outcome.end_job) line += fmt::format("; not ended: {}", outcome.end_job.message());
   return line;
 }
@@ -58,6 +61,8 @@ std::string describe_json(const TriedSet& tried) {
               {"attempts", tried.attempts},
               {"folder", tried.folder.string()},
               {"stand_still_ms", milliseconds_of(outcome.stand_still())},
+              {"parent", tried.manifest.parent.value},
+              {"track", outcome.reports.empty() ? "" : outcome.reports.front().track},
               {"memory_bytes", outcome.memory_bytes()},
               {"image_bytes", outcome.image_bytes()},
               {"copied", copied && !outcome.reports.empty()},

@@ -63,6 +63,8 @@ TriedSet Job::take_set(bool end_job) {
     }
     // Checked when the job began.
     job.external_tcp = parse_external_tcp(record_.external_tcp()).value_or(ExternalTcp::kRefuse);
+    if (!record_.track().empty()) job.track = record_.track();
+    if (record_.full_every() != 0) job.full_every = record_.full_every();
     if (tried.outcome.status) tried.outcome.status = begin_work();
     if (tried.outcome.status) {
       give_up = give_up_.get_token();

@@ -77,6 +77,7 @@ void RemoteAgent::begin(Phase phase, const SetOrder& order, Time deadline) {
   what.set_parent(order.parent.value);
   what.set_folder(order.folder.string());
   what.set_end_job(order.end_job);
+  what.set_track(order.track);
   Fleet::Answer answer = expect();
   if (phase != Phase::kWriteBack) {
     fleet_.send(node_, std::move(out), std::move(answer));
@@ -121,6 +122,8 @@ Result<AgentReport> RemoteAgent::await(Time deadline) {
     known_.stand_still = std::chrono::nanoseconds(report.stand_still_ns());
     known_.copied = report.copied();
     known_.snapshot = report.snapshot();
+    known_.parent = Crid{report.parent()};
+    known_.track = report.track();
     known_.image = report.image();
     known_.digest = report.digest();
     known_.time = report.time();

@@ -24,12 +24,24 @@ Status absolute(std::string_view path, std::string_view what) {
   return {Code::kUsage, fmt::format("{}: an absolute path is expected", what)};
 }
 
+Status check_tracking(const std::string& track, uint32_t full_every) {
+  constexpr std::array<std::string_view, 6> kWays{"", "auto", "uffd", "soft-dirty", "hash", "none"};
+  if (std::find(kWays.begin(), kWays.end(), track) == kWays.end()) {
+    return {Code::kUsage, "writes are tracked by auto, uffd, soft-dirty, hash or none"};
+  }
+  if (full_every > kFullEveryMost) {
+    return {Code::kUsage, fmt::format("at least every {}th set has to be full", kFullEveryMost)};
+  }
+  return Status::ok();
+}
+
 Status check(const wire::RunRequest& request) {
   if (request.ranks() == 0 || request.ranks() > kMostRanks) {
     return {Code::kUsage, fmt::format("{} ranks: 1 to {} can be run", request.ranks(), kMostRanks)};
   }
   if (request.command().empty()) return {Code::kUsage, "no command"};
   if (request.interval_ms() > kLongestInterval) return {Code::kUsage, "the interval is too long"};
+  FERMATA_TRY(check_tracking(request.track(), request.full_every()));
   FERMATA_TRY(absolute(request.working_directory(), "working directory"));
   return absolute(request.checkpoint_dir(), "checkpoint folder");
 }
@@ -121,6 +133,8 @@ Result<Service::Begun> Service::begin_run(const Caller& caller, const wire::RunR
     record.set_error(stream_path(request.streams().error(), request.working_directory(), ""));
   }
   record.set_external_tcp(std::string(external_tcp_name(external_tcp)));
+  record.set_track(request.track());
+  record.set_full_every(request.full_every());
   record.set_started(std::time(nullptr));
 
   auto job = std::make_shared<Job>(JobContext{fleet_, nodes_, store_, gate_, options_.job}, record);
@@ -163,6 +177,7 @@ Result<Service::Begun> Service::begin_restart(const Caller& caller,
   if (request.interval_ms() > kLongestInterval) {
     return failure(Code::kUsage, "the interval is too long");
   }
+  FERMATA_TRY_RESULT(check_tracking(request.track(), request.full_every()));
   FERMATA_ASSIGN(Credentials owner, folder_owner(caller, dir));
   auto coordinator = std::make_shared<Coordinator>(dir, owner, &store_);
   const std::optional<Crid> crid =
@@ -192,6 +207,8 @@ Result<Service::Begun> Service::begin_restart(const Caller& caller,
   record.set_owner_uid(owner.uid);
   record.set_owner(owner.name);
   record.set_checkpoint_dir(dir.native());
+  if (!request.track().empty()) record.set_track(request.track());
+  if (request.full_every() != 0) record.set_full_every(request.full_every());
   record.set_interval_ms(request.interval_ms());
   record.set_started(std::time(nullptr));
   const std::string folder =

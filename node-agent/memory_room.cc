@@ -35,14 +35,36 @@ std::optional<uint64_t> number_in(const fs::path& file) {
   return std::nullopt;
 }
 
+/// The number after "<key> " in a file of lines "key 123".
+std::optional<uint64_t> number_after(const fs::path& file, std::string_view key) {
+  std::ifstream in(file);
+  std::string word;
+  for (uint64_t number = 0; in >> word >> number;) {
+    if (word == key) return number;
+  }
+  return std::nullopt;
+}
+
+/// The names of a version of memory control groups.
+struct Files {
+  const char* limit;
+  const char* usage;
+  const char* unused;  ///< key in memory.stat: pages of files that were used once
+};
+constexpr Files kVersion1{"memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"};
+constexpr Files kVersion2{"memory.max", "memory.current", "inactive_file"};
+
 /// What the limits at `leaf` and its ancestors up to `mount` leave.
-uint64_t room_below(const fs::path& mount, const fs::path& leaf, const char* limit_file,
-                    const char* usage_file) {
+uint64_t room_below(const fs::path& mount, const fs::path& leaf, const Files& files) {
   uint64_t room = UINT64_MAX;
   for (fs::path at = leaf; at.string().size() >= mount.string().size(); at = at.parent_path()) {
-    const std::optional<uint64_t> limit = number_in(at / limit_file);
-    const std::optional<uint64_t> usage = number_in(at / usage_file);
-    if (limit && usage) room = std::min(room, *limit > *usage ? *limit - *usage : 0);
+    const std::optional<uint64_t> limit = number_in(at / files.limit);
+    const std::optional<uint64_t> usage = number_in(at / files.usage);
+    if (limit && usage) {
+      const uint64_t unused = number_after(at / "memory.stat", files.unused).value_or(0);
+      const uint64_t used = *usage - std::min(*usage, unused);
+      room = std::min(room, *limit > used ? *limit - used : 0);
+    }
     if (at == mount) break;
   }
   return room;
@@ -67,9 +89,9 @@ std::optional<fs::path> cgroup_mount(bool version2) {
   return std::nullopt;
 }
 
-uint64_t room_in_cgroups() {
+uint64_t room_in_cgroups(const fs::path& process) {
   uint64_t room = UINT64_MAX;
-  std::ifstream in("/proc/self/cgroup");  // "4:memory:/path" and "0::/path", cgroups(7)
+  std::ifstream in(process / "cgroup");  // "4:memory:/path" and "0::/path", cgroups(7)
   for (std::string line; std::getline(in, line);) {
     const size_t first = line.find(':');
     const size_t second = line.find(':', first + 1);
@@ -81,9 +103,7 @@ uint64_t room_in_cgroups() {
     if (!mount) continue;
     const std::string path = line.substr(second + 1);
     const fs::path leaf = path == "/" ? *mount : fs::path(mount->string() + path);
-    room = std::min(room, version2 ? room_below(*mount, leaf, "memory.max", "memory.current")
-                                   : room_below(*mount, leaf, "memory.limit_in_bytes",
-                                                "memory.usage_in_bytes"));
+    room = std::min(room, room_below(*mount, leaf, version2 ? kVersion2 : kVersion1));
   }
   return room;
 }
@@ -91,7 +111,17 @@ uint64_t room_in_cgroups() {
 }  // namespace
 
 uint64_t available_memory() {
-  return std::min(kilobytes_of("/proc/meminfo", "MemAvailable").value_or(0), room_in_cgroups());
+  return std::min(kilobytes_of("/proc/meminfo", "MemAvailable").value_or(0),
+                  room_in_cgroups("/proc/self"));
+}
+
+uint64_t available_memory(pid_t pid) {
+  return std::min(kilobytes_of("/proc/meminfo", "MemAvailable").value_or(0),
+                  room_in_cgroups(fmt::format("/proc/{}", pid)));
+}
+
+uint64_t private_memory(pid_t pid) {
+  return kilobytes_of(fmt::format("/proc/{}/status", pid), "RssAnon").value_or(0);
 }
 
 MemoryUse memory_use(const fs::path& group) {

@@ -2,6 +2,8 @@
 // files; any thread.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <filesystem>
 
@@ -12,6 +14,10 @@ namespace fermata::node_agent {
 /// leave. 0 when it cannot be told.
 uint64_t available_memory();
 
+/// The same of another process: what it, and who shares its limits, could take. Files that the
+/// kernel only keeps for later count as free.
+uint64_t available_memory(pid_t pid);
+
 /// What the processes of a cgroup v2 group have in RAM now.
 struct MemoryUse {
   uint64_t own = 0;     ///< anonymous memory
@@ -19,5 +25,8 @@ struct MemoryUse {
   uint64_t processes = 0;
 };
 MemoryUse memory_use(const std::filesystem::path& group);
+
+/// Anonymous memory that a process has in RAM; 0: it has ended.
+uint64_t private_memory(pid_t pid);
 
 }  // namespace fermata::node_agent

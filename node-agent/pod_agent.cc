@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "common/extents.h"
 #include "common/fault_point.h"
 #include "common/log.h"
 #include "node-agent/addresses.h"
@@ -27,10 +28,17 @@ using SteadyClock = std::chrono::steady_clock;
 
 constexpr unsigned kThreads = 2;    // more gain little: disk and memory are shared with the job
 constexpr double kCopyShare = 0.4;  // of available memory that a copy may take
+constexpr double kTwinShare = 0.8;  // of what the job may take, that its copy-on-write may
 constexpr double kEstimateMargin = 1.1;  // the job grows between the estimate and the cut
+constexpr uint64_t kSlack = 16 << 20;    // it goes on writing until then
+constexpr std::chrono::milliseconds kStartDeadline{2000};  // to stop, where it can be done later
 
 uint64_t with_margin(uint64_t bytes) {
   return static_cast<uint64_t>(static_cast<double>(bytes) * kEstimateMargin);
+}
+
+uint64_t share_of(uint64_t bytes, double share) {
+  return static_cast<uint64_t>(static_cast<double>(bytes) * share);
 }
 
 uint64_t bytes_here(const std::vector<MemoryRegion>& regions) {
@@ -38,6 +46,24 @@ uint64_t bytes_here(const std::vector<MemoryRegion>& regions) {
   for (const MemoryRegion& region : regions) sum += region.bytes_here();
   return sum;
 }
+
+uint64_t bytes_in_all(const std::vector<MemoryRegion>& regions) {
+  uint64_t sum = 0;
+  for (const MemoryRegion& region : regions) sum += total_length(region.extents);
+  return sum;
+}
+
+/// Every page, of a pod whose writes are tracked or not.
+class Onlooker final : public engine::EveryPage {
+ public:
+  explicit Onlooker(const WriteTracking& tracking) : tracking_(tracking) {}
+  bool is_ours(pid_t pid, uint64_t start, uint64_t end) const override {
+    return tracking_.is_ours(pid, start, end);
+  }
+
+ private:
+  const WriteTracking& tracking_;
+};
 
 /// Where the time of the stand-still goes, for the log.
 class StopWatch {
@@ -84,19 +110,7 @@ Status PodAgent::prepare(const ImageOrder& order) {
   work_ = std::make_unique<Work>();
   work_->order = order;
 
-  MemoryUse use = memory_use(pod_.group);
-  use.own = with_margin(use.own);
-  use.shared = with_margin(use.shared);
-  {
-    FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(pod_.owner));
-    FERMATA_TRY(storage::check_free_room(order.folder, use.own + use.shared));
-  }
-  if (order.end_job) {
-    snapshot_.prepare_stopped();  // it stands still to its end: nothing is gained
-  } else {
-    snapshot_.prepare(use,
-                      static_cast<uint64_t>(static_cast<double>(available_memory()) * kCopyShare));
-  }
+  FERMATA_TRY(prepare_snapshot(order));
   note_huge_pages();
 
   if (isolation::Isolation* isolation = pod_.isolation; isolation != nullptr) {
@@ -109,10 +123,11 @@ Status PodAgent::prepare(const ImageOrder& order) {
   work_->pages = survey_placement(pod_.group);
   storage::ImageHeader& header = work_->image.header;
   header.crid = order.crid;
-  header.parent = order.parent;
   header.job = pod_.job;
   header.pod = pod_.pod;
   header.tool_version = FERMATA_VERSION;
+  header.track = engine::track_name(tracking_.way());
+  numbers_.track = header.track;
   utsname host{};
   uname(&host);
   header.host = host.nodename;
@@ -125,6 +140,48 @@ void PodAgent::note_huge_pages() {
   const Result<std::vector<pid_t>> processes =
       splits ? engine::group_processes(pod_.group) : std::vector<pid_t>{};
   huge_pages_.note(processes.value_or(std::vector<pid_t>{}));
+}
+
+Status PodAgent::prepare_snapshot(const ImageOrder& order) {
+  FERMATA_ASSIGN_STATUS(const engine::TrackKind way, engine::parse_track(order.track));
+  // Who asks for nothing in particular shall not lose huge pages, which break at the first write.
+  const bool spare_huge_pages = order.track.empty() || order.track == "auto";
+  tracking_.begin(way, spare_huge_pages, order.parent);
+  if (!order.end_job && tracking_.wants_start(pod_.group)) {
+    const Status started = start_tracking();
+    if (!started) log_info(fmt::format("job {}: {}", to_string(pod_.job), started.message()));
+  }
+  tracking_.arm(pod_.group);
+
+  SnapshotNeed need;
+  need.use = memory_use(pod_.group);
+  need.changed =
+      std::min(with_margin(tracking_.estimate(pod_.group)) + kSlack, with_margin(need.use.own));
+  need.use.own = with_margin(need.use.own);
+  need.use.shared = with_margin(need.use.shared);
+  {
+    FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(pod_.owner));
+    FERMATA_TRY(storage::check_free_room(order.folder, need.changed + need.use.shared));
+  }
+  if (order.end_job) {
+    snapshot_.prepare_stopped();  // it stands still to its end: nothing is gained
+    return Status::ok();
+  }
+  need.room = share_of(available_memory(), kCopyShare);
+  need.room_of_pod = share_of(available_memory(pod_.init), kTwinShare);
+  snapshot_.prepare(need);
+  return Status::ok();
+}
+
+/// To protect all pages of a large process takes longer than a cut should: it is begun before, in
+/// a stop of a few milliseconds, and done while the pod runs.
+Status PodAgent::start_tracking() {
+  FERMATA_ASSIGN_STATUS(const ThawGuard guard, ThawGuard::start(pod_.group, pod_.init));
+  FERMATA_ASSIGN_STATUS(
+      const std::unique_ptr<engine::FrozenPod> frozen,
+      engine::FrozenPod::freeze(pod_.group, pod_.init, static_cast<int>(kStartDeadline.count())));
+  tracking_.start(*frozen);
+  return frozen->resume();
 }
 
 Status PodAgent::read_topology() {
@@ -198,6 +255,7 @@ Status PodAgent::capture(std::chrono::milliseconds deadline) {
   work.image.header.time = storage::utc_now();
   numbers_.time = work.image.header.time;
   if (pod_.allow_outside) work.frozen->allow_outside_connections();
+  work.frozen->find_pages_by(tracking_);
   // Sockets are read in several steps.
   if (work.isolated) pod_.isolation->hear(false);
   FERMATA_ASSIGN_STATUS(work.image.objects, work.frozen->capture());
@@ -210,7 +268,6 @@ Status PodAgent::capture(std::chrono::milliseconds deadline) {
   FAULT_POINT("capture.recorded");
   watch.note("placement");
 
-  numbers_.memory_bytes = bytes_here(work.frozen->memory());
   FERMATA_ASSIGN_STATUS(work.image.memory, snapshot_.take(*work.frozen, work.image.objects));
   make_stoppable(work.image.memory, pod_.stop);
   numbers_.snapshot = Snapshot::name_of(snapshot_.way());
@@ -239,6 +296,14 @@ Status PodAgent::let_run() {
 Status PodAgent::write_back() {
   Work& work = *work_;
   nudge();  // all pods have joined
+  std::vector<MemoryRegion>& memory = work.image.memory;
+  FERMATA_TRY(tracking_.trim(memory, snapshot_.way() == Snapshot::Way::kCopy, kThreads));
+  numbers_.memory_bytes = bytes_in_all(memory);
+  if (tracking_.incremental() && bytes_here(memory) < numbers_.memory_bytes) {
+    work.image.header.parent = work.order.parent;
+  }
+  numbers_.parent = work.image.header.parent;
+  tracking_.remember(work.order.crid, memory);
   {
     FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(pod_.owner));
     FERMATA_ASSIGN_STATUS(work.writer, storage::ImageWriter::create(part_file(), work.image));
@@ -315,6 +380,8 @@ Result<AbleAnswer> PodAgent::able(std::chrono::milliseconds deadline) {
       const std::unique_ptr<engine::FrozenPod> frozen,
       engine::FrozenPod::freeze(pod_.group, pod_.init, static_cast<int>(deadline.count())));
   if (pod_.allow_outside) frozen->allow_outside_connections();
+  Onlooker onlooker(tracking_);
+  frozen->find_pages_by(onlooker);
   FERMATA_ASSIGN(const image::PodObjects objects, frozen->capture());
   outside_ = frozen->outside_connections();
   FERMATA_TRY_RESULT([&]() -> Status {

@@ -18,6 +18,7 @@
 #include "common/status.h"
 #include "node-agent/huge_pages.h"
 #include "node-agent/snapshot.h"
+#include "node-agent/write_tracking.h"
 #include "proto/addresses.pb.h"
 
 namespace fermata::numa {
@@ -53,17 +54,20 @@ struct PodToHold {
 /// The image to be made.
 struct ImageOrder {
   Crid crid;
-  Crid parent;
+  Crid parent;                   ///< a committed set that the image may build on; 0: a full one
   std::filesystem::path folder;  ///< of the set; exists
   bool end_job = false;          ///< the pod stands still until end_job() or roll_back()
+  std::string track;             ///< engine::parse_track(): how writes are tracked
 };
 
 struct ImageNumbers {
-  uint64_t memory_bytes = 0;
+  uint64_t memory_bytes = 0;  ///< of the job, in the image or in its parents
   uint64_t image_bytes = 0;
   std::chrono::nanoseconds stand_still{};
   bool copied = false;   ///< the pod ran on while its image was written
   std::string snapshot;  ///< how: Snapshot::name_of()
+  Crid parent;           ///< the set that the image builds on; 0: a full one
+  std::string track;     ///< engine::track_name()
   std::string image;     ///< file name
   std::string digest;
   std::string time;  ///< of the cut
@@ -120,6 +124,8 @@ class PodAgent {
  private:
   struct Work;  // of one set
 
+  Status prepare_snapshot(const ImageOrder& order);
+  Status start_tracking();
   Status read_topology();
   void note_huge_pages();
   Status record_addresses(image::PodState& state) const;
@@ -128,6 +134,7 @@ class PodAgent {
 
   PodToHold pod_;
   ImageNumbers numbers_;
+  WriteTracking tracking_;
   Snapshot snapshot_;
   HugePages huge_pages_;
   std::unique_ptr<numa::Topology> topology_;  ///< asked for once: it takes some 10 ms

@@ -257,8 +257,8 @@ Status PodWorker::carry_out(const wire::PhaseOrder& order, const Open& now) {
                 "agent, or its programs were detached"};
       }
       set_ = order.crid();
-      return agent_->prepare(
-          {Crid{order.crid()}, Crid{order.parent()}, order.folder(), order.end_job()});
+      return agent_->prepare({Crid{order.crid()}, Crid{order.parent()}, order.folder(),
+                              order.end_job(), order.track()});
     case SetPhase::kIsolate:
       if (exchange_) FERMATA_TRY(exchange_->hold(kHoldPatience));
       return cut();
@@ -291,6 +291,8 @@ void PodWorker::report_on(wire::Done& done) const {
   report.set_stand_still_ns(static_cast<uint64_t>(numbers.stand_still.count()));
   report.set_copied(numbers.copied);
   report.set_snapshot(numbers.snapshot);
+  report.set_parent(numbers.parent.value);
+  report.set_track(numbers.track);
   report.set_image(numbers.image);
   report.set_digest(numbers.digest);
   report.set_time(numbers.time);

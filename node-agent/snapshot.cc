@@ -1,6 +1,7 @@
 #include "node-agent/snapshot.h"
 
 #include <fmt/format.h>
+#include <stdlib.h>
 
 #include <algorithm>
 
@@ -15,6 +16,8 @@ constexpr unsigned kThreads = 2;  // more gain little: memory is shared with the
 // EPYC VM, Linux 6.18, 2026-11-21 (docs of engine/twin and copy_arena): a copy runs at 2.5 GB/s, a
 // fork takes 33 ms a GiB of 4K pages and a process some 1.2 ms with all that belongs to it.
 constexpr double kCopyBytesPerSecond = 2.5e9;
+// First touch of memory that was not warmed.
+constexpr double kColdBytesPerSecond = 0.3e9;
 constexpr double kForkSecondsPerByte = 0.033 / (1 << 30);
 constexpr double kForkSecondsPerProcess = 0.0012;
 
@@ -80,19 +83,42 @@ std::string_view Snapshot::name_of(Way way) {
   return "?";
 }
 
-void Snapshot::prepare(const MemoryUse& use, uint64_t room) {
-  room_ = room;
-  way_ = Way::kStopped;
-  const uint64_t all = use.own + use.shared;
-  if (all > room) {
-    log_info(fmt::format(
-        "the job will stand still while its image is written: it has {} bytes and there is room "
-        "for {}",
-        all, room));
-    return;
+bool Snapshot::room_for_twins() const {
+  return need_.use.own <= need_.room_of_pod && need_.use.shared <= need_.room;
+}
+
+/// False: there is room for no way but the slowest.
+bool Snapshot::choose(const SnapshotNeed& need) {
+  const char* wanted = ::secure_getenv("FERMATA_SNAPSHOT");
+  for (const Way way : {Way::kTwin, Way::kCopy, Way::kStopped}) {
+    forced_ = wanted != nullptr && name_of(way) == wanted;
+    way_ = way;
+    if (forced_) return true;
   }
-  way_ = twin_seconds(use) < copy_seconds(all) ? Way::kTwin : Way::kCopy;
-  const Status warm = arena_.warm(way_ == Way::kTwin ? use.shared : all);
+  const uint64_t copied = need.changed + need.use.shared;
+  const bool copy_is_quicker = copy_seconds(copied) <= twin_seconds(need.use);
+  if (room_for_copy(copied) && (copy_is_quicker || !room_for_twins())) {
+    way_ = Way::kCopy;
+    return true;
+  }
+  way_ = room_for_twins() ? Way::kTwin : Way::kStopped;
+  return way_ == Way::kTwin;
+}
+
+void Snapshot::prepare(const SnapshotNeed& need) {
+  need_ = need;
+  warmed_ = 0;
+  if (!choose(need)) {
+    log_info(
+        fmt::format("the job will stand still while its image is written: it has {} bytes, "
+                    "{} to be saved, and there is room for a copy of {}, or for {} that it "
+                    "may take itself",
+                    need.use.own + need.use.shared, need.changed + need.use.shared, need.room,
+                    need.room_of_pod));
+  }
+  if (way_ == Way::kCopy) warmed_ = need.changed + need.use.shared;
+  if (way_ == Way::kTwin) warmed_ = need.use.shared;
+  const Status warm = arena_.warm(warmed_);
   if (!warm) {
     log_info(
         fmt::format("the job will stand still while its image is written: {}", warm.message()));
@@ -100,15 +126,34 @@ void Snapshot::prepare(const MemoryUse& use, uint64_t room) {
   }
 }
 
+/// Now that it is known what there is: the pod may have grown, or written more than it had.
+void Snapshot::reconsider(const std::vector<MemoryRegion>& memory) {
+  if (way_ == Way::kStopped || forced_) return;
+  const uint64_t here = bytes_here(memory);
+  uint64_t shared = 0;
+  for (const MemoryRegion& region : memory) {
+    if (region.id.kind == MemoryId::Kind::kObject) shared += region.bytes_here();
+  }
+  if (way_ == Way::kCopy) {
+    const double cold =
+        here > warmed_ ? static_cast<double>(here - warmed_) / kColdBytesPerSecond : 0;
+    const bool twin_is_quicker = cold + copy_seconds(here) > 2 * twin_seconds(need_.use);
+    if (room_for_copy(here) && !(twin_is_quicker && room_for_twins())) return;
+    way_ = room_for_twins() ? Way::kTwin : Way::kStopped;
+  }
+  if (way_ == Way::kTwin && !room_for_copy(shared)) way_ = Way::kStopped;
+}
+
 Result<std::vector<MemoryRegion>> Snapshot::take(engine::FrozenPod& pod,
                                                  const image::PodObjects& objects) {
-  if (way_ != Way::kStopped && bytes_here(pod.memory()) > room_) way_ = Way::kStopped;
+  reconsider(pod.memory());
   if (way_ == Way::kTwin) {
     Result<std::vector<MemoryRegion>> regions = twins(pod, objects);
     if (regions) return regions;
-    log_info(
-        fmt::format("no copy-on-write twin, so memory is copied: {}", regions.error().message()));
-    way_ = Way::kCopy;
+    way_ = room_for_copy(bytes_here(pod.memory())) ? Way::kCopy : Way::kStopped;
+    log_info(fmt::format("no copy-on-write twin, so {}: {}",
+                         way_ == Way::kCopy ? "memory is copied" : "the job stands still",
+                         regions.error().message()));
   }
   if (way_ == Way::kCopy) return copy(pod);
   return pod.memory();

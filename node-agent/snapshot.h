@@ -16,13 +16,23 @@
 
 namespace fermata::node_agent {
 
+/// What is to be kept, and where there is room for it. Bytes.
+struct SnapshotNeed {
+  MemoryUse use;         ///< of the pod now
+  uint64_t changed = 0;  ///< of use.own, what an image would hold; the rest is in its parent
+  uint64_t room = 0;     ///< that a copy may take
+  /// That the pod may take: as long as it has twins, each page it writes becomes two, and both
+  /// count for it.
+  uint64_t room_of_pod = 0;
+};
+
 class Snapshot {
  public:
   enum class Way { kTwin, kCopy, kStopped };
 
-  /// Chooses the way for a pod that has `use` now, while it runs, and makes room for it. `room`:
-  /// bytes that may be taken.
-  void prepare(const MemoryUse& use, uint64_t room);
+  /// Chooses the way for a pod, while it runs, and makes room for it. $FERMATA_SNAPSHOT, by
+  /// name_of(), chooses instead, for tests and measurements.
+  void prepare(const SnapshotNeed& need);
   /// The pod has to stand still until it is written, whatever memory there is.
   void prepare_stopped() { way_ = Way::kStopped; }
 
@@ -41,9 +51,16 @@ class Snapshot {
   Result<std::vector<MemoryRegion>> twins(engine::FrozenPod& pod, const image::PodObjects& objects);
   Result<std::vector<MemoryRegion>> copy(const engine::FrozenPod& pod);
 
+  bool choose(const SnapshotNeed& need);
+  bool room_for_twins() const;
+  bool room_for_copy(uint64_t bytes) const { return bytes <= need_.room; }
+  void reconsider(const std::vector<MemoryRegion>& memory);
+
   CopyArena arena_;
   Way way_ = Way::kStopped;
-  uint64_t room_ = 0;
+  bool forced_ = false;
+  SnapshotNeed need_;
+  uint64_t warmed_ = 0;
 };
 
 }  // namespace fermata::node_agent

@@ -29,8 +29,9 @@ constexpr std::array<Advice, 8> kAdvice{{{"dc", MADV_DONTFORK},
 
 class MapRecorder {
  public:
-  MapRecorder(const HeldProcess& process, pid_t init, SharedObjectRecorder& recorder)
-      : process_(process), init_(init), recorder_(recorder) {}
+  MapRecorder(const HeldProcess& process, pid_t init, SharedObjectRecorder& recorder,
+              const PageFinder& finder)
+      : process_(process), init_(init), recorder_(recorder), finder_(finder) {}
 
   Status record(const Map& map, image::Vma& out) {
     out.set_start(map.start);
@@ -73,7 +74,8 @@ class MapRecorder {
                     "is of huge pages (hugetlbfs), which cannot be rebuilt yet: use "
                     "transparent huge pages");
     }
-    if (map.has_flag("um") || map.has_flag("uw") || map.has_flag("ui")) {
+    const bool tracked = map.has_flag("uw") && finder_.is_ours(process_.pid, map.start, map.end);
+    if (map.has_flag("um") || (map.has_flag("uw") && !tracked) || map.has_flag("ui")) {
       return cannot(map, "is registered with the program's own userfaultfd");
     }
     if (map.has_flag("pf") || map.has_flag("io") || map.has_flag("mm")) {
@@ -148,17 +150,17 @@ class MapRecorder {
   const HeldProcess& process_;
   pid_t init_;
   SharedObjectRecorder& recorder_;
+  const PageFinder& finder_;
 };
 
 }  // namespace
 
-Status capture_address_space(const HeldProcess& process, pid_t init, SharedObjectRecorder& recorder,
-                             image::Process& out, std::vector<MemoryRegion>& memory) {
+Status capture_address_space(HeldProcess& process, pid_t init, SharedObjectRecorder& recorder,
+                             PageFinder& finder, image::Process& out,
+                             std::vector<MemoryRegion>& memory) {
   FERMATA_ASSIGN_STATUS(const std::vector<Map> maps, read_smaps(process.pid));
-  FERMATA_ASSIGN_STATUS(const PageScanner scanner, PageScanner::open(process.pid));
-  MapRecorder map_recorder(process, init, recorder);
-  MemoryRegion region;
-  region.id = {MemoryId::Kind::kProcess, static_cast<uint64_t>(process.vpid)};
+  MapRecorder map_recorder(process, init, recorder, finder);
+  std::vector<OwnMap> own;
   for (const Map& map : maps) {
     if (map.name == "[vsyscall]" || process.site->is_scratch(map.start, map.end)) continue;
     image::Vma& vma = *out.add_vmas();
@@ -166,11 +168,18 @@ Status capture_address_space(const HeldProcess& process, pid_t init, SharedObjec
     const bool own_pages = !vma.shared() && !vma.dont_dump() && vma.backing() != image::Vma::VDSO &&
                            vma.backing() != image::Vma::VVAR &&
                            vma.backing() != image::Vma::AIO_RING;
-    if (!own_pages) continue;
-    const auto backing =
-        map.inode == 0 ? PageScanner::Backing::kAnonymous : PageScanner::Backing::kFile;
-    FERMATA_TRY(scanner.scan(map.start, map.end, backing, region.extents));
+    if (own_pages) {
+      own.push_back({map.start, map.end, map.inode == 0, (map.protection & PROT_WRITE) != 0});
+    }
   }
+  const StoppedProcess stopped{process.pid, process.vpid, [&process]() -> Result<Remote*> {
+                                 FERMATA_ASSIGN(CaptureRemote * leader,
+                                                remote_of(process, process.leader()));
+                                 return leader;
+                               }};
+  MemoryRegion region;
+  region.id = {MemoryId::Kind::kProcess, static_cast<uint64_t>(process.vpid)};
+  FERMATA_ASSIGN_STATUS(region.extents, finder.find(stopped, own));
   FERMATA_ASSIGN_STATUS(region.source, ProcessMemorySource::open(process.pid));
   memory.push_back(std::move(region));
   return Status::ok();

@@ -3,6 +3,7 @@
 
 #include "node-agent/engine/held.h"
 #include "node-agent/engine/maps.h"
+#include "node-agent/engine/page_finder.h"
 #include "node-agent/engine/pages.h"
 #include "node-agent/engine/rebuild_remote.h"
 #include "node-agent/engine/shared_objects.h"
@@ -11,9 +12,10 @@
 namespace fermata::engine {
 
 /// Records the maps and finds the pages that are the process's own. kCannotHold names a map of a
-/// kind that cannot be rebuilt (device, huge pages, userfaultfd).
-Status capture_address_space(const HeldProcess& process, pid_t init, SharedObjectRecorder& recorder,
-                             image::Process& out, std::vector<MemoryRegion>& memory);
+/// kind that cannot be rebuilt (device, huge pages, userfaultfd). Which pages, `finder` says.
+Status capture_address_space(HeldProcess& process, pid_t init, SharedObjectRecorder& recorder,
+                             PageFinder& finder, image::Process& out,
+                             std::vector<MemoryRegion>& memory);
 
 /// Whether any of the maps touches [start, end).
 bool overlaps(const image::Process& process, uint64_t start, uint64_t end);

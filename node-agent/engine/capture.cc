@@ -36,10 +36,11 @@ namespace {
 class Capture : public CaptureContext {
  public:
   Capture(pid_t init, std::vector<HeldProcess>& held, OutsideConnections& outside,
-          image::PodObjects& objects, std::vector<MemoryRegion>& memory)
+          PageFinder& finder, image::PodObjects& objects, std::vector<MemoryRegion>& memory)
       : init_(init),
         held_(held),
         outside_(outside),
+        finder_(finder),
         objects_(objects),
         memory_(memory),
         recorder_(objects, memory),
@@ -272,12 +273,13 @@ class Capture : public CaptureContext {
     FERMATA_TRY(capture_pending(process.pid, /*shared=*/true, *out.mutable_pending()));
     FERMATA_TRY(capture_timers(process, *leader, vtids_, out));
     FERMATA_TRY(files_.record(process, out, obstacles_));
-    return capture_address_space(process, init_, recorder_, out, memory_);
+    return capture_address_space(process, init_, recorder_, finder_, out, memory_);
   }
 
   pid_t init_;
   std::vector<HeldProcess>& held_;
   OutsideConnections& outside_;
+  PageFinder& finder_;
   image::PodObjects& objects_;
   std::vector<MemoryRegion>& memory_;
   SharedObjectRecorder recorder_;
@@ -298,7 +300,7 @@ Result<image::PodObjects> HeldPod::capture() {
   outside_.group = ::stat(group_.c_str(), &group) == 0 ? group.st_ino : 0;
   outside_.connections.clear();
   outside_.sockets.clear();
-  Capture capture(init_, held_, outside_, objects, memory_);
+  Capture capture(init_, held_, outside_, *finder_, objects, memory_);
   FERMATA_TRY_RESULT(capture.run());
   return objects;
 }

@@ -14,6 +14,7 @@
 #include "common/memory_image.h"
 #include "common/status.h"
 #include "common/unique_fd.h"
+#include "node-agent/engine/page_finder.h"
 #include "node-agent/engine/remote.h"
 #include "proto/objects.pb.h"
 
@@ -52,6 +53,9 @@ class FrozenPod {
   static Result<std::unique_ptr<FrozenPod>> freeze(const std::filesystem::path& group, pid_t init,
                                                    int deadline_ms, bool left_frozen = false);
   virtual ~FrozenPod() = default;
+
+  /// Before capture(): who says which pages are needed, instead of EveryPage. Outlives this.
+  virtual void find_pages_by(PageFinder& finder) = 0;
 
   /// Records everything. kCannotHold names every object that stands in the way, one a line.
   virtual Result<image::PodObjects> capture() = 0;

@@ -13,6 +13,7 @@ class HeldPod : public FrozenPod {
   HeldPod(std::filesystem::path group, pid_t init) : group_(std::move(group)), init_(init) {}
   ~HeldPod() override { release_all(); }
 
+  void find_pages_by(PageFinder& finder) override { finder_ = &finder; }
   Result<image::PodObjects> capture() override;
   const std::vector<MemoryRegion>& memory() const override { return memory_; }
   Result<TwinMemory> twins(const image::PodObjects& objects) override;
@@ -48,6 +49,8 @@ class HeldPod : public FrozenPod {
   std::vector<FrozenProcess> listed_;
   std::vector<MemoryRegion> memory_;
   OutsideConnections outside_;
+  EveryPage every_page_;
+  PageFinder* finder_ = &every_page_;
   std::vector<pid_t> dead_;  ///< tracees killed by others, still to be waited for
 };
 

@@ -1,5 +1,6 @@
 #include "node-agent/engine/pagemap_scan.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/ioctl.h>
 
@@ -34,6 +35,12 @@ constexpr unsigned long kPagemapScan = _IOWR('f', 16, PagemapScan);
 
 }  // namespace
 
+Result<UniqueFd> open_pagemap(pid_t pid) {
+  UniqueFd pagemap(::open(fmt::format("/proc/{}/pagemap", pid).c_str(), O_RDONLY | O_CLOEXEC));
+  if (!pagemap) return errno_failure(errno, fmt::format("opening the page map of process {}", pid));
+  return pagemap;
+}
+
 Status scan_pages(int pagemap, uint64_t start, uint64_t end, const PageWish& wish,
                   const std::function<void(uint64_t start, uint64_t end)>& found) {
   std::array<PageRegion, 512> regions{};
@@ -65,6 +72,19 @@ Status scan_pages(int pagemap, uint64_t start, uint64_t end, const PageWish& wis
     at = request.walk_end;
   }
   return Status::ok();
+}
+
+Status protect_pages(int pagemap, uint64_t start, uint64_t end) {
+  PagemapScan request{};
+  request.size = sizeof request;
+  request.flags = kScanProtectMatching | kScanCheckAsync;
+  request.start = start;
+  request.end = end;
+  // Without room for results it protects whatever it meets. The mask keeps it from parts that have
+  // no page tables yet.
+  request.category_mask = kPageIsWritten;
+  if (::ioctl(pagemap, kPagemapScan, &request) >= 0) return Status::ok();
+  return errno_status(errno, fmt::format("protecting pages at {:#x}", start));
 }
 
 }  // namespace fermata::engine

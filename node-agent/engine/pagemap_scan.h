@@ -2,10 +2,13 @@
 // process are of some kind, and write-protecting them in the same go. Any thread.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <functional>
 
 #include "common/status.h"
+#include "common/unique_fd.h"
 
 namespace fermata::engine {
 
@@ -28,9 +31,16 @@ struct PageWish {
   uint64_t flags = 0;  ///< kScan*
 };
 
+/// /proc/PID/pagemap, of the address space that the process has now.
+Result<UniqueFd> open_pagemap(pid_t pid);
+
 /// Calls `found` for each run of such pages of [start, end), in order. `pagemap` is
 /// /proc/PID/pagemap. kUnsupported: this kernel has no such call.
 Status scan_pages(int pagemap, uint64_t start, uint64_t end, const PageWish& wish,
                   const std::function<void(uint64_t start, uint64_t end)>& found);
+
+/// Write-protects, for userfaultfd, every page of [start, end) that is in memory or in swap. Fails
+/// with EPERM where a map is not registered for that.
+Status protect_pages(int pagemap, uint64_t start, uint64_t end);
 
 }  // namespace fermata::engine

@@ -2,11 +2,13 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
 
+#include "common/extents.h"
 #include "node-agent/engine/pagemap_scan.h"
 
 namespace fermata::engine {
@@ -15,20 +17,29 @@ namespace {
 constexpr uint64_t kEntryPresent = 1ULL << 63;
 constexpr uint64_t kEntrySwapped = 1ULL << 62;
 constexpr uint64_t kEntryFile = 1ULL << 61;
+constexpr uint64_t kEntryFrame = (1ULL << 55) - 1;
 
-void append(std::vector<Extent>& extents, uint64_t start, uint64_t end) {
-  if (!extents.empty() && extents.back().address + extents.back().length == start) {
-    extents.back().length += end - start;
-  } else {
-    extents.push_back({start, end - start, Where::kHere});
-  }
+/// The frame of the kernel's page of zeros, which private maps share wherever they were only read;
+/// 0 where it cannot be told (frames are for CAP_SYS_ADMIN alone).
+uint64_t frame_of_zeros() {
+  static const uint64_t frame = [] {
+    void* page = ::mmap(nullptr, kPageSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) return uint64_t{0};
+    [[maybe_unused]] const auto touched = *static_cast<volatile const char*>(page);
+    uint64_t entry = 0;
+    const Result<UniqueFd> pagemap = open_pagemap(::getpid());
+    const auto at = static_cast<off_t>(reinterpret_cast<uint64_t>(page) / kPageSize * sizeof entry);
+    const bool read = pagemap && ::pread(pagemap->get(), &entry, sizeof entry, at) == sizeof entry;
+    ::munmap(page, kPageSize);
+    return read && (entry & kEntryPresent) != 0 ? entry & kEntryFrame : 0;
+  }();
+  return frame;
 }
 
 }  // namespace
 
 Result<PageScanner> PageScanner::open(pid_t pid) {
-  UniqueFd pagemap(::open(fmt::format("/proc/{}/pagemap", pid).c_str(), O_RDONLY | O_CLOEXEC));
-  if (!pagemap) return errno_failure(errno, fmt::format("opening the page map of process {}", pid));
+  FERMATA_ASSIGN(UniqueFd pagemap, open_pagemap(pid));
   return PageScanner(std::move(pagemap));
 }
 
@@ -39,7 +50,7 @@ Status PageScanner::scan(uint64_t start, uint64_t end, Backing backing,
   const uint64_t none = backing == Backing::kFile ? kPageIsFile | kPageIsZero : kPageIsZero;
   Status status =
       scan_pages(pagemap_.get(), start, end, {.none = none, .any = kPageIsPresent | kPageIsSwapped},
-                 [&](uint64_t from, uint64_t to) { append(extents, from, to); });
+                 [&](uint64_t from, uint64_t to) { append(extents, from, to - from); });
   return status.code() == Code::kUnsupported ? scan_by_reading(start, end, extents) : status;
 }
 
@@ -56,8 +67,10 @@ Status PageScanner::scan_by_reading(uint64_t start, uint64_t end,
     for (size_t i = 0; i < count; ++i) {
       const bool there = (entries[i] & (kEntryPresent | kEntrySwapped)) != 0;
       // Of a swapped page the bit "file" says shared memory, which private maps do not have.
-      if (there && (entries[i] & kEntryFile) == 0) {
-        append(extents, at + i * kPageSize, at + (i + 1) * kPageSize);
+      const bool zeros = (entries[i] & kEntryPresent) != 0 && frame_of_zeros() != 0 &&
+                         (entries[i] & kEntryFrame) == frame_of_zeros();
+      if (there && !zeros && (entries[i] & kEntryFile) == 0) {
+        append(extents, at + i * kPageSize, kPageSize);
       }
     }
     at += count * kPageSize;
@@ -114,7 +127,7 @@ Result<std::vector<Extent>> data_extents(int fd, uint64_t size) {
     if (hole < 0) return errno_failure(errno, "looking for the end of data");
     const uint64_t start = static_cast<uint64_t>(data) / kPageSize * kPageSize;
     const uint64_t end = (static_cast<uint64_t>(hole) + kPageSize - 1) / kPageSize * kPageSize;
-    append(extents, start, end);
+    append(extents, start, end - start);
     at = end;
   }
   return extents;

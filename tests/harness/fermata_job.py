@@ -99,7 +99,7 @@ class Job:
     """A `fermata run` (and the `fermata restart`s after it) with its output in <workspace>/<n>.{out,err}.log."""
 
     def __init__(self, workspace, command, ranks=None, interval=None, user=None, checkpoint_dir=None, environment=None,
-                 cwd=None):
+                 cwd=None, options=()):
         self.workspace = workspace
         self.checkpoint_dir = checkpoint_dir or workspace.checkpoints
         self.environment = dict(os.environ, **(environment or {}))
@@ -116,7 +116,7 @@ class Job:
             arguments += ["--checkpoint-interval", interval]
         if user:
             arguments += ["--user", user]
-        self._start(arguments + ["--", *command])
+        self._start([*arguments, *options, "--", *command])
 
     def _start(self, arguments):
         prefix = self.workspace.at(str(self.generation))

@@ -41,6 +41,11 @@ TEST(Extents, AreSetsOfPages) {
     ASSERT_EQ(without(left, right), extents_of(a & ~b));
     ASSERT_EQ(without(right, left), extents_of(b & ~a));
     ASSERT_EQ(bits_of(united(left, right)), a | b);
+    const uint64_t from = random() % kPages;
+    const uint64_t to = from + random() % (kPages - from) + 1;
+    const uint64_t mask =
+        (to == kPages ? ~uint64_t{0} : (uint64_t{1} << to) - 1) & ~((uint64_t{1} << from) - 1);
+    ASSERT_EQ(part_of(left, from * kPageSize, to * kPageSize), extents_of(a & mask));
     ASSERT_EQ(total_length(left), kPageSize * static_cast<uint64_t>(__builtin_popcountll(a)));
   }
 }

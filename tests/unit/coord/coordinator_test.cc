@@ -25,11 +25,15 @@ class FileAgent final : public Agent {
   std::optional<Phase> fails_in;
   uint32_t not_now = 0;  ///< captures still to be refused for what passes
   bool ended = false;
+  bool incremental = false;   ///< the image builds on the parent that is offered
+  std::vector<Crid> offered;  ///< by set
+  uint64_t image_bytes = 5;
   std::vector<image::OutsideConnection> connections;
 
   std::string node() const override { return "n0"; }
   void begin(Phase phase, const SetOrder& order, Time) override {
     phase_ = phase;
+    if (phase == Phase::kPrepare) offered.push_back(order.parent);
     if (phase == Phase::kPrepare) std::ofstream(order.folder / "pod-0.h5.part") << "image";
     if (phase == Phase::kCommit) {
       fs::rename(order.folder / "pod-0.h5.part", order.folder / "pod-0.h5");
@@ -43,7 +47,8 @@ class FileAgent final : public Agent {
     if (fails_in == phase_) return failure(Code::kCannotHold, "process 9 holds a lease");
     AgentReport report;
     report.memory_bytes = 3;
-    report.image_bytes = 5;
+    report.image_bytes = image_bytes;
+    if (incremental) report.parent = offered.back();
     report.image = "pod-0.h5";
     report.digest = std::string(32, 'a');
     report.time = "2026-11-20T21:00:00Z";
@@ -171,6 +176,56 @@ TEST_F(CoordinatorTest, ConnectionToAHostOfTheJobIsFinalOnlyWhenItStaysAlone) {
   EXPECT_EQ(tried.outcome.status.code(), Code::kCannotHold);
   EXPECT_EQ(tried.attempts, 2U);
   EXPECT_THAT(tried.outcome.status.message(), HasSubstr("10.0.0.2:5000, which is not of the job"));
+}
+
+TEST_F(CoordinatorTest, SetsBuildOnTheLastCommittedOne_AndEveryNthIsFull) {
+  Coordinator coordinator = this->coordinator();
+  agent_.incremental = true;
+  job_.full_every = 3;
+  std::vector<TriedSet> tried;
+  for (int i = 0; i < 2; ++i) tried.push_back(take(coordinator));
+  agent_.fails_in = Phase::kWriteBack;
+  EXPECT_FALSE(take(coordinator).outcome.committed());
+  agent_.fails_in.reset();
+  for (int i = 0; i < 2; ++i) tried.push_back(take(coordinator));
+  const Crid first = tried[0].crid;
+  const Crid second = tried[1].crid;
+  // The attempt that failed was offered the second; so is the next.
+  EXPECT_THAT(agent_.offered, ElementsAre(Crid{}, first, second, second, Crid{}));
+  EXPECT_EQ(tried[2].manifest.parent, second);
+  EXPECT_EQ(tried[2].manifest.chain_sets, 2U);
+  EXPECT_EQ(tried[2].manifest.chain_bytes, 10U);
+  EXPECT_EQ(tried[3].manifest.parent, Crid{});
+  EXPECT_EQ(tried[3].manifest.chain_sets, 0U);
+  EXPECT_EQ(sets()[1].parent, first);
+}
+
+TEST_F(CoordinatorTest, NoParentIsOffered_WhenAllShallBeFull) {
+  Coordinator coordinator = this->coordinator();
+  job_.full_every = 1;
+  take(coordinator);
+  take(coordinator);
+  job_.full_every = 10;
+  job_.track = "none";
+  take(coordinator);
+  EXPECT_THAT(agent_.offered, ElementsAre(Crid{}, Crid{}, Crid{}));
+}
+
+TEST_F(CoordinatorTest, ASetIsFull_WhenTheChainHasBecomeDear) {
+  Coordinator coordinator = this->coordinator();
+  agent_.incremental = true;
+  agent_.image_bytes = 200 << 20;  // with a memory of 3 bytes
+  for (int i = 0; i < 3; ++i) take(coordinator);
+  EXPECT_NE(agent_.offered[1], Crid{});
+  EXPECT_EQ(agent_.offered[2], Crid{});
+}
+
+TEST_F(CoordinatorTest, AFullImage_HasNoParentHoweverManyWereOffered) {
+  Coordinator coordinator = this->coordinator();
+  take(coordinator);
+  const TriedSet second = take(coordinator);
+  EXPECT_NE(agent_.offered[1], Crid{});
+  EXPECT_EQ(second.manifest.parent, Crid{});
 }
 
 TEST_F(CoordinatorTest, CridsAreNeverReused) {

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "common/extents.h"
+#include "storage/flatten.h"
 #include "storage/image_reader.h"
 #include "tests/unit/storage/sample_image.h"
 
@@ -151,6 +152,52 @@ TEST_F(ChainTest, IsReadInPieces_AcrossImages) {
       ASSERT_EQ(bytes[b], byte_at(writer_.at((at + b) / kPageSize), address));
     }
   }
+}
+
+TEST_F(ChainTest, IsFlattened_AndItsChildrenGoOn) {
+  take(1, 0, all_pages());
+  take(2, 1, {3, 4, 5});
+  take(3, 2, {5, 6}, {4});
+  const auto flat = flatten_set(folder(2), 2);
+  ASSERT_TRUE(flat) << flat.error().message();
+  EXPECT_EQ(flat->parent, Crid{});
+  EXPECT_EQ(flat->images[0].file, "pod-3.full.h5");
+  EXPECT_FALSE(std::filesystem::exists(folder(2) / "pod-3.h5"));
+  ASSERT_TRUE(verify_image(folder(2) / "pod-3.full.h5", flat->images[0].digest));
+  std::filesystem::remove_all(folder(1));
+  const auto alone = read_chain(folder(2) / "pod-3.full.h5");
+  ASSERT_TRUE(alone) << alone.error().message();
+  EXPECT_EQ(alone->header.parent, Crid{});
+  expect_content(3);
+  // Once more is no change.
+  const auto again = flatten_set(folder(2), 2);
+  ASSERT_TRUE(again) << again.error().message();
+  EXPECT_EQ(again->images[0].digest, flat->images[0].digest);
+}
+
+TEST_F(ChainTest, IsFlattened_WhateverOneThatWasKilledLeft) {
+  take(1, 0, all_pages());
+  take(2, 1, {3, 4, 5});
+  std::ofstream(folder(2) / "pod-3.full.h5") << "half";
+  std::ofstream(folder(2) / "pod-3.full.h5.part") << "less";
+  expect_content(2);
+  ASSERT_TRUE(flatten_set(folder(2), 1));
+  EXPECT_FALSE(std::filesystem::exists(folder(2) / "pod-3.full.h5.part"));
+  const auto read =
+      read_chain(folder(2) / "pod-3.full.h5", read_manifest(folder(2))->images[0].digest);
+  ASSERT_TRUE(read) << read.error().message();
+}
+
+TEST_F(ChainTest, StaysAsItIs_WhenItCannotBeFlattened) {
+  take(1, 0, all_pages());
+  take(2, 1, {3, 4, 5});
+  std::filesystem::rename(folder(1), folder_ / "away");
+  const auto flat = flatten_set(folder(2), 1);
+  ASSERT_FALSE(flat);
+  EXPECT_EQ(flat.error().code(), Code::kDamaged);
+  EXPECT_FALSE(std::filesystem::exists(folder(2) / "pod-3.full.h5"));
+  std::filesystem::rename(folder_ / "away", folder(1));
+  expect_content(2);
 }
 
 TEST_F(ChainTest, NamesBothSets_WhenAParentIsMissing) {

@@ -1,0 +1,101 @@
+// What of a pod's memory an image can leave to the image of an earlier set: keeps the trackers of
+// its processes from set to set, and what each of the last cuts held. Whether a set was committed
+// is not known when the next begins; the parent that is then named tells. So nothing that was found
+// dirty is forgotten before: it counts for every cut that may be named.
+//
+// What is not known is taken as changed: a process without a tracker, a parent that was taken by
+// another agent. Private memory goes by the tracker (or by content, kHash); shared memory, which
+// may be written by ways that no tracker sees, always by content.
+//
+// One thread, the tracer's.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "common/ids.h"
+#include "common/status.h"
+#include "node-agent/engine/capture.h"
+#include "node-agent/engine/page_finder.h"
+#include "node-agent/engine/write_tracker.h"
+#include "node-agent/page_hashes.h"
+
+namespace fermata::node_agent {
+
+class WriteTracking final : public engine::PageFinder {
+ public:
+  /// A set begins. `way`: engine::parse_track(); with another than before all trackers go.
+  /// `parent`: a committed set, which the image may build on; 0: a full image.
+  /// `spare_huge_pages`: maps with transparent huge pages are left alone and saved whole.
+  void begin(engine::TrackKind way, bool spare_huge_pages, Crid parent);
+
+  engine::TrackKind way() const { return way_; }
+  /// Whether the set that was begun builds on its parent.
+  bool incremental() const { return base_ != nullptr; }
+
+  /// Whether a process of the group with much memory is not tracked yet: it should be, before the
+  /// cut, with start().
+  bool wants_start(const std::filesystem::path& group) const;
+  /// Trackers for all processes of a pod that stands still.
+  void start(engine::FrozenPod& pod);
+  /// Has the trackers look at the maps that are there now. The pod runs.
+  void arm(const std::filesystem::path& group);
+  /// Bytes of private memory that an image would hold now, by a look at the running pod.
+  uint64_t estimate(const std::filesystem::path& group) const;
+
+  // PageFinder, of the set that was begun
+  Result<Extents> find(const engine::StoppedProcess& process,
+                       std::span<const engine::OwnMap> maps) override;
+  bool is_ours(pid_t pid, uint64_t start, uint64_t end) const override;
+
+  /// Takes out of `memory`, which find() was asked for, what need not be written: pages of zeros
+  /// and pages that the parent has. Of private memory only with kHash or where `cheap`: it is read
+  /// for that. The pod may run.
+  Status trim(std::vector<MemoryRegion>& memory, bool cheap, unsigned threads);
+  /// The image of set `crid` holds `memory` and nothing else: a later set may build on it.
+  void remember(Crid crid, const std::vector<MemoryRegion>& memory);
+
+ private:
+  struct Tracked {
+    uint64_t number = 0;  ///< of the tracker: no two are alike
+    uint64_t start_time = 0;
+    std::unique_ptr<engine::WriteTracker> tracker;
+  };
+  /// What a cut held of one process.
+  struct ProcessCut {
+    uint64_t tracker = 0;
+    Extents pages;
+    Extents since;  ///< written after it
+  };
+  struct Cut {
+    Crid crid;
+    std::map<uint64_t, ProcessCut> processes;  ///< by vpid
+    std::map<MemoryId, PageHashes> hashes;
+  };
+
+  Tracked* tracked(const engine::StoppedProcess& process);
+  const Tracked* known(pid_t pid) const;
+  void forget(pid_t pid) { trackers_.erase(pid); }
+  void forget_dead();
+  Result<Extents> find_tracked(const engine::StoppedProcess& process,
+                               std::span<const engine::OwnMap> maps, Tracked& of);
+
+  engine::TrackKind way_ = engine::TrackKind::kNone;
+  bool spare_huge_pages_ = true;
+  std::map<pid_t, Tracked> trackers_;
+  uint64_t last_number_ = 0;
+  std::deque<Cut> cuts_;       ///< the newest last
+  const Cut* base_ = nullptr;  ///< one of cuts_
+
+  // Of the set in work.
+  std::map<uint64_t, uint64_t> numbers_;       ///< by vpid: the tracker that found its pages
+  std::map<uint64_t, Extents> zeros_allowed_;  ///< by vpid: where a page of zeros need not be held
+  std::map<MemoryId, PageHashes> hashes_;
+};
+
+}  // namespace fermata::node_agent
