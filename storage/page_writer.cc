@@ -29,7 +29,7 @@ constexpr int kWhoProcess = 1;
 constexpr int kBestEffort = 2;
 constexpr int kClassShift = 13;
 constexpr int kLowestLevel = 7;
-constexpr int kNice = 10;
+constexpr int kNice = 5;
 
 /// This thread alone: both are a thread's own on Linux (setpriority(2), C library differences).
 void step_back() {

@@ -77,7 +77,7 @@ constexpr uint64_t kSyscallLength = 2;
 // Below this, waking the twin costs more than it saves.
 constexpr size_t kLeast = 128U << 10;
 // It competes with the job it belongs to.
-constexpr int kNice = 10;
+constexpr int kNice = 5;
 constexpr timespec kPatience{1, 0};
 constexpr int kMostWaits = 120;
 
