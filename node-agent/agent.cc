@@ -225,13 +225,15 @@ void Agent::tell(const wire::PodEnded& report) {
   wire::FromAgent message;
   *message.mutable_ended() = report;
   if (!send_(std::move(message))) return;
+  {
+    const std::lock_guard lock(mutex_);
+    if (losses != losses_) return;  // by now that stream is lost
+    untold_.erase(id);
+    std::erase_if(
+        told_, [](const auto& one) { return steady_clock::now() - one.second.at >= kMayBeLost; });
+    told_[id] = {report, steady_clock::now()};
+  }
   registry_.remove(id);
-  const std::lock_guard lock(mutex_);
-  if (losses != losses_) return;  // by now that stream is lost
-  untold_.erase(id);
-  std::erase_if(told_,
-                [](const auto& one) { return steady_clock::now() - one.second.at >= kMayBeLost; });
-  told_[id] = {report, steady_clock::now()};
 }
 
 void Agent::pod_is_over(const PodId& pod, std::optional<wire::PodEnded> report) {
