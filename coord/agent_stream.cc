@@ -139,6 +139,11 @@ void AgentStream::take(wire::FromAgent& message) {
       if (!detached_) listener_.exchange(node_, message.exchange());
       break;
     }
+    case wire::FromAgent::kStep: {
+      const std::lock_guard events(events_);
+      if (!detached_) listener_.step_offered(node_, message.step());
+      break;
+    }
     default:
       log_warning(
           fmt::format("the agent on {} sent a message of no known kind; it is left out", node_));

@@ -42,6 +42,7 @@ std::vector<wire::ExchangeDown> ExchangeBoard::take(const wire::ExchangeUp& mess
       aborted_ = message.abort();
       aborted_->mutable_reason()->resize(std::min(aborted_->reason().size(), kMaxReason));
       return tell_all(from.pod());
+    case wire::ExchangeUp::kRankEnded:  // its agent's
     case wire::ExchangeUp::KIND_NOT_SET:
       break;
   }

@@ -43,6 +43,8 @@ class FleetListener {
   virtual void agent_lost(const std::string& node) = 0;
   virtual void pod_ended(const std::string& node, const wire::PodEnded& ended) = 0;
   virtual void exchange(const std::string& node, const wire::ExchangeUp& message) = 0;
+  /// The tasks of a Slurm step wait on this node. May come again.
+  virtual void step_offered(const std::string& /*node*/, const wire::StepOffer& /*offer*/) {}
 };
 
 }  // namespace fermata::coord

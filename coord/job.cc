@@ -158,6 +158,11 @@ void Job::node_back(const std::string& node, std::span<const PodId> running) {
   changed_.notify_all();
 }
 
+void Job::superseded(uint32_t start) {
+  const std::lock_guard lock(mutex_);
+  end_because(fmt::format("Slurm has begun it again (start {})", start), 128 + SIGKILL);
+}
+
 void Job::await_nodes() {
   for (const auto& [node, pods] : pods_on_) node_lost(node);
 }

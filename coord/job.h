@@ -78,6 +78,8 @@ class Job {
   wire::JobInfo info() const;
   stored::Job record() const;
 
+  /// Slurm has begun this start of the step: ours is over wherever it still is.
+  void superseded(uint32_t start);
   /// Before the pods are started: how their contributions travel.
   void tell_routes();
   /// The pods are not here yet: after the coordinator was started anew.

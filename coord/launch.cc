@@ -40,6 +40,7 @@ Status launch(Fleet& fleet, const stored::Job& record, const wire::RunRequest& r
   what.set_working_directory(request.working_directory());
   *what.mutable_streams() = streams_of(record);
   what.set_checkpoint_dir(record.checkpoint_dir());
+  what.set_stubs(record.slurm());
 
   std::vector<Errand> errands;
   for (int i = 0; i < record.pods_size(); ++i) {

@@ -120,6 +120,7 @@ Result<std::vector<std::string>> restart(Fleet& fleet, const stored::Job& record
         what.set_reset_outside(record.external_tcp() == "reset");
         what.set_checkpoint_dir(record.checkpoint_dir());
         what.set_numa(numa);
+        what.set_stubs(record.slurm());
       });
   if (!restored.all_done()) return Failure(restored.first_failure);
 

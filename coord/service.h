@@ -48,6 +48,8 @@ class Service final : public Requests, public FleetListener {
   void pod_ended(const std::string& node, const wire::PodEnded& ended) override;
   void exchange(const std::string& node, const wire::ExchangeUp& message) override;
 
+  void step_offered(const std::string& node, const wire::StepOffer& offer) override;
+
   void run(const Caller& caller, const wire::RunRequest& request,
            Respond<wire::RunReply> respond) override;
   void wait(const Caller& caller, const wire::JobRequest& request,
@@ -75,6 +77,21 @@ class Service final : public Requests, public FleetListener {
                           const std::stop_token& stop);
   Result<Begun> begin_restart(const Caller& caller, const wire::RestartRequest& request,
                               const std::stop_token& stop);
+  // Slurm's steps (service_steps.cc).
+  struct OfferOf {
+    std::string node;
+    wire::StepOffer offer;
+  };
+  using StepOffers = std::map<uint32_t, OfferOf>;  ///< by the step's number of the node
+  Result<std::shared_ptr<Job>> begin_step(const PodId& id, const StepOffers& offers,
+                                          const std::stop_token& stop);
+  Status end_earlier_start(const PodId& id);
+  Result<std::optional<ChosenSet>> set_for_step(const wire::StepOffer& offer,
+                                                const Coordinator& coordinator,
+                                                const stored::Job* before);
+  static Status place_step(const StepOffers& offers, stored::Job& record);
+  void refuse(const StepOffers& offers, const std::string& text, int exit_status);
+
   void tend(const std::shared_ptr<Job>& job, const std::stop_token& stop);
   void give_up(const std::shared_ptr<Job>& job, const Status& status);
   void forget(const std::shared_ptr<Job>& job);
@@ -122,6 +139,8 @@ class Service final : public Requests, public FleetListener {
   std::map<JobStep, std::shared_ptr<Job>> jobs_;
   std::map<JobStep, stored::Job> ended_;
   std::set<JobStep> claimed_;
+  std::map<std::pair<JobStep, uint32_t>, StepOffers> offers_;  ///< that wait for others
+  std::set<std::pair<JobStep, uint32_t>> beginning_;
   Workers workers_;
 };
 

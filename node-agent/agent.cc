@@ -44,8 +44,31 @@ Result<std::unique_ptr<Agent>> Agent::create(AgentOptions options, Send send) {
   self.set_node(options.node);
   self.set_slots(options.slots);
   FERMATA_ASSIGN(*self.mutable_machine(), engine::requirements_of_this_machine());
-  return std::unique_ptr<Agent>(
+  std::unique_ptr<Agent> agent(
       new Agent(std::move(options), std::move(send), std::move(lock), std::move(self)));
+  FERMATA_TRY_RESULT(agent->open_step_desk());
+  return agent;
+}
+
+Status Agent::open_step_desk() {
+  StepDeskEvents events;
+  events.offer = [this](wire::StepOffer offer) { this->offer(std::move(offer)); };
+  events.signal = [this](const PodId& pod, uint32_t rank, int signo) {
+    if (const std::shared_ptr<PodHost> host = host_of(pod)) host->signal_rank(rank, signo);
+  };
+  events.abandoned = [this](const PodId& pod) {
+    if (const std::shared_ptr<PodHost> host = host_of(pod)) host->kill();
+  };
+  FERMATA_ASSIGN_STATUS(steps_, StepDesk::open(options_.run_dir / "steps", options_.checkpoint_dir,
+                                               std::move(events)));
+  return {};
+}
+
+void Agent::offer(wire::StepOffer offer) {
+  wire::FromAgent message;
+  *message.mutable_step() = std::move(offer);
+  // Without a stream it is said when there is one.
+  send_(std::move(message));
 }
 
 Agent::Agent(AgentOptions options, Send send, UniqueFd lock, wire::Hello self)
@@ -70,6 +93,7 @@ Agent::~Agent() {
     hosts = std::move(hosts_);
   }
   hosts.clear();  // not under the lock: what their threads still say takes it
+  steps_.reset();
 }
 
 void Agent::adopt() {
@@ -77,7 +101,9 @@ void Agent::adopt() {
   std::vector<PodId> adopted;
   for (PodRecord& record : registry_.all()) {
     const PodId id = record.id;
+    if (record.stubs) steps_->expect(id, record.ranks_here(), record.owner.uid);
     if (record.ended) {
+      if (record.stubs) steps_->pod_over(id, record.wait_status);
       tell(report_of(record));
       continue;
     }
@@ -99,7 +125,7 @@ void Agent::adopt() {
 }
 
 PodHostSettings Agent::settings_of_pods() const {
-  return {options_.node, options_.run_dir, options_.write_bandwidth};
+  return {options_.node, options_.run_dir, options_.write_bandwidth, steps_.get()};
 }
 
 PodHostEvents Agent::events() {
@@ -172,6 +198,7 @@ void Agent::attached(const wire::Welcome& welcome) {
   }
   for (const auto& [id, report] : untold) tell(report);
   for (const std::shared_ptr<PodHost>& host : all_hosts()) host->coordinator_back();
+  steps_->resend();
 }
 
 void Agent::answer(const wire::Order& order, const Status& status) const {
@@ -183,6 +210,11 @@ void Agent::answer(const wire::Order& order, const Status& status) const {
 
 void Agent::order(wire::Order order) {
   const PodId pod = pod_id_of(order.pod());
+  if (order.has_refuse()) {
+    steps_->refuse(pod, order.refuse().text(), order.refuse().exit_status());
+    answer(order, Status::ok());
+    return;
+  }
   std::shared_ptr<PodHost> host = host_of(pod);
   if (!host && (order.has_launch() || order.has_restore())) host = new_host(pod);
   if (host) {

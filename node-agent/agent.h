@@ -19,12 +19,15 @@
 #include "common/unique_fd.h"
 #include "node-agent/pod_host.h"
 #include "node-agent/pod_registry.h"
+#include "node-agent/step_desk.h"
 #include "proto/control.pb.h"
 
 namespace fermata::node_agent {
 
 struct AgentOptions {
   std::string node;
+  /// Of checkpoints, where a Slurm step names none; empty: below its working folder.
+  std::filesystem::path checkpoint_dir{};
   std::filesystem::path run_dir = "/run/fermata";
   uint32_t slots = 1;
   uint64_t write_bandwidth = 0;  ///< PodToHold::write_bandwidth
@@ -59,6 +62,8 @@ class Agent {
   };
 
   Agent(AgentOptions options, Send send, UniqueFd lock, wire::Hello self);
+  Status open_step_desk();
+  void offer(wire::StepOffer offer);
   PodHostEvents events();
   PodHostSettings settings_of_pods() const;
   std::shared_ptr<PodHost> host_of(const PodId& pod) const;
@@ -74,6 +79,8 @@ class Agent {
   const UniqueFd lock_;
   const wire::Hello self_;  ///< what stays the same
   const PodRegistry registry_;
+
+  std::unique_ptr<StepDesk> steps_;  ///< made by create()
 
   mutable std::mutex mutex_;
   std::map<PodId, std::shared_ptr<PodHost>> hosts_;  ///< guarded by mutex_

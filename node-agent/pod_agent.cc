@@ -255,6 +255,7 @@ Status PodAgent::capture(std::chrono::milliseconds deadline) {
   work.image.header.time = storage::utc_now();
   numbers_.time = work.image.header.time;
   if (pod_.allow_outside) work.frozen->allow_outside_connections();
+  work.frozen->expect_rank_streams(pod_.rank_streams);
   work.frozen->find_pages_by(tracking_);
   // Sockets are read in several steps.
   if (work.isolated) pod_.isolation->hear(false);
@@ -380,6 +381,7 @@ Result<AbleAnswer> PodAgent::able(std::chrono::milliseconds deadline) {
       const std::unique_ptr<engine::FrozenPod> frozen,
       engine::FrozenPod::freeze(pod_.group, pod_.init, static_cast<int>(deadline.count())));
   if (pod_.allow_outside) frozen->allow_outside_connections();
+  frozen->expect_rank_streams(pod_.rank_streams);
   Onlooker onlooker(tracking_);
   frozen->find_pages_by(onlooker);
   FERMATA_ASSIGN(const image::PodObjects objects, frozen->capture());

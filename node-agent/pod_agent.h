@@ -42,6 +42,8 @@ struct PodToHold {
   isolation::Isolation* isolation = nullptr;  ///< its cable; not owned
   /// Connections may leave the pod: they are told by outside_connections(), for others to judge.
   bool allow_outside = false;
+  /// How many streams of single ranks PID 1 holds (engine/capture.h).
+  int rank_streams = 0;
   /// Of the node it was first started on, as an image has them (PodState.known_addresses). Empty:
   /// this one.
   std::vector<std::string> known_addresses{};

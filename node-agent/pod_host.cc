@@ -29,6 +29,8 @@ void PodHost::order(wire::Order order) { worker_->order(std::move(order)); }
 void PodHost::deliver(wire::ExchangeDown message) { worker_->deliver(std::move(message)); }
 void PodHost::coordinator_lost() { worker_->coordinator_lost(); }
 void PodHost::coordinator_back() { worker_->coordinator_back(); }
+void PodHost::signal_rank(uint32_t rank, int signo) { worker_->signal_rank(rank, signo); }
+void PodHost::kill() { worker_->kill(); }
 std::optional<wire::LivingPod> PodHost::living() const { return worker_->living(); }
 
 PodId pod_id_of(const wire::PodId& id) { return {{id.job(), id.step()}, id.pod(), id.start()}; }

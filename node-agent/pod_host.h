@@ -19,10 +19,13 @@
 
 namespace fermata::node_agent {
 
+class StepDesk;
+
 struct PodHostSettings {
   std::string node;               ///< name of this node
   std::filesystem::path run_dir;  ///< of the registry
   uint64_t write_bandwidth = 0;   ///< PodToHold::write_bandwidth
+  StepDesk* steps = nullptr;      ///< whose ranks Slurm's are; null: there is no Slurm. Not owned
 };
 
 struct PodHostEvents {
@@ -53,6 +56,11 @@ class PodHost {
   void coordinator_lost();
   /// A new stream stands.
   void coordinator_back();
+
+  /// Slurm has sent a signal to a task: for its rank.
+  void signal_rank(uint32_t rank, int signo);
+  /// SIGKILL to all of it; its end is told as any other.
+  void kill();
 
   /// The pod, if it runs.
   std::optional<wire::LivingPod> living() const;

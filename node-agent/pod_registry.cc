@@ -51,6 +51,7 @@ std::string text_of(const PodRecord& record) {
               {"pod_of_rank", record.pod_of_rank},
               {"command", record.command},
               {"folder", record.folder.string()},
+              {"stubs", record.stubs},
               {"started", record.started},
               {"ended", record.ended},
               {"reason", record.reason}};
@@ -83,6 +84,7 @@ std::optional<PodRecord> record_of(const fs::path& file) {
     record.pod_of_rank = object.at("pod_of_rank").get<std::vector<uint32_t>>();
     record.command = object.at("command").get<std::vector<std::string>>();
     record.folder = object.at("folder").get<std::string>();
+    record.stubs = object.value("stubs", false);
     record.started = object.at("started").get<int64_t>();
     record.ended = object.at("ended").get<bool>();
     record.reason = object.at("reason").get<std::string>();
@@ -105,6 +107,14 @@ bool PodRecord::alive() const {
 bool PodRecord::has_peers() const {
   return std::any_of(pod_of_rank.begin(), pod_of_rank.end(),
                      [&](uint32_t pod) { return pod != id.pod; });
+}
+
+std::vector<uint32_t> PodRecord::ranks_here() const {
+  std::vector<uint32_t> ranks;
+  for (uint32_t rank = 0; rank < pod_of_rank.size(); ++rank) {
+    if (pod_of_rank[rank] == id.pod) ranks.push_back(rank);
+  }
+  return ranks;
 }
 
 fs::path PodRegistry::file_of(const PodId& id, std::string_view kind) const {

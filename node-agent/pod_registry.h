@@ -32,6 +32,7 @@ struct PodRecord {
   std::filesystem::path folder;       ///< of checkpoints
   /// Of the node it was first started on (PodState.known_addresses).
   std::vector<std::string> known_addresses;
+  bool stubs = false;   ///< of a Slurm step: a process outside stands for each rank
   int64_t started = 0;  ///< seconds since the epoch
   bool ended = false;
   std::optional<int> wait_status;  ///< of a pod that has ended, where that is known
@@ -41,6 +42,8 @@ struct PodRecord {
   bool alive() const;
   /// Whether the step has other pods.
   bool has_peers() const;
+  /// Ranks in this pod, ascending.
+  std::vector<uint32_t> ranks_here() const;
 };
 
 class PodRegistry {

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -92,6 +93,29 @@ void PodWorker::order(wire::Order order) {
     const Status killed = pod::kill_group(group_);
     if (!killed) log_error(killed.message());
   }
+}
+
+void PodWorker::signal_rank(uint32_t rank, int signo) {
+  const std::lock_guard lock(mutex_);
+  if (!pidfd_) return;
+  const int error = pod::send_rank_signal(pidfd_.get(), rank, signo);
+  if (error != 0 && error != ESRCH) {
+    log_error(errno_status(error, fmt::format("signal {} to rank {} of pod {}", signo, rank,
+                                              to_string(record_.id)))
+                  .message());
+  }
+  // By these Slurm ends a step; whatever the ranks then return, they were not through.
+  if (signo == SIGTERM || signo == SIGKILL || signo == SIGINT || signo == SIGXCPU) {
+    ending_signal_ = signo;
+  }
+}
+
+void PodWorker::kill() {
+  const std::lock_guard lock(mutex_);
+  ending_signal_ = SIGKILL;
+  if (group_.empty()) return;
+  const Status killed = pod::kill_group(group_);
+  if (!killed) log_error(killed.message());
 }
 
 void PodWorker::deliver(wire::ExchangeDown message) {
@@ -198,6 +222,7 @@ void PodWorker::handle(const wire::Order& order) {
       break;
     case Kind::kConnect:
     case Kind::kGo:
+    case Kind::kRefuse:  // is for no pod
     case Kind::KIND_NOT_SET:
       answer(order, {Code::kConflict,
                      fmt::format("pod {} is not being restarted", to_string(record_.id))});
@@ -381,6 +406,12 @@ void PodWorker::pod_has_ended() {
   }
   if (const Status destroyed = pod_->destroy(); !destroyed) log_error(destroyed.message());
   record_.ended = true;
+  {
+    const std::lock_guard lock(mutex_);
+    if (record_.reason.empty() && ending_signal_ != 0) {
+      record_.reason = fmt::format("Slurm has sent signal {}", ending_signal_);
+    }
+  }
   if (const Status put = registry_.put(record_); !put) log_error(put.message());
   over(report_of(record_));
 }
@@ -415,6 +446,9 @@ void PodWorker::over(std::optional<wire::PodEnded> report) {
   for (Wake wake = queue_.wait(-1, now); wake.kind != Wake::Kind::kDeadline;
        wake = queue_.wait(-1, now)) {
     if (wake.kind == Wake::Kind::kOrder) answer_gone(wake.order);
+  }
+  if (settings_.steps != nullptr && record_.stubs) {
+    settings_.steps->pod_over(record_.id, record_.wait_status);
   }
   events_.over(record_.id, std::move(report));
 }

@@ -19,6 +19,7 @@
 #include "node-agent/pod_agent.h"
 #include "node-agent/pod_host.h"
 #include "node-agent/restore.h"
+#include "node-agent/step_desk.h"
 
 namespace fermata::node_agent {
 
@@ -35,6 +36,8 @@ class PodWorker {
   void coordinator_lost() { queue_.lost(); }
   void coordinator_back();
   std::optional<wire::LivingPod> living() const;
+  void signal_rank(uint32_t rank, int signo);
+  void kill();
 
  private:
   using Time = std::chrono::steady_clock::time_point;
@@ -75,6 +78,9 @@ class PodWorker {
   Status take_over();
   /// Ends what there is of a pod that cannot be held.
   void clear_away();
+  /// In a Slurm step: its tasks that are the ranks of this pod. nullptr: it is none.
+  Result<std::unique_ptr<StepPart>> step_part(bool stubs);
+  ExchangeFolder::Sender exchange_sender() const;
   void know_step(const wire::StepShape& shape, const Credentials& owner, const std::string& folder);
   pod::GroupSpec group_spec();
   Status put_record(const pod::Pod& pod);
@@ -122,6 +128,7 @@ class PodWorker {
   bool closed_ = false;                       ///< guarded by mutex_: the pod is over
   std::filesystem::path group_;               ///< guarded by mutex_: what destroy kills at once
   UniqueFd pidfd_;                            ///< guarded by mutex_: whom signals go to
+  int ending_signal_ = 0;                     ///< guarded by mutex_: Slurm's last word, if any
   std::optional<wire::LivingPod> living_;     ///< guarded by mutex_
   std::unique_ptr<ExchangeFolder> exchange_;  ///< guarded by mutex_, written by the thread
 

@@ -3,6 +3,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <ctime>
 #include <utility>
 
@@ -30,7 +31,56 @@ std::vector<std::string> strings_of(const google::protobuf::RepeatedPtrField<std
   return {all.begin(), all.end()};
 }
 
+/// podinit's own three: what it has to say is said where rank 0 of the pod says it.
+std::vector<int> streams_of(const StepPart& part) {
+  const TaskPart& first = part.tasks.front();
+  std::vector<int> streams{first.streams[0].get(), first.streams[2].get(), first.streams[2].get()};
+  for (const TaskPart& task : part.tasks) {
+    for (const UniqueFd& stream : task.streams) streams.push_back(stream.get());
+  }
+  return streams;
+}
+
+void become_tasks(const StepPart& part, pod::PodSpec& spec) {
+  const std::vector<int> streams = streams_of(part);
+  std::copy_n(streams.begin(), spec.stdio.size(), spec.stdio.begin());
+  for (const TaskPart& task : part.tasks) {
+    pod::RankSpec& rank = spec.ranks_here.emplace_back();
+    rank.program = task.command.program;
+    rank.command = task.command.command;
+    rank.environment = task.command.environment;
+    rank.processors = task.processors;
+    for (size_t stream = 0; stream < rank.stdio.size(); ++stream) {
+      rank.stdio.at(stream) = task.streams.at(stream).get();
+    }
+  }
+  spec.command = part.tasks.front().command.command;
+  spec.working_directory = part.tasks.front().command.working_directory;
+  spec.model = &part.model;
+}
+
 }  // namespace
+
+Result<std::unique_ptr<StepPart>> PodWorker::step_part(bool stubs) {
+  if (!stubs) return nullptr;
+  if (settings_.steps == nullptr) {
+    return failure(Code::kUnsupported, "this agent has nothing to do with Slurm");
+  }
+  record_.stubs = true;
+  FERMATA_ASSIGN(StepPart part, settings_.steps->take(record_.id, record_.ranks_here()));
+  return std::make_unique<StepPart>(std::move(part));
+}
+
+ExchangeFolder::Sender PodWorker::exchange_sender() const {
+  if (!record_.stubs || settings_.steps == nullptr) return events_.exchange;
+  return [steps = settings_.steps, id = record_.id, up = events_.exchange](wire::ExchangeUp said) {
+    if (said.has_rank_ended()) {
+      steps->rank_ended(id, said.rank_ended().rank(), said.rank_ended().wait_status());
+    } else {
+      up(std::move(said));
+    }
+  };
+}
 
 void PodWorker::know_step(const wire::StepShape& shape, const Credentials& owner,
                           const std::string& folder) {
@@ -79,14 +129,21 @@ Status PodWorker::launch(const wire::LaunchOrder& launch) {
     spec.working_directory = launch.working_directory();
     spec.group = group_spec();
     know_step(shape, owner, launch.checkpoint_dir());
+    FERMATA_ASSIGN_STATUS(const std::unique_ptr<StepPart> tasks, step_part(launch.stubs()));
+    if (tasks) {
+      become_tasks(*tasks, spec);
+    }
     record_.command = spec.command;
     FERMATA_ASSIGN_STATUS(node_, addresses_of_this_node());
     for (const NodeAddress& one : node_) {
       if (is_global(one.address)) record_.known_addresses.push_back(one.address.bytes());
     }
-    FERMATA_ASSIGN_STATUS(const JobStreams streams,
-                          open_streams(launch.streams(), record_.id, settings_.node, owner));
-    spec.stdio = streams.fds();
+    JobStreams streams;
+    if (!tasks) {
+      FERMATA_ASSIGN_STATUS(streams,
+                            open_streams(launch.streams(), record_.id, settings_.node, owner));
+      spec.stdio = streams.fds();
+    }
     FERMATA_ASSIGN_STATUS(pod::Pod pod, pod::Pod::launch(spec));
     const auto recorded = [&]() -> Status {
       FERMATA_TRY(put_record(pod));
@@ -144,11 +201,12 @@ Status PodWorker::hold(pod::Pod& pod) {
   held.known_addresses = record_.known_addresses;
   held.stop = [this] { return queue_.stop(); };
   held.write_bandwidth = settings_.write_bandwidth;
+  if (record_.stubs) held.rank_streams = 3 * static_cast<int>(record_.ranks_here().size());
 
   std::unique_ptr<ExchangeFolder> exchange;
-  if (record_.has_peers()) {
+  if (record_.has_peers() || record_.stubs) {
     Result<std::unique_ptr<ExchangeFolder>> folder =
-        ExchangeFolder::start(pod.init_pid(), record_.id, record_.owner, events_.exchange);
+        ExchangeFolder::start(pod.init_pid(), record_.id, record_.owner, exchange_sender());
     // A pod that runs already runs on without: its ranks may never need the others again.
     if (!folder && !adopt_) return folder.error();
     if (folder) {
@@ -164,6 +222,8 @@ Status PodWorker::hold(pod::Pod& pod) {
 
   agent_ = std::make_unique<PodAgent>(std::move(held));
   pod_ = std::move(pod);
+  // Before the first of its ranks can be said to have ended.
+  if (record_.stubs && settings_.steps != nullptr) settings_.steps->started(record_.id);
   const std::lock_guard lock(mutex_);
   group_ = pod_->group();
   pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, pod_->init_pid(), 0)));
@@ -257,13 +317,21 @@ void PodWorker::restore(const wire::Order& order) {
                           credentials_of(std::to_string(wanted.owner_uid())));
     know_step(wanted.shape(), owner, wanted.checkpoint_dir());
     FERMATA_ASSIGN_STATUS(node_, addresses_of_this_node());
-    FERMATA_ASSIGN_STATUS(const JobStreams streams,
-                          open_streams(wanted.streams(), record_.id, settings_.node, owner));
     RestoreOrder request = restore_order(wanted, owner);
     if (!wanted.numa().empty()) {
       FERMATA_ASSIGN_STATUS(request.numa, numa::parse_mode(wanted.numa()));
     }
-    request.stdio = streams.fds();
+    FERMATA_ASSIGN_STATUS(const std::unique_ptr<StepPart> tasks, step_part(wanted.stubs()));
+    JobStreams streams;
+    if (tasks) {
+      request.stdio = streams_of(*tasks);
+      request.model = &tasks->model;
+    } else {
+      FERMATA_ASSIGN_STATUS(streams,
+                            open_streams(wanted.streams(), record_.id, settings_.node, owner));
+      const std::array<int, 3> fds = streams.fds();
+      request.stdio.assign(fds.begin(), fds.end());
+    }
     Result<RestoredPod> restored = node_agent::restore(
         request, [this](const StandingPod& standing) { return wait_for_go(standing); });
     if (!restored) {

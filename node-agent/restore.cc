@@ -90,10 +90,10 @@ Result<RestoredPod> restore(const RestoreOrder& order,
     if (Status taken = order.on_image(image.objects); !taken) return damaged(taken);
   }
   const image::PodState& state = image.objects.pod();
-  FERMATA_ASSIGN(
-      pod::Pod pod,
-      pod::Pod::make_shell(order.job, state.host_name(), state.domain_name(),
-                           {time_of(state.monotonic()), time_of(state.boottime())}, order.group));
+  FERMATA_ASSIGN(pod::Pod pod,
+                 pod::Pod::make_shell(order.job, state.host_name(), state.domain_name(),
+                                      {time_of(state.monotonic()), time_of(state.boottime())},
+                                      order.group, order.model));
   PodUndo undo(pod);
   FAULT_POINT("restore.shell");
   Result<PodPlacer> placer = PodPlacer::plan(image.placement, order.numa, pod.init_pid());

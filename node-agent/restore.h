@@ -22,10 +22,10 @@ namespace fermata::node_agent {
 struct RestoreOrder {
   JobStep job;
   Crid crid;
-  std::filesystem::path image;  ///< the file
-  std::string digest;           ///< of the manifest
-  Credentials owner;            ///< reads the image; what the processes become
-  std::array<int, 3> stdio{0, 1, 2};
+  std::filesystem::path image;      ///< the file
+  std::string digest;               ///< of the manifest
+  Credentials owner;                ///< reads the image; what the processes become
+  std::vector<int> stdio{0, 1, 2};  ///< engine::RebuildRequest::stdio
   numa::Mode numa = numa::Mode::kReplan;
   /// Where the planned placement is kept for `fermata numa report`; empty: nowhere.
   std::filesystem::path placement_file;
@@ -37,6 +37,7 @@ struct RestoreOrder {
   uint32_t pod = 0;              ///< its number in the step, in the image as here
   std::string node;              ///< named where this machine lacks what the pod needs
   pod::GroupSpec group;
+  const pod::ModelProcess* model = nullptr;  ///< may be null; not owned
   /// Called with what the image holds, checked, before anything is made. May be null.
   std::function<Status(const image::PodObjects&)> on_image;
   engine::NetworkRequest network;

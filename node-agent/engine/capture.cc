@@ -35,7 +35,7 @@ namespace {
 /// One capture of held processes; what it finds goes to `objects` and `memory`.
 class Capture : public CaptureContext {
  public:
-  Capture(pid_t init, std::vector<HeldProcess>& held, OutsideConnections& outside,
+  Capture(pid_t init, int rank_streams, std::vector<HeldProcess>& held, OutsideConnections& outside,
           PageFinder& finder, image::PodObjects& objects, std::vector<MemoryRegion>& memory)
       : init_(init),
         held_(held),
@@ -44,7 +44,7 @@ class Capture : public CaptureContext {
         objects_(objects),
         memory_(memory),
         recorder_(objects, memory),
-        files_(init, *this, objects) {
+        files_(init, rank_streams, *this, objects) {
     for (const HeldProcess& process : held_) {
       vpids_[process.pid] = process.vpid;
       for (const HeldThread& thread : process.threads) vtids_[thread.tid] = thread.status.vtid;
@@ -300,7 +300,7 @@ Result<image::PodObjects> HeldPod::capture() {
   outside_.group = ::stat(group_.c_str(), &group) == 0 ? group.st_ino : 0;
   outside_.connections.clear();
   outside_.sockets.clear();
-  Capture capture(init_, held_, outside_, *finder_, objects, memory_);
+  Capture capture(init_, rank_streams_, held_, outside_, *finder_, objects, memory_);
   FERMATA_TRY_RESULT(capture.run());
   return objects;
 }

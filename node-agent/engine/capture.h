@@ -20,6 +20,9 @@
 
 namespace fermata::engine {
 
+/// Where PID 1 holds the streams of single ranks: three each, in their order here.
+inline constexpr int kFirstRankStream = 4;
+
 /// One stopped thread, for who needs host ids (numa).
 struct FrozenThread {
   int vtid = 0;
@@ -76,6 +79,9 @@ class FrozenPod {
   /// unless allow_outside_connections() was called before.
   virtual const std::vector<image::OutsideConnection>& outside_connections() const = 0;
   virtual void allow_outside_connections() = 0;
+  /// Before capture(): so many descriptors of PID 1, from kFirstRankStream on, are streams of the
+  /// job, too: each rank has its own three. They come from outside and are replaced at a restart.
+  virtual void expect_rank_streams(int count) = 0;
   /// Our descriptors of the connections that a cut held up, those inside the pod included, for
   /// nudge(); taken once. A close() of the program's takes effect when they are closed, too.
   virtual std::vector<UniqueFd> take_outside_sockets() = 0;

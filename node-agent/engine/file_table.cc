@@ -89,6 +89,17 @@ Status capture_owner(const FileProbe& probe, CaptureContext& context, image::Fil
 
 }  // namespace
 
+FileTableRecorder::FileTableRecorder(pid_t init, int rank_streams, CaptureContext& context,
+                                     image::PodObjects& objects)
+    : init_(init), context_(context), objects_(objects), kinds_(make_file_kinds()) {
+  for (int stream = 0; stream < kStreams + rank_streams; ++stream) {
+    const int fd = stream < kStreams ? stream : stream - kStreams + kFirstRankStream;
+    struct stat status {};
+    if (::stat(fmt::format("/proc/{}/fd/{}", init_, fd).c_str(), &status) != 0) continue;
+    streams_.push_back({stream, fd, status.st_dev, status.st_ino});
+  }
+}
+
 uint32_t FileTableRecorder::find(pid_t pid, int fd, const struct stat& status) const {
   for (const Known& known : known_) {
     if (known.device == status.st_dev && known.inode == status.st_ino &&
@@ -99,9 +110,12 @@ uint32_t FileTableRecorder::find(pid_t pid, int fd, const struct stat& status) c
   return 0;
 }
 
-int FileTableRecorder::stream_of(pid_t pid, int fd) const {
-  for (int stream = 0; stream < kStreams; ++stream) {
-    if (same_file(pid, fd, init_, stream)) return stream;
+int FileTableRecorder::stream_of(pid_t pid, int fd, const struct stat& status) const {
+  for (const Stream& stream : streams_) {
+    if (stream.device == status.st_dev && stream.inode == status.st_ino &&
+        same_file(pid, fd, init_, stream.fd)) {
+      return stream.number;
+    }
   }
   return -1;
 }
@@ -121,7 +135,7 @@ Result<uint32_t> FileTableRecorder::capture(FileProbe probe, uint32_t flags, Obs
   file.set_creator_fd(probe.fd);
   known_.push_back({probe.pid, probe.fd, probe.status.st_dev, probe.status.st_ino, id});
 
-  const int stream = stream_of(probe.pid, probe.fd);
+  const int stream = stream_of(probe.pid, probe.fd, probe.status);
   if (stream >= 0) {
     file.mutable_stdio()->set_stream(stream);
     return id;

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "node-agent/engine/capture.h"
 #include "node-agent/engine/file_kind.h"
 #include "node-agent/engine/held.h"
 #include "node-agent/engine/obstacles.h"
@@ -18,9 +19,10 @@ namespace fermata::engine {
 
 class FileTableRecorder {
  public:
-  /// `init`: PID 1, whose descriptors 0, 1, 2 are the job's streams.
-  FileTableRecorder(pid_t init, CaptureContext& context, image::PodObjects& objects)
-      : init_(init), context_(context), objects_(objects), kinds_(make_file_kinds()) {}
+  /// `init`: PID 1, whose descriptors 0, 1, 2 are the job's streams, and from kFirstRankStream on
+  /// `rank_streams` those of single ranks.
+  FileTableRecorder(pid_t init, int rank_streams, CaptureContext& context,
+                    image::PodObjects& objects);
 
   /// Records the descriptors of one process into `out`; each description is captured by its kind
   /// the first time it is met. What cannot be held goes to `obstacles`.
@@ -40,14 +42,23 @@ class FileTableRecorder {
     uint32_t id;
   };
 
+  /// A stream of the job, as PID 1 has it.
+  struct Stream {
+    int number;
+    int fd;
+    dev_t device;
+    ino_t inode;
+  };
+
   uint32_t find(pid_t pid, int fd, const struct stat& status) const;
-  int stream_of(pid_t pid, int fd) const;
+  int stream_of(pid_t pid, int fd, const struct stat& status) const;
   Result<uint32_t> capture(FileProbe probe, uint32_t flags, Obstacles& obstacles);
 
   pid_t init_;
   CaptureContext& context_;
   image::PodObjects& objects_;
   std::vector<std::unique_ptr<FileKind>> kinds_;
+  std::vector<Stream> streams_;
   std::vector<Known> known_;
   std::map<std::pair<int, int>, uint32_t> table_;
 };

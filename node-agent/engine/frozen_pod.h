@@ -23,6 +23,7 @@ class HeldPod : public FrozenPod {
     return outside_.connections;
   }
   void allow_outside_connections() override { outside_.allowed = true; }
+  void expect_rank_streams(int count) override { rank_streams_ = count; }
   std::vector<UniqueFd> take_outside_sockets() override {
     return std::exchange(outside_.sockets, {});
   }
@@ -51,6 +52,7 @@ class HeldPod : public FrozenPod {
   OutsideConnections outside_;
   EveryPage every_page_;
   PageFinder* finder_ = &every_page_;
+  int rank_streams_ = 0;
   std::vector<pid_t> dead_;  ///< tracees killed by others, still to be waited for
 };
 

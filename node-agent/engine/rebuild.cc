@@ -126,7 +126,10 @@ class Rebuild : public RebuildContext, public RebuiltPod {
   Result<int> object_fd(uint32_t object_id) override { return store_.fd(object_id); }
 
   int stdio_fd(int stream) const override {
-    return stream >= 0 && stream < 3 ? request_.stdio[static_cast<size_t>(stream)] : -1;
+    // Those of single ranks become the job's where they have none of their own here.
+    const auto count = static_cast<int>(request_.stdio.size());
+    if (stream < 0 || count < 3) return -1;
+    return request_.stdio[static_cast<size_t>(stream < count ? stream : stream % 3)];
   }
 
   NetworkMap& network() override { return network_; }

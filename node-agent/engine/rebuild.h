@@ -55,7 +55,9 @@ struct RebuildRequest {
   /// the pod's mounts.
   pid_t init = -1;
   Credentials owner;                     ///< what the rebuilt processes become
-  std::array<int, 3> stdio{-1, -1, -1};  ///< our descriptors that replace the job's streams
+  /// Our descriptors that replace the job's streams: its three, and then three for each rank that
+  /// has its own.
+  std::vector<int> stdio;
   NetworkRequest network;
   /// Called for each process when its maps stand and are still empty, and again when they are full:
   /// memory policies. May be null.

@@ -1,5 +1,5 @@
-// The three streams of the job. Which open files they are is found by the engine's core (they are
-// what `fermata run` gave); at a restart they are those of `fermata restart`.
+// The streams of the job. Which open files they are is found by the engine's core (they are
+// what PID 1 holds); at a restart they are those of whoever restarts it.
 #include <fcntl.h>
 #include <fmt/format.h>
 
@@ -21,7 +21,7 @@ class StdioKind : public FileKind {
 
   Result<UniqueFd> create(const image::File& file, RebuildContext& context) override {
     const int stream = file.stdio().stream();
-    if (stream < 0 || stream > 2) {
+    if (context.stdio_fd(stream) < 0) {
       return failure(Code::kDamaged,
                      fmt::format("{}: there is no stream {}", holder_of(file), stream));
     }

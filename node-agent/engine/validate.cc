@@ -21,6 +21,7 @@ constexpr uint64_t kUserEnd = 0x7ffffffff000;
 constexpr int kSignals = 64;
 constexpr int kMostDepth = 1024;
 constexpr int kMostProcesses = 32768;
+constexpr int kLastStream = 3 * 65536;
 constexpr int kMostTimers = 1024;
 
 class Validator {
@@ -127,7 +128,7 @@ class Validator {
       if (file.kind_case() == image::File::KIND_NOT_SET) {
         return wrong("open file {} is of a kind this version does not know", file.id());
       }
-      if (file.has_stdio() && (file.stdio().stream() < 0 || file.stdio().stream() > 2)) {
+      if (file.has_stdio() && (file.stdio().stream() < 0 || file.stdio().stream() > kLastStream)) {
         return wrong("stream {}", file.stdio().stream());
       }
       creators_.insert(file.creator());

@@ -15,6 +15,7 @@
 
 #include "node-agent/pod/cgroup.h"
 #include "node-agent/pod/end_of_process.h"
+#include "node-agent/pod/model_process.h"
 #include "node-agent/pod/pod_start.h"
 #include "node-agent/pod/program.h"
 
@@ -80,6 +81,15 @@ Status lay_out(const PodSpec& spec, PodinitConfig& config) {
                         spec.pod, config.hosts.size(), config.pod_of_rank.size(), spec.ranks)};
   }
   return Status::ok();
+}
+
+/// What each rank is, and its streams.
+void take_ranks(const PodSpec& spec, PodinitStart& start) {
+  for (const RankSpec& rank : spec.ranks_here) {
+    start.config.starts.push_back({rank.program, rank.command, rank.environment, rank.processors});
+    start.rank_stdio.insert(start.rank_stdio.end(), rank.stdio.begin(), rank.stdio.end());
+  }
+  if (spec.model != nullptr) start.config.umask = spec.model->umask();
 }
 
 /// The signals podinit hands on; another one would end PID 1 or be lost.
@@ -170,14 +180,19 @@ int Pod::init_pidfd() const { return state_->pidfd.get(); }
 const fs::path& Pod::group() const { return state_->group; }
 
 Result<Pod> Pod::launch(const PodSpec& spec) {
-  if (spec.command.empty() || spec.ranks == 0) {
+  const bool prepared = !spec.ranks_here.empty();
+  if ((spec.command.empty() && !prepared) || spec.ranks == 0) {
     return failure(Code::kUsage, "a pod needs a command and at least one rank");
   }
-  FERMATA_TRY_RESULT(check_working_directory(spec));
   PodinitStart start;
   FERMATA_ASSIGN(start.podinit, find_podinit());
-  FERMATA_ASSIGN(start.config.program, find_program(spec.command[0], spec.environment,
-                                                    spec.working_directory, spec.user));
+  if (prepared) {
+    take_ranks(spec, start);
+  } else {
+    FERMATA_TRY_RESULT(check_working_directory(spec));
+    FERMATA_ASSIGN(start.config.program, find_program(spec.command[0], spec.environment,
+                                                      spec.working_directory, spec.user));
+  }
   start.user = spec.user;
   start.working_directory = spec.working_directory;
   start.stdio = spec.stdio;
@@ -192,6 +207,7 @@ Result<Pod> Pod::launch(const PodSpec& spec) {
   request.host_name =
       spec.host_name.empty() && !spec.hosts.empty() ? spec.hosts[spec.pod] : spec.host_name;
   request.start = &start;
+  request.model = spec.model;
   auto state = std::make_unique<State>();
   FERMATA_ASSIGN(state->init, start_init(request));
   FERMATA_ASSIGN(state->pidfd, open_pidfd(state->init));
@@ -203,13 +219,14 @@ Result<Pod> Pod::launch(const PodSpec& spec) {
 
 Result<Pod> Pod::make_shell(JobStep job, const std::string& host_name,
                             const std::string& domain_name, const PodClocks& clocks,
-                            const GroupSpec& group) {
+                            const GroupSpec& group, const ModelProcess* model) {
   FERMATA_ASSIGN(GroupGuard guard, start_group(job, group));
   InitRequest request;
   request.group = guard.group();
   request.host_name = host_name;
   request.domain_name = domain_name;
   request.clocks = clocks;
+  request.model = model;
   auto state = std::make_unique<State>();
   FERMATA_ASSIGN(state->init, start_init(request));
   FERMATA_ASSIGN(state->pidfd, open_pidfd(state->init));
@@ -237,6 +254,14 @@ Result<Pod> Pod::adopt(JobStep job, pid_t init, const fs::path& group) {
 int send_signal(int init_pidfd, int signo) {
   if (!is_forwarded(signo) && signo != SIGKILL && signo != SIGSTOP) return EINVAL;
   return syscall(SYS_pidfd_send_signal, init_pidfd, signo, nullptr, 0) == 0 ? 0 : errno;
+}
+
+int send_rank_signal(int init_pidfd, uint32_t rank, int signo) {
+  siginfo_t info{};
+  info.si_signo = kRankSignal;
+  info.si_code = SI_QUEUE;
+  info.si_value.sival_int = encode_rank_signal(rank, signo);
+  return syscall(SYS_pidfd_send_signal, init_pidfd, info.si_signo, &info, 0) == 0 ? 0 : errno;
 }
 
 Status Pod::signal(int signo) const {

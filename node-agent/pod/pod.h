@@ -36,6 +36,17 @@ struct GroupSpec {
   std::function<Status(const std::filesystem::path& group)> prepare;
 };
 
+class ModelProcess;
+
+/// A rank that differs from the others: the command, environment and streams are its own.
+struct RankSpec {
+  std::string program;  ///< path
+  std::vector<std::string> command;
+  std::vector<std::string> environment;
+  std::vector<uint32_t> processors;  ///< it may run on; empty: all
+  std::array<int, 3> stdio{-1, -1, -1};
+};
+
 struct PodSpec {
   JobStep job;
   Credentials user;
@@ -52,6 +63,12 @@ struct PodSpec {
   std::string host_name;              ///< UTS name inside; empty: that of `hosts`, or the host's
   std::array<int, 3> stdio{0, 1, 2};  ///< become 0, 1, 2 of podinit and so of the ranks
   GroupSpec group;
+  /// Of a step whose tasks somebody else has prepared (Slurm): the ranks of this pod in ascending
+  /// order; `command` and `environment` are not used, and the end of each is told through the
+  /// exchange. The pod ends with its last rank.
+  std::vector<RankSpec> ranks_here;
+  /// What the pod takes over from a process outside; null: nothing. Not owned.
+  const ModelProcess* model = nullptr;
 };
 
 /// Clock values that the pod's processes shall read now (time_namespaces(7)).
@@ -71,7 +88,7 @@ class Pod {
   /// rebuild the pod in.
   static Result<Pod> make_shell(JobStep job, const std::string& host_name,
                                 const std::string& domain_name, const PodClocks& clocks,
-                                const GroupSpec& group = {});
+                                const GroupSpec& group = {}, const ModelProcess* model = nullptr);
 
   /// Takes over a running pod whose agent died.
   static Result<Pod> adopt(JobStep job, pid_t init, const std::filesystem::path& group);
@@ -107,6 +124,9 @@ class Pod {
 /// pidfd_send_signal(2) of one of the signals that Pod::signal() takes; 0 or an errno (EINVAL:
 /// another signal).
 int send_signal(int init_pidfd, int signo);
+
+/// Sends a signal to one rank of a pod that was launched with `ranks_here`; 0 or an errno.
+int send_rank_signal(int init_pidfd, uint32_t rank, int signo);
 
 /// Runs a command inside the pod whose PID 1 is `init`, as `user`, with this environment
 /// ("NAME=value", its PATH finds the command) and the caller's streams; returns its exit status

@@ -15,11 +15,13 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "common/unique_fd.h"
 #include "node-agent/pod/cgroup.h"
 #include "node-agent/pod/child_process.h"
+#include "node-agent/pod/model_process.h"
 
 namespace fermata::pod {
 namespace {
@@ -39,6 +41,8 @@ struct Prepared {
   std::vector<char*> argv;
   std::vector<char*> environment;
   std::vector<std::string> environment_text;
+  /// What podinit holds, in order from 0 on, and the report pipe last.
+  std::unique_ptr<std::vector<int>> kept;
 };
 
 /// We are in a chroot: makes its folder the root of the new mount namespace, so that every path the
@@ -95,18 +99,17 @@ void set_names(const InitRequest& request, int report) {
 }
 
 [[noreturn]] void become_podinit(const Prepared& prepared, const PodinitStart& start) {
-  int fds[] = {start.stdio[0], start.stdio[1], start.stdio[2], prepared.config.get(),
-               prepared.report.get()};
-  constexpr int kReport = kConfigFd + 1;
+  std::vector<int>& fds = *prepared.kept;
+  const int report = static_cast<int>(fds.size()) - 1;
   if (keep_only(fds) != 0) fail_child(prepared.report.get(), "giving the pod its streams");
-  if (fcntl(kReport, F_SETFD, FD_CLOEXEC) != 0) fail_child(kReport, "fcntl of the report pipe");
+  if (fcntl(report, F_SETFD, FD_CLOEXEC) != 0) fail_child(report, "fcntl of the report pipe");
   if (become_user(start.user.uid, start.user.gid, start.user.groups) != 0) {
-    fail_child(kReport, "becoming the user", start.user.name.c_str());
+    fail_child(report, "becoming the user", start.user.name.c_str());
   }
   const char* folder = start.working_directory.c_str();
-  if (chdir(folder) != 0) fail_child(kReport, folder);
+  if (chdir(folder) != 0) fail_child(report, folder);
   execve(start.podinit.c_str(), prepared.argv.data(), prepared.environment.data());
-  fail_child(kReport,
+  fail_child(report,
              "starting podinit as the job's user (its file and the folders above it have to be "
              "accessible to that user):",
              start.podinit.c_str());
@@ -144,6 +147,12 @@ void set_names(const InitRequest& request, int report) {
 [[noreturn]] void run_go_between(const Prepared& prepared) {
   const int report = prepared.report.get();
   if (write(prepared.group_procs.get(), "0", 1) != 1) fail_child(report, "joining the pod's group");
+  const ModelProcess* model = prepared.request->model;
+  if (model != nullptr) {
+    if (const char* failed = model->become_like()) {
+      fail_child(report, "the pod's first process as the step's tasks are:", failed);
+    }
+  }
   if (unshare(kNamespaces) != 0) {
     fail_child(report,
                "making the pod's namespaces (PID, IPC, UTS, mount, time; Linux 5.6 or later)");
@@ -276,6 +285,13 @@ Result<pid_t> start_init(const InitRequest& request) {
   if (pipe2(ends, O_CLOEXEC) != 0) return errno_failure(errno, "pipe for the pod's start");
   const UniqueFd reports(ends[0]);
   prepared.report.reset(ends[1]);
+  if (request.start != nullptr) {
+    const PodinitStart& start = *request.start;
+    prepared.kept = std::make_unique<std::vector<int>>(start.stdio.begin(), start.stdio.end());
+    prepared.kept->push_back(prepared.config.get());
+    prepared.kept->insert(prepared.kept->end(), start.rank_stdio.begin(), start.rank_stdio.end());
+    prepared.kept->push_back(prepared.report.get());
+  }
 
   const pid_t go_between = raw_fork(0);
   if (go_between == 0) run_go_between(prepared);

@@ -23,6 +23,7 @@ struct PodinitStart {
   Credentials user;
   std::string working_directory;
   std::array<int, 3> stdio{0, 1, 2};
+  std::vector<int> rank_stdio;  ///< become kFirstRankStream and so on
   PodinitConfig config;
 };
 
@@ -31,6 +32,7 @@ struct InitRequest {
   std::string host_name;                ///< empty: the host's
   std::string domain_name;              ///< empty: the host's
   std::optional<PodClocks> clocks;      ///< what the clocks shall read; without: as outside
+  const ModelProcess* model = nullptr;  ///< null: none
   const PodinitStart* start = nullptr;  ///< null: PID 1 waits in pause(), root
 };
 

@@ -8,7 +8,7 @@
 namespace fermata::pod {
 namespace {
 
-constexpr std::string_view kMagic = "fermata-podinit 2";
+constexpr std::string_view kMagic = "fermata-podinit 3";
 
 class Writer {
  public:
@@ -88,6 +88,15 @@ bool describes_a_step(const PodinitConfig& config) {
                      [&](uint32_t pod) { return pod < config.hosts.size(); });
 }
 
+/// One for all ranks, or one for each of this pod.
+bool has_commands(const PodinitConfig& config) {
+  if (config.starts.empty()) return !config.command.empty();
+  const auto here = std::count(config.pod_of_rank.begin(), config.pod_of_rank.end(), config.pod);
+  return static_cast<size_t>(here) == config.starts.size() &&
+         std::none_of(config.starts.begin(), config.starts.end(),
+                      [](const RankStart& start) { return start.command.empty(); });
+}
+
 }  // namespace
 
 std::string encode(const PodinitConfig& config) {
@@ -102,6 +111,14 @@ std::string encode(const PodinitConfig& config) {
   out.text(config.program);
   out.list(config.command);
   out.list(config.environment);
+  out.number(config.umask);
+  out.number(config.starts.size());
+  for (const RankStart& start : config.starts) {
+    out.text(start.program);
+    out.list(start.command);
+    out.list(start.environment);
+    out.numbers(start.processors);
+  }
   return out.take();
 }
 
@@ -118,7 +135,16 @@ Result<PodinitConfig> decode_podinit_config(const std::string& text) {
   config.program = in.text();
   config.command = in.list();
   config.environment = in.list();
-  if (magic != kMagic || !in.good() || !in.at_end() || config.command.empty() ||
+  config.umask = static_cast<uint32_t>(in.number(0777));
+  const uint64_t starts = in.number(UINT32_MAX);
+  for (uint64_t i = 0; i < starts && in.good(); ++i) {
+    RankStart& start = config.starts.emplace_back();
+    start.program = in.text();
+    start.command = in.list();
+    start.environment = in.list();
+    start.processors = in.numbers();
+  }
+  if (magic != kMagic || !in.good() || !in.at_end() || !has_commands(config) ||
       !describes_a_step(config)) {
     return failure(Code::kInternal,
                    "the configuration of podinit is not one of this version; fermata and "

@@ -48,6 +48,14 @@ void FolderExchange::call_names(uint32_t server, std::string call, Answer answer
   });
 }
 
+void FolderExchange::rank_ended(uint32_t rank, int wait_status) {
+  wire::ExchangeUp message;
+  message.mutable_rank_ended()->set_rank(rank);
+  message.mutable_rank_ended()->set_wait_status(wait_status);
+  const Result<uint64_t> file = write(message);
+  if (!file) handlers_.say(file.error().message());
+}
+
 void FolderExchange::abort(int32_t status, const std::string& reason) {
   wire::ExchangeUp message;
   message.mutable_abort()->set_status(status);

@@ -49,6 +49,8 @@ class FolderExchange final : public Exchange {
   void gather(CollectivePart part, GatherAnswer answer) override;
   void fetch(uint32_t rank, Answer answer) override;
   void call_names(uint32_t server, std::string call, Answer answer) override;
+  /// To the agent, who keeps it to itself. Stays said to the end.
+  void rank_ended(uint32_t rank, int wait_status);
   void abort(int32_t status, const std::string& reason) override;
 
   /// Takes in and removes all messages of the inbox.

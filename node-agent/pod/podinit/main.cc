@@ -5,6 +5,7 @@
 // It is captured and rebuilt with the pod like any other process: everything it holds lies inside
 // the pod (descriptors 0, 1 and 2 are the job's streams, and by them capture knows the streams),
 // and nothing here depends on wall-clock time or on a peer outside.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <sched.h>
@@ -79,6 +80,7 @@ Result<UniqueFd> take_signals() {
   sigemptyset(&set);
   sigaddset(&set, SIGCHLD);
   sigaddset(&set, SIGRTMIN);  // the agent has put something into the inbox
+  sigaddset(&set, kRankSignal);
   for (const int signo : kForwarded) sigaddset(&set, signo);
   // Before any thread is there, so that none of libpmix's takes them.
   if (sigprocmask(SIG_BLOCK, &set, nullptr) != 0) return errno_failure(errno, "sigprocmask");
@@ -122,7 +124,7 @@ class Podinit {
     FERMATA_ASSIGN_STATUS(signals_, take_signals());
     if (mailbox_.fd() < 0) return errno_status(errno, "eventfd");
     FERMATA_TRY(make_session_folders());
-    if (context_.job.pods() > 1) FERMATA_TRY(join_exchange());
+    if (context_.job.pods() > 1 || tells_ends()) FERMATA_TRY(join_exchange());
     return start_pmix_server(context_);
   }
 
@@ -135,34 +137,61 @@ class Podinit {
                                                  on_aborted_elsewhere(status, why);
                                                },
                                                say});
-    context_.exchange = &*exchange_;
+    if (context_.job.pods() > 1) context_.exchange = &*exchange_;
     return Status::ok();
   }
+
+  /// A process outside stands for each rank and waits for its end.
+  bool tells_ends() const { return !config_.starts.empty(); }
 
   Status start_ranks() {
     const unsigned cores = usable_cores();
     const std::vector<uint32_t>& here = context_.job.ranks_here();
+    if (tells_ends()) umask(static_cast<mode_t>(config_.umask));
     for (uint32_t local = 0; local < here.size(); ++local) {
       const uint32_t rank = here[local];
-      std::vector<std::string> environment = rank_environment(
-          config_.environment, {config_.job, rank, config_.ranks, local,
-                                static_cast<uint32_t>(here.size()), context_.job.pods(), cores});
-      FERMATA_TRY(add_pmix_variables(context_, rank, environment));
-      FERMATA_TRY(ranks_.start(rank, config_, environment));
+      RankStart start = tells_ends()
+                            ? config_.starts[local]
+                            : RankStart{config_.program, config_.command, config_.environment, {}};
+      start.environment = rank_environment(
+          start.environment, {config_.job, rank, config_.ranks, local,
+                              static_cast<uint32_t>(here.size()), context_.job.pods(), cores});
+      FERMATA_TRY(add_pmix_variables(context_, rank, start.environment));
+      FERMATA_TRY(ranks_.start(rank, start, tells_ends() ? streams_of(local) : -1));
     }
     return Status::ok();
   }
 
-  /// Takes in every child that ended, ranks and orphans; false when there is none left.
+  static int streams_of(uint32_t local) { return kFirstRankStream + 3 * static_cast<int>(local); }
+
+  /// Takes in every child that ended, ranks and orphans; false when there is none left, or nothing
+  /// left to wait for.
   bool reap() {
     for (;;) {
       int status = 0;
       const pid_t pid = waitpid(-1, &status, WNOHANG);
       if (pid < 0 && errno == EINTR) continue;
       if (pid < 0) return false;
-      if (pid == 0) return true;
+      if (pid == 0) return !tells_ends() || ranks_.any_running();
       const std::optional<uint32_t> rank = ranks_.ended(pid, status);
-      if (rank) on_rank_ended(*rank);
+      if (!rank) continue;
+      on_rank_ended(*rank);
+      if (tells_ends()) tell_end(*rank, status);
+    }
+  }
+
+  void tell_end(uint32_t rank, int wait_status) {
+    // One of those that fell to another's abort: what that one said is the step's status.
+    const bool fell = ending_ && abort_status_ && WIFSIGNALED(wait_status) &&
+                      (WTERMSIG(wait_status) == SIGTERM || WTERMSIG(wait_status) == SIGKILL);
+    exchange_->rank_ended(rank, fell ? W_EXITCODE(*abort_status_, 0) : wait_status);
+    const std::vector<uint32_t>& here = context_.job.ranks_here();
+    const auto local =
+        static_cast<uint32_t>(std::find(here.begin(), here.end(), rank) - here.begin());
+    // Whoever reads what it wrote sees the end. The numbers stay taken: they are known as streams.
+    const UniqueFd null(open("/dev/null", O_RDWR | O_CLOEXEC));
+    for (int stream = 0; stream < 3; ++stream) {
+      dup3(null.get(), streams_of(local) + stream, O_CLOEXEC);
     }
   }
 
@@ -236,6 +265,9 @@ class Podinit {
       const int signo = static_cast<int>(info.ssi_signo);
       if (signo == SIGRTMIN) {
         has_mail = true;
+      } else if (signo == kRankSignal) {
+        const auto rank = static_cast<uint32_t>(info.ssi_int) >> 8U;
+        if (rank < ranks_.size()) ranks_.signal(rank, info.ssi_int & 0xff);
       } else if (signo != SIGCHLD) {
         ranks_.signal_all(signo);
       }

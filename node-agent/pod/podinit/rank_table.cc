@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -31,12 +32,19 @@ struct Start {
   std::vector<char*> shell_argv;  ///< for a script without "#!"
   std::vector<char*> environment;
   bool keeps_stdin;
+  int streams;  ///< first of three; -1: podinit's
+  const cpu_set_t* processors;
 };
 
 /// Between fork and exec: libpmix's threads are not here, so nothing may allocate or lock.
 [[noreturn]] void become_rank(const Start& start) {
   setpgid(0, 0);
-  if (!start.keeps_stdin) {
+  if (start.processors != nullptr) sched_setaffinity(0, sizeof *start.processors, start.processors);
+  if (start.streams >= 0) {
+    for (int stream = 0; stream <= STDERR_FILENO; ++stream) {
+      if (dup2(start.streams + stream, stream) < 0) _exit(kNotExecutableStatus);
+    }
+  } else if (!start.keeps_stdin) {
     const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (null < 0 || dup2(null, STDIN_FILENO) < 0) _exit(kNotExecutableStatus);
   }
@@ -65,13 +73,22 @@ int shell_status(int wait_status) {
 
 }  // namespace
 
-Status RankTable::start(uint32_t rank, const PodinitConfig& config,
-                        const std::vector<std::string>& environment) {
-  Start start{
-      config.program.c_str(), pointers(config.command), {}, pointers(environment), rank == 0};
+Status RankTable::start(uint32_t rank, const RankStart& what, int streams) {
+  cpu_set_t processors;
+  CPU_ZERO(&processors);
+  for (const uint32_t processor : what.processors) {
+    if (processor < CPU_SETSIZE) CPU_SET(processor, &processors);
+  }
+  Start start{what.program.c_str(),
+              pointers(what.command),
+              {},
+              pointers(what.environment),
+              rank == 0,
+              streams,
+              what.processors.empty() ? nullptr : &processors};
   static char shell[] = "sh";
   start.shell_argv = start.argv;
-  start.shell_argv[0] = const_cast<char*>(config.program.c_str());
+  start.shell_argv[0] = const_cast<char*>(what.program.c_str());
   start.shell_argv.insert(start.shell_argv.begin(), shell);
   const pid_t pid = fork();
   if (pid == 0) become_rank(start);

@@ -32,9 +32,9 @@ class RankTable {
   uint32_t size() const { return static_cast<uint32_t>(ranks_.size()); }
   std::vector<RankFlags>& flags() { return flags_; }
 
-  /// Forks and executes rank `rank`, in a process group of its own.
-  Status start(uint32_t rank, const PodinitConfig& config,
-               const std::vector<std::string>& environment);
+  /// Forks and executes rank `rank`, in a process group of its own. `streams`: the first of the
+  /// three descriptors that are its own; -1: it has podinit's.
+  Status start(uint32_t rank, const RankStart& what, int streams);
 
   /// A child ended. The rank it was, or nothing: an orphan.
   std::optional<uint32_t> ended(pid_t pid, int wait_status);

@@ -1,0 +1,77 @@
+// What the stubs of a Slurm step and the agent of their node say to each other over a UNIX socket
+// (SOCK_SEQPACKET). A stub is the process that Slurm has for a task: the rank itself lives in a
+// pod. Also compiled into Slurm's plugin, so it needs nothing but the standard library. Pure
+// functions.
+//
+//   stub -> agent, as root     task     who it is and what the step wants (StepTask)
+//   stub -> agent, as the user ready    with a memfd of TaskCommand and its three streams
+//                              signal   number: for its rank
+//                              attach   job, step, start, rank: to an agent that came after the
+//                                       one it knew
+//   agent -> stub              started  the rank runs
+//                              refused  text: it will not; status: what to exit with
+//                              ended    status: as wait(2) gives it
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace fermata {
+
+/// Names and values, in order; a name may stand several times. Neither holds NUL.
+using StubFields = std::vector<std::pair<std::string, std::string>>;
+
+/// Where the agent listens, unless told: <run_dir>/steps.
+inline constexpr const char* kStubSocket = "/run/fermata/steps";
+/// The longest message; longer lists go in memfds.
+inline constexpr size_t kLongestStubMessage = 32768;
+
+std::string encode_stub_fields(const StubFields& fields);
+/// nullopt: not what encode_stub_fields() makes.
+std::optional<StubFields> decode_stub_fields(std::string_view text);
+/// The first of this name; empty when there is none.
+std::string_view stub_field(const StubFields& fields, std::string_view name);
+/// As a number; 0 when it is none.
+uint64_t stub_number(const StubFields& fields, std::string_view name);
+
+/// A task of a step, as slurmstepd knows it.
+struct StepTask {
+  uint64_t job = 0;
+  uint32_t step = 0;
+  uint32_t start = 0;  ///< Slurm's restart count
+  uid_t uid = 0;
+  gid_t gid = 0;
+  uint32_t node = 0;  ///< of the step's nodes, this one
+  uint32_t nodes = 0;
+  uint32_t ranks = 0;  ///< of the step
+  uint32_t here = 0;   ///< of them on this node
+  uint32_t rank = 0;
+  uint64_t interval_ms = 0;  ///< 0: sets on request alone
+  std::string dir;           ///< of checkpoints; empty: the site's, else below the working folder
+  std::string restart_dir;   ///< empty: dir
+  std::string restart;       ///< "latest", "never", a CRID; empty: latest where Slurm requeued it
+  bool skip_done = false;
+};
+
+StubFields to_fields(const StepTask& task);
+/// nullopt: a number is out of its range.
+std::optional<StepTask> step_task_of(const StubFields& fields);
+
+/// What a task would have executed.
+struct TaskCommand {
+  std::string program;  ///< path
+  std::vector<std::string> command;
+  std::vector<std::string> environment;
+  std::string working_directory;
+};
+
+StubFields to_fields(const TaskCommand& command);
+TaskCommand task_command_of(const StubFields& fields);
+
+}  // namespace fermata

@@ -1,0 +1,246 @@
+// Slurm's steps as jobs: when every node of a step has offered its tasks, the step is launched, or
+// restarted from a set, under Slurm's own numbers. Slurm has placed it; here nothing is chosen but
+// the set.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+#include <ctime>
+#include <thread>
+
+#include "common/log.h"
+#include "coord/launch.h"
+#include "coord/service.h"
+#include "coord/wire.h"
+#include "proto/outcome.h"
+#include "storage/printable.h"
+
+namespace fermata::coord {
+namespace {
+
+/// What an earlier start of a step has until it is gone: SIGTERM, SIGKILL, and the way there.
+constexpr std::chrono::seconds kOldStartPatience{60};
+constexpr std::chrono::milliseconds kBetweenLooks{20};
+
+/// One that Slurm ended, or that fell with a node, is continued; one that came to its own end has
+/// nothing to be continued.
+bool came_to_its_end(const stored::Job& record) {
+  return record.state() == stored::Job::ENDED && record.sentence().empty() &&
+         std::all_of(record.pods().begin(), record.pods().end(),
+                     [](const stored::Pod& pod) { return pod.ended() && pod.status_known(); });
+}
+
+Result<Crid> crid_of(const std::string& text) {
+  uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value == 0) {
+    return failure(Code::kUsage, fmt::format("'{}' is no number of a checkpoint", text));
+  }
+  return Crid{value};
+}
+
+std::string list_of(const std::vector<uint32_t>& ranks) {
+  return fmt::format("{}", fmt::join(ranks, ","));
+}
+
+}  // namespace
+
+void Service::step_offered(const std::string& node, const wire::StepOffer& offer) {
+  const PodId id = from_wire(offer.id());
+  StepOffers offers;
+  {
+    const std::lock_guard lock(mutex_);
+    // It has been begun, and the answer to that is under way.
+    const auto job = jobs_.find(id.step);
+    if (job != jobs_.end() && job->second->start() == id.start) return;
+    if (beginning_.contains({id.step, id.start})) return;
+    StepOffers& gathered = offers_[{id.step, id.start}];
+    gathered[id.pod] = {node, offer};
+    if (gathered.size() < offer.nodes()) return;
+    offers = std::move(gathered);
+    offers_.erase({id.step, id.start});
+    beginning_.insert({id.step, id.start});
+  }
+  const bool started = workers_.start([this, id, offers](const std::stop_token& stop) {
+    Result<std::shared_ptr<Job>> job = begin_step(id, offers, stop);
+    {
+      const std::lock_guard lock(mutex_);
+      beginning_.erase({id.step, id.start});
+    }
+    if (job) return tend(*job, stop);
+    log_warning(fmt::format("Slurm's step {} does not begin: {}", to_string(id.step),
+                            storage::printable(job.error().message())));
+    refuse(offers, job.error().message(), 1);
+  });
+  // Stopped: the agents offer it again to the coordinator that comes.
+  if (!started) return;
+}
+
+void Service::refuse(const StepOffers& offers, const std::string& text, int exit_status) {
+  for (const auto& [number, offer] : offers) {
+    wire::Order order;
+    *order.mutable_pod() = offer.offer.id();
+    // Whoever hears it first says it: the one with rank 0.
+    if (number == 0) order.mutable_refuse()->set_text(text);
+    order.mutable_refuse()->set_exit_status(exit_status);
+    fleet_.send(offer.node, std::move(order), [](const Result<wire::Done>&) {});
+  }
+}
+
+/// An earlier start of the step may still be here: a node that is lost is not given up at once.
+Status Service::end_earlier_start(const PodId& id) {
+  const auto until = std::chrono::steady_clock::now() + kOldStartPatience;
+  for (;;) {
+    const std::shared_ptr<Job> job = find(id.step);
+    if (!job) return {};
+    if (!job->record().slurm() || job->start() >= id.start) {
+      return {Code::kConflict, fmt::format("job {} is one of `fermata run` here, and still runs",
+                                           to_string(id.step))};
+    }
+    job->superseded(id.start);
+    if (std::chrono::steady_clock::now() > until) {
+      return {Code::kTimeout, fmt::format("start {} of step {} does not come to its end",
+                                          job->start(), to_string(id.step))};
+    }
+    std::this_thread::sleep_for(kBetweenLooks);
+  }
+}
+
+/// The set it begins from; none: it begins anew.
+Result<std::optional<ChosenSet>> Service::set_for_step(const wire::StepOffer& offer,
+                                                       const Coordinator& coordinator,
+                                                       const stored::Job* before) {
+  const PodId id = from_wire(offer.id());
+  const std::string& wish = offer.restart();
+  if (wish == "never") return std::nullopt;
+  if (id.start > 0) {
+    if (before != nullptr && before->slurm() && came_to_its_end(*before)) return std::nullopt;
+    // A set of this very job, wherever its first start came from.
+    const Coordinator own(std::filesystem::path(offer.checkpoint_dir()), coordinator.owner(),
+                          &store_);
+    Result<ChosenSet> set = own.choose(id.step, std::nullopt);
+    if (set) return *std::move(set);
+    if (set.error().code() != Code::kNotFound) return Failure(set.error());
+  }
+  if (wish.empty()) return std::nullopt;
+  std::optional<Crid> crid;
+  if (wish != "latest") {
+    FERMATA_ASSIGN(crid, crid_of(wish));
+  }
+  FERMATA_ASSIGN(ChosenSet set, coordinator.choose(std::nullopt, crid));
+  return set;
+}
+
+/// Each pod of the set goes where Slurm has put the tasks of its ranks.
+Status Service::place_step(const StepOffers& offers, stored::Job& record) {
+  std::vector<std::string> node_of_rank(static_cast<size_t>(record.pod_of_rank_size()));
+  for (const auto& [number, offer] : offers) {
+    for (const uint32_t rank : offer.offer.ranks_here()) {
+      if (rank < node_of_rank.size()) node_of_rank[rank] = offer.node;
+    }
+  }
+  for (int pod = 0; pod < record.pods_size(); ++pod) {
+    std::vector<uint32_t> ranks;
+    std::string& node = *record.mutable_pods(pod)->mutable_node();
+    node.clear();
+    for (int rank = 0; rank < record.pod_of_rank_size(); ++rank) {
+      if (record.pod_of_rank(rank) != static_cast<uint32_t>(pod)) continue;
+      ranks.push_back(static_cast<uint32_t>(rank));
+      const std::string& here = node_of_rank[static_cast<size_t>(rank)];
+      if (node.empty()) node = here;
+      if (node != here || here.empty()) {
+        return {Code::kUsage,
+                fmt::format("ranks {} were in one pod and have to be on one node: start the step "
+                            "with as many tasks a node as it had, or more in the same order",
+                            list_of(ranks))};
+      }
+    }
+  }
+  return {};
+}
+
+Result<std::shared_ptr<Job>> Service::begin_step(const PodId& id, const StepOffers& offers,
+                                                 const std::stop_token& stop) {
+  const wire::StepOffer& first = offers.begin()->second.offer;
+  FERMATA_TRY_RESULT(end_earlier_start(id));
+  FERMATA_ASSIGN(Credentials owner, credentials_of(std::to_string(first.owner_uid())));
+  auto coordinator = std::make_shared<Coordinator>(first.checkpoint_dir(), owner, &store_);
+  const Coordinator from(first.restart_dir(), owner, &store_);
+  std::optional<stored::Job> before = ended(id.step);
+  if (before && before->owner_uid() != owner.uid) before.reset();
+  FERMATA_TRY_RESULT(coordinator->make_folder());
+  FERMATA_ASSIGN(const Claim claimed, claim(id.step));
+  if (const Status settled = coordinator->settle_attempts(id.step); !settled) {
+    log_warning(fmt::format("{}: what earlier attempts left stays: {}", first.checkpoint_dir(),
+                            storage::printable(settled.message())));
+  }
+  if (id.start > 0 && first.skip_done() && before && before->slurm() && came_to_its_end(*before)) {
+    log_info(fmt::format("step {} had finished with status {} and is not run again",
+                         to_string(id.step), before->exit_status()));
+    refuse(offers, "", before->exit_status());
+    return failure(Code::kGone, "it had finished");
+  }
+  FERMATA_ASSIGN(const std::optional<ChosenSet> set,
+                 set_for_step(first, from, before ? &*before : nullptr));
+
+  stored::Job record;
+  if (set) {
+    FERMATA_ASSIGN(record, record_of(set->manifest, nullptr));
+    if (record.pod_of_rank_size() != static_cast<int>(first.ranks())) {
+      return failure(Code::kUsage,
+                     fmt::format("checkpoint {} has {} ranks, the step {} tasks: start it with -n "
+                                 "{}",
+                                 set->manifest.crid.value, record.pod_of_rank_size(), first.ranks(),
+                                 record.pod_of_rank_size()));
+    }
+  } else {
+    for (uint32_t rank = 0; rank < first.ranks(); ++rank) record.add_pod_of_rank(0);
+    for (const auto& [number, offer] : offers) {
+      stored::Pod& pod = *record.add_pods();
+      pod.set_known_as(offer.node);
+      for (const uint32_t rank : offer.offer.ranks_here()) {
+        if (rank < first.ranks()) record.set_pod_of_rank(static_cast<int>(rank), number);
+      }
+    }
+    *record.mutable_command() = first.command();
+    record.set_external_tcp(std::string(external_tcp_name(ExternalTcp::kRefuse)));
+  }
+  FERMATA_TRY_RESULT(place_step(offers, record));
+  record.set_job(id.step.job);
+  record.set_step(id.step.step);
+  record.set_start(id.start);
+  record.set_slurm(true);
+  record.set_owner_uid(owner.uid);
+  record.set_owner(owner.name);
+  record.set_checkpoint_dir(first.checkpoint_dir());
+  record.set_interval_ms(first.interval_ms());
+  record.set_started(std::time(nullptr));
+
+  std::vector<std::string> nodes;
+  std::vector<uint32_t> ranks(static_cast<size_t>(record.pods_size()), 0);
+  for (const stored::Pod& pod : record.pods()) nodes.push_back(pod.node());
+  for (const uint32_t pod : record.pod_of_rank()) ++ranks[pod];
+  nodes_.adopt(id.step, nodes, ranks);
+  auto job = std::make_shared<Job>(JobContext{fleet_, nodes_, store_, gate_, options_.job}, record);
+  enter(job);
+  const Status begun = [&]() -> Status {
+    FERMATA_TRY(store_.put(record));
+    job->tell_routes();
+    if (!set) return launch(fleet_, record, {}, options_.launch, stop);
+    FERMATA_ASSIGN_STATUS(const std::vector<std::string> notes,
+                          coord::restart(fleet_, record, *set, "", options_.restart, stop));
+    for (const std::string& note : notes) log_info(note);
+    log_info(fmt::format("Slurm's step {}, start {}: continued from checkpoint {}",
+                         to_string(id.step), id.start, set->manifest.crid.value));
+    return {};
+  }();
+  if (!begun) {
+    give_up(job, begun);
+    return Failure(begun);
+  }
+  job->begun(std::move(coordinator), std::move(owner));
+  return job;
+}
+
+}  // namespace fermata::coord

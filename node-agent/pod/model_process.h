@@ -1,0 +1,39 @@
+// What a pod takes over from a process outside that stands for it (the stub of a Slurm task): the
+// mount namespace it derives from, its cgroup v1 groups, limits and niceness. So what Slurm has
+// given to the task - a private /tmp, cpusets, memory limits, the freezer - holds for the pod.
+#pragma once
+
+#include <sys/resource.h>
+#include <sys/types.h>
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "common/status.h"
+#include "common/unique_fd.h"
+
+namespace fermata::pod {
+
+class ModelProcess {
+ public:
+  /// Reads it all from a living process. Root only.
+  static Result<ModelProcess> of(pid_t pid);
+
+  /// In a child between clone and execve that has no threads: null, or what failed, with errno.
+  const char* become_like() const;
+
+  mode_t umask() const { return umask_; }
+  const std::vector<uint32_t>& processors() const { return processors_; }
+
+ private:
+  std::array<rlimit, RLIM_NLIMITS> limits_{};
+  UniqueFd mounts_;
+  std::vector<UniqueFd> groups_;  ///< cgroup.procs, open for writing
+  int niceness_ = 0;
+  mode_t umask_ = 022;
+  std::string oom_score_;
+  std::vector<uint32_t> processors_;  ///< it may run on
+};
+
+}  // namespace fermata::pod

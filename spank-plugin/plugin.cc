@@ -1,0 +1,187 @@
+// Slurm's side of Fermata: steps that ask for checkpoints run in pods. In srun, sbatch and salloc
+// it only reads options; in slurmstepd it makes each task of such a step a stub (stub.h) and the
+// agent of the node does the rest. A step that asks for nothing gets nothing.
+//
+// Order of Slurm's calls: slurm/spank.h. Names are kept extern "C" by the declarations below: const
+// at namespace scope is internal in C++, and the loader would find none of them.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "common/stub_message.h"
+#include "common/unique_fd.h"
+#include "spank-plugin/options.h"
+#include "spank-plugin/stub.h"
+
+#pragma GCC visibility push(default)
+extern "C" {
+#include <slurm/slurm.h>
+#include <slurm/spank.h>
+extern const char plugin_name[];
+extern const char plugin_type[];
+extern const unsigned int plugin_version;
+extern const unsigned int spank_plugin_version;
+SPANK_PLUGIN(fermata, 1)
+}
+#pragma GCC visibility pop
+
+namespace fermata::spank_plugin {
+namespace {
+
+Options defaults;
+std::string agent_socket = kStubSocket;
+bool in_pods = false;
+/// In a task's process: the connection, and what was said over it.
+std::optional<UniqueFd> agent;
+StepTask this_task;
+
+int refuse(const std::string& why) {
+  slurm_error("fermata: %s", why.c_str());
+  return -1;
+}
+
+std::optional<std::string> own_variable(void* /*context*/, const char* name) {
+  const char* value = getenv(name);
+  return value == nullptr ? std::nullopt : std::optional<std::string>(value);
+}
+
+std::optional<std::string> job_variable(void* context, const char* name) {
+  std::string value(PATH_MAX, '\0');
+  if (spank_getenv(static_cast<spank_t>(context), name, value.data(),
+                   static_cast<int>(value.size())) != ESPANK_SUCCESS) {
+    return std::nullopt;
+  }
+  value.resize(value.find('\0'));
+  return value;
+}
+
+/// What sbatch and salloc are asked is for the steps of the job: they find it as srun's.
+void hand_down(const char* name, const char* to) {
+  if (const char* value = getenv(name)) setenv(to, value, 1);
+}
+
+template <typename T>
+T item(spank_t handle, spank_item which) {
+  T value{};
+  spank_get_item(handle, which, &value);
+  return value;
+}
+
+StepTask describe(spank_t handle) {
+  const Options& options = given_options();
+  StepTask task;
+  task.job = item<uint32_t>(handle, S_JOB_ID);
+  task.step = item<uint32_t>(handle, S_JOB_STEPID);
+  task.start = item<uint32_t>(handle, S_SLURM_RESTART_COUNT);
+  task.uid = item<uid_t>(handle, S_JOB_UID);
+  task.gid = item<gid_t>(handle, S_JOB_GID);
+  task.node = item<uint32_t>(handle, S_JOB_NODEID);
+  task.nodes = item<uint32_t>(handle, S_JOB_NNODES);
+  task.ranks = item<uint32_t>(handle, S_JOB_TOTAL_TASK_COUNT);
+  task.here = item<uint32_t>(handle, S_JOB_LOCAL_TASK_COUNT);
+  task.rank = item<uint32_t>(handle, S_TASK_GLOBAL_ID);
+  if (options.interval) task.interval_ms = static_cast<uint64_t>(options.interval->count());
+  task.dir = options.dir.value_or("");
+  task.restart_dir = options.restart_dir.value_or("");
+  task.restart = options.restart.value_or("");
+  task.skip_done = options.skip_done;
+  return task;
+}
+
+TaskCommand command_of(spank_t handle) {
+  TaskCommand command;
+  int count = 0;
+  char** words = nullptr;
+  char** environment = nullptr;
+  if (spank_get_item(handle, S_JOB_ARGV, &count, &words) == ESPANK_SUCCESS) {
+    command.command.assign(words, words + count);
+  }
+  spank_get_item(handle, S_JOB_ENV, &environment);
+  for (char** entry = environment; entry != nullptr && *entry != nullptr; ++entry) {
+    command.environment.emplace_back(*entry);
+  }
+  std::string folder(PATH_MAX, '\0');
+  command.working_directory =
+      getcwd(folder.data(), folder.size()) == nullptr ? "/" : folder.c_str();
+  if (!command.command.empty()) {
+    command.program = find_in_path(command.command[0], command.environment);
+  }
+  return command;
+}
+
+int init(spank_t handle, int count, char** words) {
+  const Status taken = take_arguments(count, words, defaults, agent_socket);
+  if (!taken) return refuse(taken.message());
+  const spank_context_t context = spank_context();
+  const bool has_options =
+      context == S_CTX_LOCAL || context == S_CTX_ALLOCATOR || context == S_CTX_REMOTE;
+  if (has_options && !register_options(handle)) return refuse("its options cannot be registered");
+  return 0;
+}
+
+int init_post_opt(spank_t handle) {
+  const spank_context_t context = spank_context();
+  if (context == S_CTX_ALLOCATOR) {
+    hand_down("SBATCH_CHECKPOINT", "SLURM_CHECKPOINT");
+    hand_down("SBATCH_CHECKPOINT_DIR", "SLURM_CHECKPOINT_DIR");
+  }
+  if (context == S_CTX_LOCAL || context == S_CTX_ALLOCATOR) {
+    const Status complete_now = complete(given_options(), defaults, own_variable, nullptr);
+    return complete_now ? 0 : refuse(complete_now.message());
+  }
+  if (context != S_CTX_REMOTE) return 0;
+  // Not the batch script, the extern or the interactive step.
+  if (item<uint32_t>(handle, S_JOB_STEPID) >= SLURM_MAX_NORMAL_STEP_ID) return 0;
+  const Status completed = complete(given_options(), defaults, job_variable, handle);
+  if (!completed) return refuse(completed.message());
+  in_pods = given_options().wanted();
+  return 0;
+}
+
+int task_init_privileged(spank_t handle) {
+  if (!in_pods) return 0;
+  this_task = describe(handle);
+  Result<UniqueFd> connected = introduce(agent_socket, this_task);
+  if (!connected) return refuse(connected.error().message());
+  agent = *std::move(connected);
+  return 0;
+}
+
+int task_init(spank_t handle) {
+  if (!agent) return 0;
+  if (isatty(STDIN_FILENO) != 0) {
+    return refuse(
+        "a step with --pty cannot be held, its terminal lies outside; leave out --pty or "
+        "--checkpoint-interval");
+  }
+  // srun has given each task's first word as it was typed; the rest of Slurm's order is unchanged.
+  const Refused refused =
+      serve(*std::exchange(agent, std::nullopt), agent_socket, this_task, command_of(handle));
+  if (!refused.why.empty()) slurm_error("fermata: %s", refused.why.c_str());
+  _exit(refused.exit_status);
+}
+
+}  // namespace
+}  // namespace fermata::spank_plugin
+
+extern "C" {
+
+int slurm_spank_init(spank_t handle, int count, char** words) {
+  return fermata::spank_plugin::init(handle, count, words);
+}
+int slurm_spank_init_post_opt(spank_t handle, int /*count*/, char** /*words*/) {
+  return fermata::spank_plugin::init_post_opt(handle);
+}
+int slurm_spank_task_init_privileged(spank_t handle, int /*count*/, char** /*words*/) {
+  return fermata::spank_plugin::task_init_privileged(handle);
+}
+int slurm_spank_task_init(spank_t handle, int /*count*/, char** /*words*/) {
+  return fermata::spank_plugin::task_init(handle);
+}
+}
