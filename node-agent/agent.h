@@ -26,11 +26,11 @@ namespace fermata::node_agent {
 
 struct AgentOptions {
   std::string node;
-  /// Of checkpoints, where a Slurm step names none; empty: below its working folder.
-  std::filesystem::path checkpoint_dir{};
   std::filesystem::path run_dir = "/run/fermata";
   uint32_t slots = 1;
   uint64_t write_bandwidth = 0;  ///< PodToHold::write_bandwidth
+  /// Of checkpoints, where a Slurm step names none; empty: below its working folder.
+  std::filesystem::path checkpoint_dir{};
 };
 
 class Agent {

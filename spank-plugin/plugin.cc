@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
@@ -73,12 +74,21 @@ T item(spank_t handle, spank_item which) {
   return value;
 }
 
+/// Slurm 22.05 tells a step's slurmstepd no count; the batch script has it in its environment, and
+/// so its steps have.
+uint32_t restart_count(spank_t handle) {
+  const auto told = item<uint32_t>(handle, S_SLURM_RESTART_COUNT);
+  const std::optional<std::string> variable = job_variable(handle, "SLURM_RESTART_COUNT");
+  const auto found = static_cast<uint32_t>(strtoul(variable.value_or("0").c_str(), nullptr, 10));
+  return std::max(told, found);
+}
+
 StepTask describe(spank_t handle) {
   const Options& options = given_options();
   StepTask task;
   task.job = item<uint32_t>(handle, S_JOB_ID);
   task.step = item<uint32_t>(handle, S_JOB_STEPID);
-  task.start = item<uint32_t>(handle, S_SLURM_RESTART_COUNT);
+  task.start = restart_count(handle);
   task.uid = item<uid_t>(handle, S_JOB_UID);
   task.gid = item<gid_t>(handle, S_JOB_GID);
   task.node = item<uint32_t>(handle, S_JOB_NODEID);
