@@ -206,7 +206,7 @@ Result<UniqueFd> introduce(const std::string& socket, const StepTask& task) {
 }
 
 Refused serve(UniqueFd agent, const std::string& socket, const StepTask& task,
-              TaskCommand command) {
+              const TaskCommand& command) {
   Stub stub(std::move(agent), socket, task);
   const Status handed = stub.hand_over(command);
   if (!handed) return {1, handed.message()};
@@ -221,7 +221,7 @@ std::string find_in_path(const std::string& name, const std::vector<std::string>
   }
   while (!path.empty()) {
     const size_t end = std::min(path.find(':'), path.size());
-    const std::string file = std::string(path.substr(0, end)) + "/" + name;
+    std::string file = std::string(path.substr(0, end)) + "/" + name;
     if (end > 0 && access(file.c_str(), X_OK) == 0) return file;
     path.remove_prefix(std::min(end + 1, path.size()));
   }

@@ -15,13 +15,14 @@ namespace fermata::spank_plugin {
 /// descriptor is close-on-exec. kGone: no agent is there, after half a minute.
 Result<UniqueFd> introduce(const std::string& socket, const StepTask& task);
 
-/// Hands the rank over and is its stub until it ends. Returns only when the step cannot begin: what
-/// to say and to exit with is in the status, whose code is kGone where the agent gave the answer.
+/// A step that cannot begin.
 struct Refused {
   int exit_status = 1;
-  std::string why;
+  std::string why;  ///< empty: nothing is to be said
 };
-Refused serve(UniqueFd agent, const std::string& socket, const StepTask& task, TaskCommand command);
+/// Hands the rank over and is its stub until it ends. Returns only when the step cannot begin.
+Refused serve(UniqueFd agent, const std::string& socket, const StepTask& task,
+              const TaskCommand& command);
 
 /// Where a shell would find `name`, with the variables of `environment`; `name` when nowhere.
 std::string find_in_path(const std::string& name, const std::vector<std::string>& environment);
