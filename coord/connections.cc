@@ -90,8 +90,8 @@ Status LeavingJudge::judge(std::span<const PodConnections> pods,
   std::unordered_set<std::string> now;
   for (const LeavingConnection& end : leaving) {
     const std::string ends = end.connection->local() + end.connection->remote();
-    may_pass = may_pass && own_hosts.contains(ip_of(end.connection->remote())) &&
-               !left_before_.contains(ends);
+    const bool may_be_ours = !cut_ || own_hosts.contains(ip_of(end.connection->remote()));
+    may_pass = may_pass && may_be_ours && !left_before_.contains(ends);
     now.insert(ends);
   }
   left_before_ = std::move(now);

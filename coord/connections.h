@@ -52,12 +52,16 @@ Status refuse_leaving(std::span<const PodConnections> pods,
 /// cut the client of a new connection can have heard of it and its server not.
 class LeavingJudge {
  public:
-  /// As refuse_leaving(). kBusy: each leads to one of the job's own hosts, and was not there, or
-  /// had its other end, when this was asked last.
+  /// `cut`: the pods were cut off when they were looked at. If not, a connection may have been
+  /// closed between two looks, whoever its other end is.
+  explicit LeavingJudge(bool cut) : cut_(cut) {}
+  /// As refuse_leaving(). kBusy: each was not there, or had its other end, when this was asked
+  /// last, and, after a cut, leads to one of the job's own hosts.
   Status judge(std::span<const PodConnections> pods, std::span<const LeavingConnection> leaving,
                const Addresses& own_hosts);
 
  private:
+  const bool cut_;
   std::unordered_set<std::string> left_before_;  ///< by both addresses
 };
 

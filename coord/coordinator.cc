@@ -192,7 +192,7 @@ Result<Crid> Coordinator::begin_attempt(Ledger& ledger, const JobDescription& jo
 
 TriedSet Coordinator::take_set(const JobDescription& job, std::span<Agent* const> agents,
                                bool end_job) {
-  LeavingJudge connections;
+  LeavingJudge connections(/*cut=*/true);
   TriedSet tried;
   const uint32_t attempts = try_patiently(patience_, [&] {
     tried = try_set(job, agents, end_job, connections);

@@ -206,7 +206,7 @@ void Job::able(Requests::Respond<wire::AbleReply> respond) {
   ask([this, respond = std::move(respond)](const Status& status) {
     wire::AbleReply reply;
     if (status) {
-      LeavingJudge judge;
+      LeavingJudge judge(/*cut=*/false);
       try_patiently(coordinator_->patience(), [&] {
         reply = ask_able(judge);
         return wire::to_status(reply.outcome()).code();

@@ -100,7 +100,7 @@ TEST_F(Connections, BytesThatAreNoAddressLeave) {
 TEST_F(Connections, OneToAHostOfTheJobMayBeInTheMaking_TheFirstTimeItIsAlone) {
   const Addresses hosts{ip_of(v4("10.0.0.1", 0)), ip_of(v4("10.0.0.2", 0))};
   first_ = {connection(v4("10.0.0.1", 40000), v4("10.0.0.2", 5000))};
-  LeavingJudge judge;
+  LeavingJudge judge(/*cut=*/true);
   EXPECT_EQ(judge.judge(pods_, leaving(), hosts).code(), Code::kBusy);
   // Another one: the port has changed.
   first_ = {connection(v4("10.0.0.1", 40001), v4("10.0.0.2", 5000))};
@@ -114,6 +114,13 @@ TEST_F(Connections, OneToAHostOfTheJobMayBeInTheMaking_TheFirstTimeItIsAlone) {
   EXPECT_EQ(judge.judge(pods_, leaving(), hosts).code(), Code::kCannotHold);
   first_.clear();
   EXPECT_TRUE(judge.judge(pods_, leaving(), hosts));
+}
+
+TEST_F(Connections, WithoutACutAnyEndMayBeAlone_Once) {
+  first_ = {connection(v4("10.0.0.1", 40003), v4("10.9.9.9", 27000))};
+  LeavingJudge judge(/*cut=*/false);
+  EXPECT_EQ(judge.judge(pods_, leaving(), {}).code(), Code::kBusy);
+  EXPECT_EQ(judge.judge(pods_, leaving(), {}).code(), Code::kCannotHold);
 }
 
 TEST(ExternalTcp, IsRefuseUnlessSaidOtherwise) {
