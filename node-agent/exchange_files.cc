@@ -22,19 +22,37 @@ namespace {
 constexpr const char* kUnfinished = ".agent";
 // What the inbox may hold when podinit does not read it (a stopped pod).
 constexpr uint64_t kMaxInboxBytes = uint64_t{1} << 30;
+// What the folders' paths begin with.
+constexpr const char* kShm = "dev/shm";
 
 struct DirCloser {
   void operator()(DIR* dir) const { closedir(dir); }
 };
 
-/// openat2(2), Linux 5.6: no link leads out of the pod or anywhere else.
-Result<UniqueFd> open_below(int root, const char* path) {
+/// openat2(2), Linux 5.6: no link leads out of the folder or anywhere else.
+UniqueFd open_in(int folder, const char* path, int flags, uint64_t resolve) {
   open_how how{};
-  how.flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
-  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
-  UniqueFd fd(static_cast<int>(syscall(SYS_openat2, root, path, &how, sizeof how)));
+  how.flags = static_cast<uint64_t>(flags | O_CLOEXEC);
+  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | resolve;
+  return UniqueFd(static_cast<int>(syscall(SYS_openat2, folder, path, &how, sizeof how)));
+}
+
+/// Below /dev/shm, which is the pod's own, nothing is mounted but what the user mounts there: a
+/// file system of his would hold us up for as long as he likes.
+Result<UniqueFd> open_below(int root, const std::string& path) {
+  const UniqueFd shm = open_in(root, kShm, O_PATH | O_DIRECTORY, 0);
+  UniqueFd fd;
+  if (shm) {
+    fd = open_in(shm.get(), path.c_str() + std::string_view(kShm).size() + 1,
+                 O_RDONLY | O_DIRECTORY, RESOLVE_NO_XDEV);
+  }
   if (!fd) return errno_failure(errno, fmt::format("/{} of the pod", path));
   return fd;
+}
+
+/// To be looked at: neither opened nor followed.
+UniqueFd find_in(int folder, const char* name) {
+  return open_in(folder, name, O_PATH | O_NOFOLLOW, RESOLVE_NO_XDEV);
 }
 
 /// Calls `entry` with each name in the folder, until it says false.
@@ -58,7 +76,8 @@ Status check_room(int inbox, size_t size) {
   uint64_t bytes = size;
   FERMATA_TRY(for_each_name(inbox, [&](const char* name) {
     struct stat info {};
-    if (fstatat(inbox, name, &info, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(info.st_mode)) {
+    const UniqueFd found = find_in(inbox, name);
+    if (found && fstat(found.get(), &info) == 0 && S_ISREG(info.st_mode)) {
       ++files;
       bytes += static_cast<uint64_t>(info.st_size);
     }
@@ -99,7 +118,7 @@ Result<std::vector<uint64_t>> ExchangeFiles::list_outbox() const {
 Result<std::optional<std::string>> ExchangeFiles::read(uint64_t name) const {
   const std::string path = std::to_string(name);
   // Looked at before it is opened: a FIFO or a device is not.
-  const UniqueFd found(openat(out_.get(), path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  const UniqueFd found = find_in(out_.get(), path.c_str());
   if (!found && errno == ENOENT) return std::nullopt;
   struct stat info {};
   if (!found || fstat(found.get(), &info) != 0) {

@@ -1,8 +1,8 @@
 // The two folders of a pod's exchange as files: found below the pod's root, listed, read, written.
 // They are the user's. Call everything but the constructor with the owner's rights
 // (FsCredentialScope), from one thread: no path is resolved out of the pod, nothing but regular
-// files is opened, and what is read is bounded. Any call may block where the user put a file system
-// of his own in the way.
+// files is opened, no file system is entered that was mounted below /dev/shm, and what is read is
+// bounded. Any call may still block where the user put a file system of his own over /dev/shm.
 #pragma once
 
 #include <cstdint>
