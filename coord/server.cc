@@ -5,6 +5,7 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
+#include <atomic>
 #include <functional>
 #include <mutex>
 #include <unordered_map>
@@ -46,6 +47,26 @@ class OpenCall {
  private:
   std::mutex mutex_;
   grpc::ServerUnaryReactor* reactor_;
+};
+
+/// What a request takes that was not checked yet.
+class Room {
+ public:
+  Room(std::atomic<size_t>& all, size_t bytes) : all_(all), bytes_(bytes) {
+    enough_ = (all_ += bytes) <= kMostUnchecked && bytes <= kLargestRequest;
+  }
+  Room(const Room&) = delete;
+  Room& operator=(const Room&) = delete;
+  ~Room() { all_ -= bytes_; }
+  bool enough() const { return enough_; }
+
+ private:
+  static constexpr size_t kLargestRequest = size_t{16} << 20;
+  static constexpr size_t kMostUnchecked = size_t{256} << 20;
+
+  std::atomic<size_t>& all_;
+  const size_t bytes_;
+  bool enough_ = false;
 };
 
 /// The open ones, so that stop() can end them. Outlived by calls that a Requests keeps.
@@ -107,8 +128,16 @@ struct Server::Parts final : wire::Coordinator::CallbackService {
            "this is an agent's port, not the coordinator's; see the config key coordinator"}));
       return reactor;
     }
+    // Nobody has said yet who they are: what they send is not kept without end.
+    auto room = std::make_shared<Room>(unchecked, message->ByteSizeLong());
+    if (!room->enough()) {
+      log_refused(method, context->peer(), "it is too big, or there is too much to check");
+      reactor->Finish(wire::grpc_status_of(
+          {Code::kBusy, "the request is too big, or too much is asked at once; try again"}));
+      return reactor;
+    }
     checkers->post([this, call = calls.add(reactor), reply, method, ask, peer = context->peer(),
-                    message = *message] {
+                    room, message = *message]() mutable {
       Caller caller;
       Request request;
       if (const Status allowed = admit(message, method, caller, request); !allowed) {
@@ -116,6 +145,7 @@ struct Server::Parts final : wire::Coordinator::CallbackService {
         call->finish(wire::grpc_status_of(allowed), [] {});
         return;
       }
+      room.reset();
       ask(caller, request, [call, reply, method, peer, uid = caller.uid](Reply answer) {
         if constexpr (requires { answer.outcome(); }) {
           if (answer.outcome().code() == static_cast<int>(Code::kPermission)) {
@@ -199,6 +229,7 @@ struct Server::Parts final : wire::Coordinator::CallbackService {
   Authenticator& authenticator;
   Requests* requests = nullptr;
   OpenCalls calls;
+  std::atomic<size_t> unchecked = 0;  ///< bytes of requests that wait to be checked
   // Ended before what they work on.
   std::unique_ptr<AgentStreams> streams;
   std::unique_ptr<WorkerPool> checkers;

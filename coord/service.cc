@@ -13,6 +13,9 @@
 namespace fermata::coord {
 namespace {
 
+/// Of one user at a time: each may wait for a folder of theirs for as long as they like.
+constexpr size_t kMostBegins = 64;
+
 Status stopping() { return {Code::kGone, "the coordinator is being stopped; try again"}; }
 
 Status may(const Caller& caller, JobStep step, uid_t owner_uid, const std::string& owner) {
@@ -135,34 +138,56 @@ void Service::exchange(const std::string& node, const wire::ExchangeUp& message)
 
 // ---- users and admins
 
-void Service::start_begin(const Respond<wire::RunReply>& respond,
+Status Service::enter_begin(const Caller& caller) {
+  const std::lock_guard lock(mutex_);
+  size_t& count = asked_by_[caller.uid];
+  if (!caller.admin && count >= kMostBegins) {
+    return {Code::kBusy, fmt::format("{} starts and restarts of user {} are under way already; try "
+                                     "again when some of them are done",
+                                     count, caller.uid)};
+  }
+  ++count;
+  return Status::ok();
+}
+
+void Service::leave_begin(const Caller& caller) {
+  const std::lock_guard lock(mutex_);
+  const auto found = asked_by_.find(caller.uid);
+  if (--found->second == 0) asked_by_.erase(found);
+}
+
+void Service::start_begin(const Caller& caller, const Respond<wire::RunReply>& respond,
                           std::function<Result<Begun>(const std::stop_token&)> begin) {
   const auto refuse = [](const Status& status) {
     wire::RunReply reply;
     *reply.mutable_outcome() = wire::to_outcome(status);
     return reply;
   };
+  if (const Status entered = enter_begin(caller); !entered) return respond(refuse(entered));
   const bool started = workers_.start(
-      [this, respond, refuse, begin = std::move(begin)](const std::stop_token& stop) {
+      [this, caller, respond, refuse, begin = std::move(begin)](const std::stop_token& stop) {
         Result<Begun> begun = begin(stop);
+        leave_begin(caller);
         if (!begun) return respond(refuse(begun.error()));
         begun->reply.mutable_outcome();
         respond(std::move(begun->reply));
         tend(begun->job, stop);
       });
-  if (!started) respond(refuse(stopping()));
+  if (started) return;
+  leave_begin(caller);
+  respond(refuse(stopping()));
 }
 
 void Service::run(const Caller& caller, const wire::RunRequest& request,
                   Respond<wire::RunReply> respond) {
-  start_begin(respond, [this, caller, request](const std::stop_token& stop) {
+  start_begin(caller, respond, [this, caller, request](const std::stop_token& stop) {
     return begin_run(caller, request, stop);
   });
 }
 
 void Service::restart(const Caller& caller, const wire::RestartRequest& request,
                       Respond<wire::RunReply> respond) {
-  start_begin(respond, [this, caller, request](const std::stop_token& stop) {
+  start_begin(caller, respond, [this, caller, request](const std::stop_token& stop) {
     return begin_restart(caller, request, stop);
   });
 }

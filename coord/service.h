@@ -96,7 +96,7 @@ class Service final : public Requests, public FleetListener {
   void give_up(const std::shared_ptr<Job>& job, const Status& status);
   void forget(const std::shared_ptr<Job>& job);
 
-  void start_begin(const Respond<wire::RunReply>& respond,
+  void start_begin(const Caller& caller, const Respond<wire::RunReply>& respond,
                    std::function<Result<Begun>(const std::stop_token&)> begin);
   std::shared_ptr<Job> find(JobStep step) const;
   /// The living job, if the caller may do something with it.
@@ -126,6 +126,9 @@ class Service final : public Requests, public FleetListener {
   /// None: a job has it, or had it.
   std::optional<Claim> claim_unused(JobStep step);
   void unclaim(JobStep step);
+  /// Counts a start; kBusy: this user has too many under way, each of which is a thread.
+  Status enter_begin(const Caller& caller);
+  void leave_begin(const Caller& caller);
   static Status still_runs(JobStep step);
   void enter(const std::shared_ptr<Job>& job);
   std::optional<stored::Job> ended(JobStep step) const;
@@ -141,6 +144,7 @@ class Service final : public Requests, public FleetListener {
   std::set<JobStep> claimed_;
   std::map<std::pair<JobStep, uint32_t>, StepOffers> offers_;  ///< that wait for others
   std::set<std::pair<JobStep, uint32_t>> beginning_;
+  std::map<uid_t, size_t> asked_by_;  ///< starts and restarts under way, by who asked
   Workers workers_;
 };
 

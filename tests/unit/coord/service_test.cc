@@ -1,6 +1,7 @@
 // Jobs on pretended nodes: from run to wait, sets, restarts.
 #include "coord/service.h"
 
+#include <atomic>
 #include <csignal>
 
 #include "coord/wire.h"
@@ -77,6 +78,32 @@ TEST_F(RunTest, RequestsThatMakeNoSenseAreRefused) {
   EXPECT_EQ(status_of(run(request).outcome()).code(), Code::kUsage);
   EXPECT_THAT(fleet_.orders(), IsEmpty());
   EXPECT_EQ(used_slots(), 0U);
+}
+
+// Each is a thread, which may hang on a folder of its user's.
+TEST_F(RunTest, StartsOfOneUserAtATimeAreLimited) {
+  fleet_.set_silent(
+      [](const std::string&, const wire::Order& order) { return order.has_launch(); });
+  const Caller other{65534, 65534, false};
+  const wire::RunRequest request = program(1, 1);
+  size_t busy = 0;
+  std::mutex mutex;
+  std::atomic<size_t> answers = 0;
+  const auto respond = [&](const wire::RunReply& reply) {
+    const std::lock_guard lock(mutex);
+    if (reply.outcome().code() == static_cast<int>(Code::kBusy)) ++busy;
+    ++answers;
+  };
+  for (const char* node : {"n1", "n2", "n3"}) fleet_.attach(node, 1000);
+  for (int i = 0; i < 70; ++i) service_->run(other, request, respond);
+  EXPECT_TRUE(eventually([&] { return answers >= 6; }));
+  EXPECT_TRUE(eventually([&] { return fleet_.orders_with("launch").size() == 64; }));
+  {
+    const std::lock_guard lock(mutex);
+    EXPECT_EQ(busy, 6U);
+  }
+  for (const char* node : {"n1", "n2", "n3"}) fleet_.lose(node);
+  EXPECT_TRUE(eventually([&] { return answers == 70; }));
 }
 
 TEST_F(RunTest, SignalsGoToEveryPod) {
