@@ -5,10 +5,14 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <chrono>
+#include <csignal>
 #include <map>
+#include <optional>
 #include <thread>
 
 #include "cli/coordinator.h"
@@ -25,6 +29,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kPumpMs = 100;
+// Two interrupts so close to each other are for the command, not for the job.
+constexpr std::chrono::seconds kSecond{1};
 
 bool is_number(const std::string& text) {
   return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
@@ -59,6 +65,33 @@ class OldFiles {
  private:
   std::map<std::string, off_t> sizes_;
 };
+
+/// A call that may take minutes, and is left at a signal: what was asked for may come all the same.
+template <typename Reply, typename Call>
+Result<Reply> unless_interrupted(Call call) {
+  const sigset_t set = forwarded_set();
+  const UniqueFd signals(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  const UniqueFd done(eventfd(0, EFD_CLOEXEC));
+  if (!signals || !done) return errno_failure(errno, "waiting for the coordinator");
+  Result<Reply> reply = failure(Code::kInternal, "no answer");
+  const std::jthread asking([&] {
+    reply = call();
+    eventfd_write(done.get(), 1);
+  });
+  std::array<pollfd, 2> waits{pollfd{done.get(), POLLIN, 0}, pollfd{signals.get(), POLLIN, 0}};
+  for (;;) {
+    if (poll(waits.data(), waits.size(), -1) < 0) continue;
+    if ((waits[0].revents & POLLIN) != 0) break;
+    signalfd_siginfo info{};
+    if (read(signals.get(), &info, sizeof info) != static_cast<ssize_t>(sizeof info)) continue;
+    const int signo = static_cast<int>(info.ssi_signo);
+    if (signo == SIGINT || signo == SIGTERM || signo == SIGHUP || signo == SIGQUIT) {
+      say("left before the coordinator answered; `fermata jobs` tells whether the job was started");
+      _exit(128 + signo);
+    }
+  }
+  return reply;
+}
 
 /// Until the job has ended: its output is copied, signals are handed on.
 class Vigil {
@@ -100,6 +133,7 @@ class Vigil {
   void forward(int signals) {
     signalfd_siginfo info{};
     while (read(signals, &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
+      if (info.ssi_signo == SIGINT) leave_at_the_second();
       wire::SignalRequest request;
       request.set_job(job_.job());
       request.set_step(job_.step());
@@ -110,8 +144,19 @@ class Vigil {
     }
   }
 
+  void leave_at_the_second() {
+    const auto now = std::chrono::steady_clock::now();
+    if (interrupted_ && now - *interrupted_ < kSecond) {
+      say(fmt::format("left; `fermata jobs` tells whether job {} still runs",
+                      to_string(JobStep{job_.job(), job_.step()})));
+      _exit(128 + SIGINT);
+    }
+    interrupted_ = now;
+  }
+
   CoordinatorAccess& access_;
   wire::JobRequest job_;
+  std::optional<std::chrono::steady_clock::time_point> interrupted_;
   UniqueFd ended_;
   Follower follower_;
 };
@@ -169,7 +214,9 @@ Result<int> run_on_cluster(const Invocation& invocation, const ClusterOptions& o
   OldFiles old;
   if (!request.streams().output().empty()) old.note(request.streams().output(), "");
 
-  FERMATA_ASSIGN(const wire::RunReply begun, access.client().run(request));
+  const auto ask = [&] { return access.client().run(request); };
+  FERMATA_ASSIGN(const wire::RunReply begun,
+                 options.detach ? ask() : unless_interrupted<wire::RunReply>(ask));
   FERMATA_TRY_RESULT(wire::to_status(begun.outcome()));
   if (!run.quiet) {
     const std::string when = run.interval.count() > 0
@@ -209,10 +256,14 @@ Result<int> restart_on_cluster(const Invocation& invocation, const ClusterOption
   *request.mutable_streams() = streams_of(options);
   request.set_working_directory(working_directory());
 
-  FERMATA_ASSIGN(wire::RunReply begun, access.client().restart(request));
+  const auto ask = [&]() -> Result<wire::RunReply> {
+    if (options.detach) return access.client().restart(request);
+    return unless_interrupted<wire::RunReply>([&] { return access.client().restart(request); });
+  };
+  FERMATA_ASSIGN(wire::RunReply begun, ask());
   if (!folder_needed && wire::to_status(begun.outcome()).code() == Code::kNotFound) {
     request.set_checkpoint_dir(invocation.checkpoint_dir("").native());
-    FERMATA_ASSIGN(begun, access.client().restart(request));
+    FERMATA_ASSIGN(begun, ask());
   }
   FERMATA_TRY_RESULT(wire::to_status(begun.outcome()));
   for (const std::string& note : begun.notes()) log_warning(storage::printable(note));

@@ -1,6 +1,8 @@
 // The way of a command to the coordinator, where there is one. One thread.
 #pragma once
 
+#include <sys/types.h>
+
 #include <memory>
 #include <string>
 
@@ -9,6 +11,20 @@
 #include "common/munge.h"
 
 namespace fermata::cli {
+
+/// While it lives, a setuid `fermata` has the rights of who called it: munge tells the coordinator
+/// the effective user, and what it answers names files to be read. For all threads.
+class AsCaller {
+ public:
+  AsCaller();
+  AsCaller(const AsCaller&) = delete;
+  AsCaller& operator=(const AsCaller&) = delete;
+  ~AsCaller();
+
+ private:
+  const uid_t uid_;
+  const gid_t gid_;
+};
 
 class CoordinatorAccess {
  public:
@@ -27,6 +43,7 @@ class CoordinatorAccess {
   }
 
  private:
+  AsCaller as_caller_;
   MungeAuthenticator authenticator_;
   std::string address_;
   ControlClient client_;

@@ -128,6 +128,9 @@ Status write_svg(const std::string& path, const image::Placement& planned, Crid 
   FERMATA_ASSIGN_STATUS(const std::string svg,
                         numa::picture_svg(planned, fmt::format("Fermata: checkpoint {} as planned",
                                                                to_string(crid))));
+  // A setuid program writes where its caller may.
+  FERMATA_ASSIGN_STATUS(const Credentials caller, credentials_of_caller());
+  FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(caller));
   std::ofstream out(path, std::ios::binary | std::ios::trunc);
   out << svg;
   out.close();
