@@ -118,10 +118,11 @@ int main() {
     close(down[1]);
     close(tcp.client);
     std::thread beat([shared] {
-      while (!state::go()) {
+      // Once at least: what is restarted from a first set begins when `go` is there already.
+      do {
         shared[0]++;
         state::sleep_ms(1);
-      }
+      } while (!state::go());
       shared[1] = 1;
     });
     answer(tcp.server, tcp.server);

@@ -1,6 +1,7 @@
 #include "tests/unit/coord/fake_fleet.h"
 
 #include <fmt/format.h>
+#include <netinet/in.h>
 
 #include <csignal>
 #include <filesystem>
@@ -96,6 +97,7 @@ wire::Welcome FakeFleet::attach(const std::string& name, uint32_t slots) {
     hello.set_node(name);
     hello.set_slots(slots);
     hello.set_version("test");
+    hello.add_interfaces()->set_address(address_of(name, 0));
     for (const PodId& pod : node.pods) *hello.add_pods()->mutable_id() = to_wire(pod);
     listener = listener_;
   }
@@ -314,6 +316,14 @@ void FakeFleet::add_connections(wire::Done& done) {
   if (connections_left_ == 0) return;
   --connections_left_;
   done.mutable_connections()->Add(connections_.begin(), connections_.end());
+}
+
+std::string FakeFleet::address_of(const std::string& node, uint16_t port) {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  address.sin_addr.s_addr = htonl(0x0a000000U + static_cast<uint32_t>(std::stoul(node.substr(1))));
+  return {reinterpret_cast<const char*>(&address), sizeof address};
 }
 
 void FakeFleet::set_connections(std::vector<image::OutsideConnection> connections, int times) {

@@ -50,6 +50,8 @@ class FakeFleet final : public Fleet {
   void set_write_time(std::chrono::milliseconds time);
   /// Such a pod does not end by SIGTERM.
   void set_stubborn(bool stubborn);
+  /// struct sockaddr of a node: n7 has 10.0.0.7.
+  static std::string address_of(const std::string& node, uint16_t port);
   /// After kCapture and kAble, of pod 0; so many times.
   void set_connections(std::vector<image::OutsideConnection> connections, int times = INT_MAX);
 

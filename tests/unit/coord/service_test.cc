@@ -242,6 +242,8 @@ TEST_F(SetsTest, ConnectionThatLeavesTheJobIsRefused_OrKept) {
 TEST_F(SetsTest, ConnectionThatIsSeenOnce_MakesNoJobUnable) {
   image::OutsideConnection outside;
   outside.set_holder("process 12 (outside), fd 7");
+  outside.set_local(FakeFleet::address_of("n1", 40000));
+  outside.set_remote(FakeFleet::address_of("n2", 5000));
   const uint64_t job = running_job();
   fleet_.set_connections({outside}, 1);
   const wire::AbleReply reply = able(job);
