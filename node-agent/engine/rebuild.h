@@ -54,7 +54,7 @@ struct RebuildRequest {
   /// PID 1 of the new namespaces: a fork of ours that waits in pause(), root, in its cgroup, with
   /// the pod's mounts.
   pid_t init = -1;
-  Credentials owner;                     ///< what the rebuilt processes become
+  Credentials owner;  ///< what the rebuilt processes become
   /// Our descriptors that replace the job's streams: its three, and then three for each rank that
   /// has its own.
   std::vector<int> stdio;
