@@ -32,7 +32,7 @@ constexpr seconds kBarrierMargin{30};
 constexpr std::chrono::hours kBarrier{12};
 // For the other pods of a set to join as well. By then they have, unless the next phase says so
 // before.
-constexpr milliseconds kOthersJoin{10};
+constexpr milliseconds kOthersJoin{100};
 // For who waits for the orphan's end to tell how it was.
 constexpr seconds kStatusPatience{2};
 // For the exchange's thread to come back from the file system.
