@@ -145,7 +145,7 @@ Status PodWorker::launch(const wire::LaunchOrder& launch) {
       spec.stdio = streams.fds();
     }
     FERMATA_ASSIGN_STATUS(pod::Pod pod, pod::Pod::launch(spec));
-    const auto recorded = [&]() -> Status {
+    Status recorded = [&]() -> Status {
       FERMATA_TRY(put_record(pod));
       FAULT_POINT("launch.started");
       return {};
