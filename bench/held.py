@@ -65,7 +65,7 @@ class MemoryJob:
         self.folder = Folder(parent, checkpoints)
         self.ranks, self.bytes = ranks, ranks * mebibytes << 20
         command = [os.path.join(BIN, "bench-memory"), str(mebibytes), str(percent)]
-        options = ["--track", "none"] if knows("run", "--track") and not increments else []
+        options = ["--track", "auto" if increments else "none"] if knows("run", "--track") else []
         self.job = OptionJob(self.folder, command, ranks=ranks, options=options)
 
     def __enter__(self):
@@ -140,10 +140,11 @@ class MemoryJob:
 
 
 def run_seconds(folder, command, ranks=1, interval=None, inside=None):
-    """Wall time of a whole job; with `inside`, a function of the running job is called first."""
+    """Wall time of a whole job; with `inside`, writes are tracked and this function of the running job is called first."""
     environment = {"OMPI_MCA_mpi_yield_when_idle": "1"}
     start = time.monotonic()
-    job = Job(folder, command, ranks=ranks, interval=interval, environment=environment)
+    options = ["--track", "auto"] if inside and knows("run", "--track") else []
+    job = OptionJob(folder, command, ranks=ranks, interval=interval, environment=environment, options=options)
     try:
         if inside:
             inside(job)

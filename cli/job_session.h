@@ -19,7 +19,7 @@ struct SessionOptions {
   std::chrono::milliseconds interval{0};  ///< 0: sets only on request
   bool quiet = false;
   uint64_t write_bandwidth = 0;  ///< PodToHold::write_bandwidth
-  std::string track = "auto";    ///< how writes to memory are tracked
+  std::string track = "none";    ///< how writes to memory are tracked
   uint32_t full_every = coord::kFullEvery;
 };
 

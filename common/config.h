@@ -45,8 +45,8 @@ struct Config {
   /// Ranks this node takes; 0: one for each core.
   uint32_t slots = 0;
   /// How writes to memory are tracked, for sets that hold only what changed: "auto", "uffd",
-  /// "soft-dirty", "hash", "none".
-  std::string track = "auto";
+  /// "soft-dirty", "hash". "none": every set is full.
+  std::string track = "none";
   /// Of such sets every so manieth is a full one; 1: all.
   uint32_t full_every = 10;
 };

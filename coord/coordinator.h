@@ -35,7 +35,7 @@ struct JobDescription {
   std::vector<std::string> hosts = {};     ///< by pod: the name its ranks know; empty: the node's
   ExternalTcp external_tcp = ExternalTcp::kRefuse;
   Addresses own_hosts = {};          ///< of the nodes it runs on
-  std::string track = "auto";        ///< how writes to memory are tracked (`--track`)
+  std::string track = "none";        ///< how writes to memory are tracked (`--track`)
   uint32_t full_every = kFullEvery;  ///< every so manieth set is a full one
 };
 

@@ -80,6 +80,7 @@ class CoordinatorTest : public testing::Test {
     job_.job = JobStep{12, 0};
     job_.ranks = 4;
     job_.command = {"lmp", "-in", "in put"};
+    job_.track = "auto";
     job_.owner = owner_;
   }
 

@@ -253,7 +253,7 @@ class TreeStorm {
   template <typename T>
   T pick(std::vector<T>& messages) {
     const size_t at = random_() % messages.size();
-    const T message = messages[at];
+    T message = messages[at];
     if (!chance(10)) {
       std::swap(messages[at], messages.back());
       messages.pop_back();

@@ -53,7 +53,7 @@ class Forest {
     auto tree = std::make_unique<ExchangeTree>(
         options, authenticator_,
         TreeEvents{.to_coordinator = [this](wire::ExchangeUp up) { to_coordinator(std::move(up)); },
-                   .to_pod = [this](wire::ExchangeDown down) { to_pod(std::move(down)); }});
+                   .to_pod = [this](const wire::ExchangeDown& down) { to_pod(down); }});
     const Status started = tree->start();
     ASSERT_TRUE(started) << started.message();
     const std::string address = tree->address();
