@@ -52,7 +52,7 @@ class Forest {
     options.patience = milliseconds(300);
     auto tree = std::make_unique<ExchangeTree>(
         options, authenticator_,
-        TreeEvents{.to_coordinator = [this](wire::ExchangeUp up) { to_coordinator(std::move(up)); },
+        TreeEvents{.to_coordinator = [this](const wire::ExchangeUp& up) { to_coordinator(up); },
                    .to_pod = [this](const wire::ExchangeDown& down) { to_pod(down); }});
     const Status started = tree->start();
     ASSERT_TRUE(started) << started.message();
@@ -111,7 +111,7 @@ class Forest {
   }
 
  private:
-  void to_coordinator(wire::ExchangeUp up) {
+  void to_coordinator(const wire::ExchangeUp& up) {
     std::vector<wire::ExchangeDown> downs;
     {
       const std::lock_guard lock(mutex_);
