@@ -19,6 +19,7 @@ struct SessionOptions {
   std::chrono::milliseconds interval{0};  ///< 0: sets only on request
   bool quiet = false;
   uint64_t write_bandwidth = 0;  ///< PodToHold::write_bandwidth
+  Compression compress = Compression::kNone;
 };
 
 /// The value of --checkpoint-interval; empty: 0.

@@ -99,7 +99,7 @@ void Agent::adopt() {
 }
 
 PodHostSettings Agent::settings_of_pods() const {
-  return {options_.node, options_.run_dir, options_.write_bandwidth};
+  return {options_.node, options_.run_dir, options_.write_bandwidth, options_.compress};
 }
 
 PodHostEvents Agent::events() {

@@ -28,6 +28,7 @@ struct AgentOptions {
   std::filesystem::path run_dir = "/run/fermata";
   uint32_t slots = 1;
   uint64_t write_bandwidth = 0;  ///< PodToHold::write_bandwidth
+  Compression compress = Compression::kNone;
 };
 
 class Agent {

@@ -23,6 +23,7 @@ struct PodHostSettings {
   std::string node;               ///< name of this node
   std::filesystem::path run_dir;  ///< of the registry
   uint64_t write_bandwidth = 0;   ///< PodToHold::write_bandwidth
+  Compression compress = Compression::kNone;
 };
 
 struct PodHostEvents {

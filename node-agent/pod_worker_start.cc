@@ -144,6 +144,7 @@ Status PodWorker::hold(pod::Pod& pod) {
   held.known_addresses = record_.known_addresses;
   held.stop = [this] { return queue_.stop(); };
   held.write_bandwidth = settings_.write_bandwidth;
+  held.compress = settings_.compress;
 
   std::unique_ptr<ExchangeFolder> exchange;
   if (record_.has_peers()) {

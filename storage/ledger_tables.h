@@ -12,8 +12,8 @@ namespace fermata::storage {
 
 inline constexpr const char* kLedgerFile = "ledger.sqlite";
 
-/// Beyond it there is no CRID and no job: well below the end of SQLite's integers, where it would go
-/// on with rounded numbers.
+/// Beyond it there is no CRID and no job: well below the end of SQLite's integers, where it would
+/// go on with rounded numbers.
 inline constexpr uint64_t kMaxCrid = 1ULL << 62;
 
 /// 0: no tables yet. kUnsupported: of a newer version.

@@ -63,6 +63,7 @@ Status serve(const Config& config) {
   options.node = config.node_name.empty() ? host_name() : config.node_name;
   options.run_dir = config.run_dir;
   options.write_bandwidth = config.write_bandwidth;
+  options.compress = config.compress;
   options.slots = config.slots == 0 ? usable_cores() : config.slots;
   // Each speaks to the other; the link is there before the agent has anything to send.
   std::unique_ptr<CoordinatorLink> link;
