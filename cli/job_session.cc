@@ -59,7 +59,8 @@ class Session {
                 .init = pod.init_pid(),
                 .group = pod.group(),
                 .owner = owner,
-                .write_bandwidth = options.write_bandwidth}) {}
+                .write_bandwidth = options.write_bandwidth,
+                .compress = options.compress}) {}
 
   int run() {
     const sigset_t set = forwarded_set();

@@ -18,6 +18,7 @@ namespace {
 struct Options {
   uint32_t ranks = 1;
   std::string interval;
+  std::string compress;
   std::string dir;
   std::string user;
   bool quiet = false;
@@ -49,10 +50,19 @@ Result<int> run(const Invocation& invocation, const Options& options,
                 const std::vector<std::string>& command) {
   SessionOptions session;
   session.write_bandwidth = invocation.config.write_bandwidth;
+  session.compress = invocation.config.compress;
+  if (!options.compress.empty()) {
+    FERMATA_ASSIGN(session.compress, parse_compression(options.compress));
+  }
   session.quiet = options.quiet;
   session.track = options.track.track_or(invocation.config);
   session.full_every = options.track.full_every_or(invocation.config);
   FERMATA_ASSIGN(session.interval, parse_interval(options.interval));
+  if (!invocation.coordinator().empty() && !options.compress.empty()) {
+    return failure(Code::kUsage,
+                   "--compress is for jobs of this machine alone (--coordinator \"\"); with a "
+                   "coordinator it is `compress` in the config file of each node");
+  }
   if (!invocation.coordinator().empty()) {
     if (!options.user.empty()) {
       return failure(Code::kUsage,
@@ -160,6 +170,11 @@ void add_run(CLI::App& app, Invocation& invocation) {
   add_track_options(*sub, options->track);
   sub->add_flag("--detach", options->cluster.detach,
                 "Return once the job runs (with a coordinator)");
+  sub->add_option("--compress", options->compress,
+                  "Memory in its checkpoints: none, lz4, zstd, or auto, where it gets shorter [the "
+                  "config file, none]")
+      ->check(CLI::IsMember({"none", "lz4", "zstd", "auto"}))
+      ->type_name("HOW");
   sub->add_flag("-q,--quiet", options->quiet, "Say nothing but failures");
   sub->prefix_command();
   sub->footer(

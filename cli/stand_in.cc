@@ -35,7 +35,8 @@ Result<node_agent::ControlReply> ask_or_stand_in(const Invocation& invocation,
                               .init = record.init,
                               .group = record.group,
                               .owner = owner,
-                              .write_bandwidth = invocation.config.write_bandwidth});
+                              .write_bandwidth = invocation.config.write_bandwidth,
+                              .compress = invocation.config.compress});
   if (request.kind == node_agent::ControlRequest::Kind::kAble) {
     return answer_able(coordinator, agent);
   }

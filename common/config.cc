@@ -124,6 +124,10 @@ Status apply(std::string_view key, const toml::node& node, Config& config) {
   } else if (key == "slurm_user") {
     if (!text) return {Code::kUsage, "slurm_user: a login name in quotes is expected"};
     config.slurm_user = *text;
+  } else if (key == "compress") {
+    const Result<Compression> compress = parse_compression(text.value_or(""));
+    if (!compress) return compress.error().within("compress");
+    config.compress = *compress;
   } else if (key == "write_bandwidth") {
     const Result<uint64_t> size = parse_size(text.value_or(""));
     if (!size) return size.error().within("write_bandwidth");

@@ -307,7 +307,8 @@ Status PodAgent::write_back() {
   tracking_.remember(work.order.crid, memory);
   {
     FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(pod_.owner));
-    FERMATA_ASSIGN_STATUS(work.writer, storage::ImageWriter::create(part_file(), work.image));
+    FERMATA_ASSIGN_STATUS(work.writer,
+                          storage::ImageWriter::create(part_file(), work.image, pod_.compress));
     work.image.memory.clear();
     // A pod that stands still waits for this.
     const bool waited_for = work.frozen != nullptr;

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "common/compression.h"
 #include "common/credentials.h"
 #include "common/ids.h"
 #include "common/status.h"
@@ -51,6 +52,7 @@ struct PodToHold {
   std::function<bool()> stop{};
   /// Bytes a second at which images are written while the pod runs; 0: no limit.
   uint64_t write_bandwidth = 0;
+  Compression compress = Compression::kNone;  ///< of the pages in its images
 };
 
 /// The image to be made.
