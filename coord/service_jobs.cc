@@ -56,18 +56,6 @@ Result<Credentials> folder_owner(const Caller& caller, const std::filesystem::pa
   return credentials_of(std::to_string(caller.uid));
 }
 
-/// A job becomes what the owner of its manifest is, whatever stands in it.
-Status check_owner(const ChosenSet& set, const Credentials& owner) {
-  const std::filesystem::path manifest = set.folder / "set.json";
-  struct stat status {};
-  const Result<FsCredentialScope> scope = FsCredentialScope::enter(owner);
-  if (!scope) return scope.error();
-  if (lstat(manifest.c_str(), &status) != 0) return errno_status(errno, manifest.native());
-  if (S_ISREG(status.st_mode) && status.st_uid == owner.uid) return Status::ok();
-  return {Code::kPermission,
-          fmt::format("{}: is no file of user {}'s", manifest.native(), owner.name)};
-}
-
 wire::RunReply reply_of(const stored::Job& record) {
   wire::RunReply reply;
   reply.set_job(record.job());

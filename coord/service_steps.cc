@@ -2,7 +2,6 @@
 // restarted from a set, under Slurm's own numbers. Slurm has placed it; here nothing is chosen but
 // the set.
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <charconv>
@@ -40,8 +39,41 @@ Result<Crid> crid_of(const std::string& text) {
   return Crid{value};
 }
 
+/// "0-2,5" of ascending numbers.
 std::string list_of(const std::vector<uint32_t>& ranks) {
-  return fmt::format("{}", fmt::join(ranks, ","));
+  std::string text;
+  for (size_t i = 0; i < ranks.size();) {
+    size_t end = i + 1;
+    while (end < ranks.size() && ranks[end] == ranks[end - 1] + 1) ++end;
+    if (!text.empty()) text += ',';
+    text +=
+        end - i == 1 ? fmt::format("{}", ranks[i]) : fmt::format("{}-{}", ranks[i], ranks[end - 1]);
+    i = end;
+  }
+  return text;
+}
+
+/// How a step has to be started whose ranks lie in pods like this.
+std::string wanted_layout(const std::vector<std::vector<uint32_t>>& pods) {
+  constexpr size_t kMostNamed = 4;
+  std::string text = "its pods have ";
+  for (size_t i = 0; i < std::min(pods.size(), kMostNamed); ++i) {
+    text += fmt::format("{}ranks {} on one node", i == 0 ? "" : " and ", list_of(pods[i]));
+  }
+  if (pods.size() > kMostNamed) text += fmt::format(" and so on, {} in all", pods.size());
+  uint32_t next = 0;
+  bool block = true;
+  for (const std::vector<uint32_t>& ranks : pods) {
+    for (const uint32_t rank : ranks) block = block && rank == next++;
+    block = block && ranks.size() == pods.front().size();
+  }
+  if (block) {
+    text += fmt::format(": start it with --ntasks-per-node={} --distribution=block",
+                        pods.front().size());
+  } else {
+    text += ": start it with the distribution of tasks to nodes that it had";
+  }
+  return text;
 }
 
 }  // namespace
@@ -140,21 +172,17 @@ Status Service::place_step(const StepOffers& offers, stored::Job& record) {
       if (rank < node_of_rank.size()) node_of_rank[rank] = offer.node;
     }
   }
-  for (int pod = 0; pod < record.pods_size(); ++pod) {
-    std::vector<uint32_t> ranks;
-    std::string& node = *record.mutable_pods(pod)->mutable_node();
+  std::vector<std::vector<uint32_t>> ranks_of(static_cast<size_t>(record.pods_size()));
+  for (int rank = 0; rank < record.pod_of_rank_size(); ++rank) {
+    ranks_of[record.pod_of_rank(rank)].push_back(static_cast<uint32_t>(rank));
+  }
+  for (size_t pod = 0; pod < ranks_of.size(); ++pod) {
+    std::string& node = *record.mutable_pods(static_cast<int>(pod))->mutable_node();
     node.clear();
-    for (int rank = 0; rank < record.pod_of_rank_size(); ++rank) {
-      if (record.pod_of_rank(rank) != static_cast<uint32_t>(pod)) continue;
-      ranks.push_back(static_cast<uint32_t>(rank));
-      const std::string& here = node_of_rank[static_cast<size_t>(rank)];
+    for (const uint32_t rank : ranks_of[pod]) {
+      const std::string& here = node_of_rank[rank];
       if (node.empty()) node = here;
-      if (node != here || here.empty()) {
-        return {Code::kUsage,
-                fmt::format("ranks {} were in one pod and have to be on one node: start the step "
-                            "with as many tasks a node as it had, or more in the same order",
-                            list_of(ranks))};
-      }
+      if (node != here || here.empty()) return {Code::kUsage, wanted_layout(ranks_of)};
     }
   }
   return {};
@@ -186,6 +214,7 @@ Result<std::shared_ptr<Job>> Service::begin_step(const PodId& id, const StepOffe
 
   stored::Job record;
   if (set) {
+    FERMATA_TRY_RESULT(check_owner(*set, owner));
     FERMATA_ASSIGN(record, record_of(set->manifest, nullptr));
     if (record.pod_of_rank_size() != static_cast<int>(first.ranks())) {
       return failure(Code::kUsage,
@@ -206,7 +235,10 @@ Result<std::shared_ptr<Job>> Service::begin_step(const PodId& id, const StepOffe
     *record.mutable_command() = first.command();
     record.set_external_tcp(std::string(external_tcp_name(ExternalTcp::kRefuse)));
   }
-  FERMATA_TRY_RESULT(place_step(offers, record));
+  const Status placed = place_step(offers, record);
+  if (!placed) {
+    return Failure(set ? placed.within("checkpoint " + to_string(set->manifest.crid)) : placed);
+  }
   record.set_job(id.step.job);
   record.set_step(id.step.step);
   record.set_start(id.start);

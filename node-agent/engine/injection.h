@@ -16,36 +16,12 @@
 
 #include <memory>
 
+#include "node-agent/engine/injection_site.h"
 #include "node-agent/engine/proc_status.h"
 #include "node-agent/engine/ptrace.h"
 #include "node-agent/engine/remote.h"
 
 namespace fermata::engine {
-
-/// Per process: where the code and the scratch mapping are. Shared by the process's threads.
-class InjectionSite {
- public:
-  /// `pid` is stopped. Finds the vDSO and room in it; kUnsupported when it has none.
-  static Result<std::shared_ptr<InjectionSite>> find(pid_t pid);
-
-  /// Whether an instruction pointer lies in our code: a predecessor died there.
-  bool contains(uint64_t rip) const { return rip >= code_ && rip < code_ + code_size_; }
-
-  uint64_t code() const { return code_; }
-  uint64_t scratch() const { return scratch_; }
-  static constexpr uint64_t kScratchSize = 65536;
-  /// Whether a map of the process is the scratch mapping (left behind by a dead agent, or ours).
-  bool is_scratch(uint64_t start, uint64_t end) const {
-    return start == scratch_ && end == scratch_ + kScratchSize;
-  }
-
- private:
-  friend class CaptureRemote;
-  uint64_t code_ = 0;
-  uint64_t code_size_ = 0;
-  uint64_t scratch_ = 0;
-  bool code_written_ = false;
-};
 
 class CaptureRemote : public Remote {
  public:
