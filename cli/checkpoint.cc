@@ -5,6 +5,7 @@
 
 #include "cli/checkpoint_witness.h"
 #include "cli/command.h"
+#include "cli/compress_option.h"
 #include "cli/coordinator.h"
 #include "cli/stand_in.h"
 #include "proto/outcome.h"
@@ -17,6 +18,7 @@ struct Options {
   std::string job;
   bool end_job = false;
   bool json = false;
+  std::string compress;
 };
 
 Result<node_agent::ControlReply> ask(const Invocation& invocation, const Options& options) {
@@ -26,6 +28,7 @@ Result<node_agent::ControlReply> ask(const Invocation& invocation, const Options
     request.set_job(step.job);
     request.set_step(step.step);
     request.set_end_job(options.end_job);
+    request.set_compress(options.compress);
     CheckpointWitness witness(access->client(), step);
     const Result<wire::CheckpointReply> answer = access->client().checkpoint(request);
     if (!answer && answer.error().code() == Code::kGone) return witness.find_out(answer.error());
@@ -37,8 +40,9 @@ Result<node_agent::ControlReply> ask(const Invocation& invocation, const Options
     }
   }
   FERMATA_ASSIGN(const node_agent::JobRecord record, living_job(invocation, options.job));
-  return ask_or_stand_in(invocation, record,
-                         {node_agent::ControlRequest::Kind::kCheckpoint, options.end_job});
+  return ask_or_stand_in(
+      invocation, record,
+      {node_agent::ControlRequest::Kind::kCheckpoint, options.end_job, options.compress});
 }
 
 Result<int> checkpoint(const Invocation& invocation, const Options& options) {
@@ -68,6 +72,7 @@ void add_checkpoint(CLI::App& app, Invocation& invocation) {
   sub->add_flag("--kill", options->end_job,
                 "End the job once the checkpoint is committed; it does "
                 "not run on in between");
+  add_compress_option(*sub, options->compress, "this checkpoint");
   sub->add_flag("--json", options->json, "For programs");
   sub->callback([options, &invocation] {
     invocation.action = [options, &invocation] {

@@ -30,6 +30,7 @@ struct ClusterRun {
   bool quiet = false;
   std::string track{};
   uint32_t full_every = 0;
+  std::string compress{};  ///< empty: as the nodes have it
 };
 
 struct ClusterRestart {
@@ -41,6 +42,7 @@ struct ClusterRestart {
   bool quiet = false;
   std::string track{};      ///< empty: as before
   uint32_t full_every = 0;  ///< 0: as before
+  std::string compress{};   ///< empty: as before
 };
 
 /// Exit status of the job, or 0 once it runs with `detach`.

@@ -59,8 +59,7 @@ class Session {
                 .init = pod.init_pid(),
                 .group = pod.group(),
                 .owner = owner,
-                .write_bandwidth = options.write_bandwidth,
-                .compress = options.compress}) {}
+                .write_bandwidth = options.write_bandwidth}) {}
 
   int run() {
     const sigset_t set = forwarded_set();
@@ -79,7 +78,7 @@ class Session {
       if ((waits[0].revents & POLLIN) != 0) break;
       if ((waits[1].revents & POLLIN) != 0) answer();
       if (schedule_.due() && !job_has_ended()) {
-        checkpoint(false);
+        checkpoint(false, "");
         schedule_.advance();
       }
     }
@@ -100,8 +99,11 @@ class Session {
     }
   }
 
-  coord::TriedSet checkpoint(bool end_job) {
-    coord::TriedSet tried = take_set(coordinator_, record_, owner_, agent_, options_, end_job);
+  /// `compress`: of this set alone; empty: as always.
+  coord::TriedSet checkpoint(bool end_job, const std::string& compress) {
+    SessionOptions how = options_;
+    if (!compress.empty()) how.compress = compress;
+    coord::TriedSet tried = take_set(coordinator_, record_, owner_, agent_, how, end_job);
     if (tried.outcome.committed()) {
       last_committed_ = tried.crid;
       ended_by_request_ = end_job && tried.outcome.end_job.is_ok();
@@ -121,7 +123,7 @@ class Session {
       call->reply(answer_able(coordinator_, agent_));
       return;
     }
-    const coord::TriedSet tried = checkpoint(call->request().end_job);
+    const coord::TriedSet tried = checkpoint(call->request().end_job, call->request().compress);
     call->reply({tried.outcome.status, coord::describe_json(tried)});
   }
 
@@ -200,6 +202,7 @@ coord::TriedSet take_set(coord::Coordinator& coordinator, const node_agent::JobR
   const std::array<coord::Agent*, 1> agents{&embedded};
   coord::JobDescription job{record.job, record.ranks, record.command, owner};
   job.track = options.track;
+  job.compress = options.compress;
   job.full_every = options.full_every;
   return coordinator.take_set(job, agents, end_job);
 }

@@ -9,6 +9,7 @@
 
 #include "cli/cluster_job.h"
 #include "cli/command.h"
+#include "cli/compress_option.h"
 #include "cli/coordinator.h"
 #include "cli/job_session.h"
 #include "cli/track_options.h"
@@ -52,20 +53,12 @@ Status check_owner(const coord::ChosenSet& set, const Credentials& owner) {
 Result<int> restart(const Invocation& invocation, const Options& options) {
   SessionOptions session;
   session.write_bandwidth = invocation.config.write_bandwidth;
-  session.compress = invocation.config.compress;
-  if (!options.compress.empty()) {
-    FERMATA_ASSIGN(session.compress, parse_compression(options.compress));
-  }
+  session.compress = options.compress.empty() ? invocation.config.compress : options.compress;
   session.quiet = options.quiet;
   session.track = options.track.track_or(invocation.config);
   session.full_every = options.track.full_every_or(invocation.config);
   FERMATA_ASSIGN(session.interval, parse_interval(options.interval));
   FERMATA_ASSIGN(const numa::Mode numa_mode, numa::parse_mode(options.numa));
-  if (!invocation.coordinator().empty() && !options.compress.empty()) {
-    return failure(Code::kUsage,
-                   "--compress is for jobs of this machine alone (--coordinator \"\"); with a "
-                   "coordinator it is `compress` in the config file of each node");
-  }
   if (!invocation.coordinator().empty()) {
     if (!options.user.empty()) {
       return failure(Code::kUsage,
@@ -75,7 +68,7 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
     return restart_on_cluster(
         invocation, options.cluster,
         {options.job, options.crid, options.dir, session.interval, options.numa, options.quiet,
-         options.track.track, options.track.full_every});
+         options.track.track, options.track.full_every, options.compress});
   }
   if (const std::string option = options.cluster.needs(); !option.empty()) {
     return needs_coordinator(option);
@@ -199,13 +192,9 @@ void add_restart(CLI::App& app, Invocation& invocation) {
   sub->add_option("-e,--error", options->cluster.error, "Its stderr [as --output]")
       ->type_name("FILE");
   add_track_options(*sub, options->track);
+  add_compress_option(*sub, options->compress, "its checkpoints");
   sub->add_flag("--detach", options->cluster.detach,
                 "Return once the job runs (with a coordinator)");
-  sub->add_option("--compress", options->compress,
-                  "Memory in its checkpoints: none, lz4, zstd, or auto, where it gets shorter [the "
-                  "config file, none]")
-      ->check(CLI::IsMember({"none", "lz4", "zstd", "auto"}))
-      ->type_name("HOW");
   sub->add_flag("-q,--quiet", options->quiet, "Say nothing but failures");
   sub->footer(
       "The job keeps its number. Its streams are those of this command, its exit status too, as\n"

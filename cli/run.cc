@@ -7,6 +7,7 @@
 
 #include "cli/cluster_job.h"
 #include "cli/command.h"
+#include "cli/compress_option.h"
 #include "cli/coordinator.h"
 #include "cli/job_session.h"
 #include "cli/track_options.h"
@@ -50,19 +51,11 @@ Result<int> run(const Invocation& invocation, const Options& options,
                 const std::vector<std::string>& command) {
   SessionOptions session;
   session.write_bandwidth = invocation.config.write_bandwidth;
-  session.compress = invocation.config.compress;
-  if (!options.compress.empty()) {
-    FERMATA_ASSIGN(session.compress, parse_compression(options.compress));
-  }
+  session.compress = options.compress.empty() ? invocation.config.compress : options.compress;
   session.quiet = options.quiet;
   session.track = options.track.track_or(invocation.config);
   session.full_every = options.track.full_every_or(invocation.config);
   FERMATA_ASSIGN(session.interval, parse_interval(options.interval));
-  if (!invocation.coordinator().empty() && !options.compress.empty()) {
-    return failure(Code::kUsage,
-                   "--compress is for jobs of this machine alone (--coordinator \"\"); with a "
-                   "coordinator it is `compress` in the config file of each node");
-  }
   if (!invocation.coordinator().empty()) {
     if (!options.user.empty()) {
       return failure(Code::kUsage,
@@ -71,7 +64,7 @@ Result<int> run(const Invocation& invocation, const Options& options,
     }
     return run_on_cluster(invocation, options.cluster,
                           {options.ranks, command, options.dir, session.interval, options.quiet,
-                           session.track, session.full_every});
+                           session.track, session.full_every, options.compress});
   }
   if (const std::string option = options.cluster.needs(); !option.empty()) {
     return needs_coordinator(option);
@@ -168,13 +161,9 @@ void add_run(CLI::App& app, Invocation& invocation) {
       ->check(CLI::IsMember({"refuse", "reset"}))
       ->type_name("HOW");
   add_track_options(*sub, options->track);
+  add_compress_option(*sub, options->compress, "its checkpoints");
   sub->add_flag("--detach", options->cluster.detach,
                 "Return once the job runs (with a coordinator)");
-  sub->add_option("--compress", options->compress,
-                  "Memory in its checkpoints: none, lz4, zstd, or auto, where it gets shorter [the "
-                  "config file, none]")
-      ->check(CLI::IsMember({"none", "lz4", "zstd", "auto"}))
-      ->type_name("HOW");
   sub->add_flag("-q,--quiet", options->quiet, "Say nothing but failures");
   sub->prefix_command();
   sub->footer(

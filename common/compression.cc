@@ -20,4 +20,10 @@ Result<Compression> parse_compression(std::string_view text) {
   return failure(Code::kUsage, fmt::format("'{}': none, lz4, zstd or auto is expected", text));
 }
 
+Status check_compression(std::string_view text) {
+  if (text.empty()) return Status::ok();
+  const Result<Compression> parsed = parse_compression(text);
+  return parsed ? Status::ok() : parsed.error();
+}
+
 }  // namespace fermata

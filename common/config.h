@@ -8,7 +8,6 @@
 #include <optional>
 #include <string>
 
-#include "common/compression.h"
 #include "common/log.h"
 #include "common/status.h"
 
@@ -33,8 +32,8 @@ struct Config {
   uint32_t max_writers = 0;
   /// Bytes a second at which a pod that runs has its image written; 0: no limit.
   uint64_t write_bandwidth = 0;
-  /// Of the pages in images.
-  Compression compress = Compression::kNone;
+  /// Of the pages in images: parse_compression().
+  std::string compress = "none";
   /// A node whose agent is gone for so long has taken its pods with it.
   std::chrono::milliseconds node_grace{60'000};
   /// Absolute: what an agent has to know of its pods as long as they run.

@@ -324,7 +324,7 @@ void Job::work(const std::stop_token& stop) {
     if (task) {
       task(Status::ok());
     } else if (schedule_.due()) {
-      [[maybe_unused]] const TriedSet tried = take_set(false);
+      [[maybe_unused]] const TriedSet tried = take_set(false, "");
       schedule_.advance();
     }
   }

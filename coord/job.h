@@ -67,7 +67,9 @@ class Job {
   // What is asked. Who asks was checked.
   void wait(Requests::Respond<wire::WaitReply> respond);
   void signal(int signo);
-  void checkpoint(bool end_job, Requests::Respond<wire::CheckpointReply> respond);
+  /// `compress`: of this set alone; empty: as the job has it.
+  void checkpoint(bool end_job, const std::string& compress,
+                  Requests::Respond<wire::CheckpointReply> respond);
   void able(Requests::Respond<wire::AbleReply> respond);
 
   JobStep step() const { return step_; }
@@ -130,7 +132,7 @@ class Job {
 
   // On the job's thread.
   void save();
-  TriedSet take_set(bool end_job);
+  TriedSet take_set(bool end_job, const std::string& compress);
   /// No cut: of a connection that is closed between two looks one end may be seen alone; `judge`
   /// tells that from one that leaves the job, when it is asked again.
   wire::AbleReply ask_able(LeavingJudge& judge);

@@ -44,7 +44,7 @@ Status Job::begin_work() {
   return Status::ok();
 }
 
-TriedSet Job::take_set(bool end_job) {
+TriedSet Job::take_set(bool end_job, const std::string& compress) {
   JobDescription job;
   std::stop_token give_up;
   TriedSet tried;
@@ -64,6 +64,7 @@ TriedSet Job::take_set(bool end_job) {
     // Checked when the job began.
     job.external_tcp = parse_external_tcp(record_.external_tcp()).value_or(ExternalTcp::kRefuse);
     if (!record_.track().empty()) job.track = record_.track();
+    job.compress = compress.empty() ? record_.compress() : compress;
     if (record_.full_every() != 0) job.full_every = record_.full_every();
     if (tried.outcome.status) tried.outcome.status = begin_work();
     if (tried.outcome.status) {
@@ -105,11 +106,12 @@ TriedSet Job::take_set(bool end_job) {
   return tried;
 }
 
-void Job::checkpoint(bool end_job, Requests::Respond<wire::CheckpointReply> respond) {
-  ask([this, end_job, respond = std::move(respond)](const Status& status) {
+void Job::checkpoint(bool end_job, const std::string& compress,
+                     Requests::Respond<wire::CheckpointReply> respond) {
+  ask([this, end_job, compress, respond = std::move(respond)](const Status& status) {
     wire::CheckpointReply reply;
     if (status) {
-      const TriedSet tried = take_set(end_job);
+      const TriedSet tried = take_set(end_job, compress);
       *reply.mutable_outcome() = wire::to_outcome(tried.outcome.status);
       reply.set_crid(tried.crid.value);
       reply.set_json(describe_json(tried));

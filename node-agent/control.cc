@@ -12,6 +12,8 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
+#include "common/compression.h"
+
 namespace fermata::node_agent {
 namespace {
 
@@ -86,6 +88,8 @@ Result<ControlRequest> request_of(const json& message) {
   if (command == "checkpoint") {
     request.kind = ControlRequest::Kind::kCheckpoint;
     request.end_job = message.value("end_job", false);
+    request.compress = message.value("compress", "");
+    FERMATA_TRY_RESULT(check_compression(request.compress));
   } else if (command == "able") {
     request.kind = ControlRequest::Kind::kAble;
   } else {
@@ -156,8 +160,10 @@ Result<ControlReply> ask(const std::filesystem::path& path, const ControlRequest
   const bool checkpoint = request.kind == ControlRequest::Kind::kCheckpoint;
   // Who is refused may be answered and cut off before this is sent: the answer is there all the
   // same, and where there is none, receiving says so.
-  [[maybe_unused]] const Status sent = send_message(
-      fd.get(), {{"command", checkpoint ? "checkpoint" : "able"}, {"end_job", request.end_job}});
+  [[maybe_unused]] const Status sent =
+      send_message(fd.get(), {{"command", checkpoint ? "checkpoint" : "able"},
+                              {"end_job", request.end_job},
+                              {"compress", request.compress}});
   try {
     FERMATA_ASSIGN(const json message, receive_message(fd.get()));
     const int code = message.at("code").get<int>();

@@ -47,7 +47,7 @@ TEST_F(ConfigFile, EveryKey_IsRead) {
   EXPECT_EQ(config->listen, "127.0.0.1:2");
   EXPECT_EQ(config->state_dir, "/state");
   EXPECT_EQ(config->max_writers, 3U);
-  EXPECT_EQ(config->compress, Compression::kZstd);
+  EXPECT_EQ(config->compress, "zstd");
   EXPECT_EQ(config->write_bandwidth, 500U << 20);
   EXPECT_EQ(config->node_grace, std::chrono::seconds(5));
   EXPECT_EQ(config->run_dir, "/run/f");

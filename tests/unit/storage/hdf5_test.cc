@@ -11,6 +11,8 @@
 
 #include <array>
 #include <cstdio>
+#include <fstream>
+#include <iterator>
 
 #include "common/unique_fd.h"
 #include "storage/codec.h"
@@ -72,6 +74,7 @@ TEST(Hdf5, ReadsCompressedPages_ByItsRegisteredFilters) {
     PodImage image = sample_image(5 << 20);
     image.memory[1].source = std::make_shared<test::HalfZeroSource>();
     ASSERT_TRUE(write_image(path, image, 2, compression));
+    // Not before: to write, an encoder has to be there, too.
     register_filter<Codec::kLz4>();
     register_filter<Codec::kZstd>();
     const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
@@ -93,6 +96,27 @@ TEST(Hdf5, ReadsCompressedPages_ByItsRegisteredFilters) {
     }
     EXPECT_TRUE(read == expected);
   }
+}
+
+TEST(Hdf5, ToolsReadCompressedPages_ByTheirPlugin) {
+  const ScratchFolder folder;
+  const auto path = folder / "pod-0.h5";
+  PodImage image = sample_image(3 << 20);
+  image.memory[1].source = std::make_shared<test::HalfZeroSource>();
+  ASSERT_TRUE(write_image(path, image, 2, Compression::kLz4));
+  const auto dump = folder / "pages";
+  output_of("h5dump -d /memory/7/pages -b LE -o " + dump.string() + " " + path.string());
+  std::ifstream in(dump, std::ios::binary);
+  const std::string read((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  std::string expected;
+  for (const Extent& extent : image.memory[1].extents) {
+    if (extent.where != Where::kHere) continue;
+    std::string bytes(extent.length, '\0');
+    ASSERT_TRUE(
+        image.memory[1].source->read(extent.address, std::as_writable_bytes(std::span(bytes))));
+    expected += bytes;
+  }
+  EXPECT_TRUE(read == expected) << read.size() << " bytes, not " << expected.size();
 }
 
 TEST(Hdf5, FindsEachDataset_WhereTheIndexSaysItIs) {
