@@ -63,9 +63,9 @@ const numa::ProcessComparison* of_process(const Report& report, int vpid) {
   return nullptr;
 }
 
-void print_report(const node_agent::JobRecord& record, const Report& report) {
+void print_report(const std::string& name, const Report& report) {
   const auto line = [](const std::string& text) { std::puts(storage::printable(text).c_str()); };
-  line(fmt::format("job {}: {} of {} local to its threads", to_string(record.job),
+  line(fmt::format("{}: {} of {} local to its threads", name,
                    percent_text(report.locality.percent()), format_size(report.locality.bytes)));
   if (report.comparison) {
     const numa::ProcessComparison& all = report.comparison->all;
@@ -96,6 +96,7 @@ void print_report(const node_agent::JobRecord& record, const Report& report) {
 
 json to_json(const node_agent::JobRecord& record, const Report& report) {
   json out = {{"job", to_string(record.job)},
+              {"pod", record.pod},
               {"bytes", report.locality.bytes},
               {"local_percent", report.locality.percent()},
               {"planned", report.comparison.has_value()},
@@ -122,15 +123,22 @@ json to_json(const node_agent::JobRecord& record, const Report& report) {
 }
 
 Result<int> report(const Invocation& invocation, const Options& options) {
-  FERMATA_ASSIGN(const node_agent::JobRecord record, living_job(invocation, options.job));
-  FERMATA_ASSIGN(const Report report, make_report(invocation, record));
-  if (options.json) {
-    print_json(to_json(record, report));
-    return 0;
+  FERMATA_ASSIGN(const JobStep job, parse_job_step(options.job));
+  FERMATA_ASSIGN(const std::vector<node_agent::JobRecord> pods, invocation.registry().pods(job));
+  json all = json::array();
+  for (const node_agent::JobRecord& record : pods) {
+    FERMATA_ASSIGN(const Report report, make_report(invocation, record));
+    if (options.json) {
+      all.push_back(to_json(record, report));
+      continue;
+    }
+    if (&record != &pods.front()) std::puts("");
+    const std::string name = fmt::format("job {}", to_string(job));
+    print_report(pods.size() == 1 ? name : fmt::format("{}, pod {}", name, record.pod), report);
+    FERMATA_ASSIGN(const std::string picture, numa::picture_text(report.found));
+    std::printf("\n%s", picture.c_str());
   }
-  print_report(record, report);
-  FERMATA_ASSIGN(const std::string picture, numa::picture_text(report.found));
-  std::printf("\n%s", picture.c_str());
+  if (options.json) print_json(all.size() == 1 ? all.front() : all);
   return 0;
 }
 

@@ -67,13 +67,12 @@ std::optional<JobRecord> record_of(const fs::path& file) {
   }
 }
 
-/// Pods of the service, as jobs.
+/// Pods of the service, a record each.
 std::vector<JobRecord> living_pods(const fs::path& root) {
   std::vector<JobRecord> jobs;
   const PodRegistry registry(root);
   for (const PodRecord& pod : registry.all()) {
-    const bool another = !jobs.empty() && jobs.back().job == pod.id.step;
-    if (another || !pod.alive()) continue;
+    if (!pod.alive()) continue;
     JobRecord record;
     record.job = pod.id.step;
     record.init = pod.init;
@@ -86,6 +85,7 @@ std::vector<JobRecord> living_pods(const fs::path& root) {
     record.command = pod.command;
     record.started = pod.started;
     record.service = true;
+    record.pod = pod.id.pod;
     record.placement = registry.placement_of(pod.id);
     jobs.push_back(std::move(record));
   }
@@ -219,24 +219,35 @@ Result<std::vector<JobRecord>> JobRegistry::living() {
   if (error && error != std::errc::no_such_file_or_directory) {
     return errno_failure(error.value(), (root_ / "jobs").string());
   }
-  for (JobRecord& pod : living_pods(root_)) jobs.push_back(std::move(pod));
+  for (JobRecord& pod : living_pods(root_)) {
+    const bool another = !jobs.empty() && jobs.back().service && jobs.back().job == pod.job;
+    if (!another) jobs.push_back(std::move(pod));
+  }
   std::sort(jobs.begin(), jobs.end(),
             [](const JobRecord& a, const JobRecord& b) { return a.job < b.job; });
   return jobs;
 }
 
 Result<JobRecord> JobRegistry::find(JobStep job) {
+  FERMATA_ASSIGN(std::vector<JobRecord> records, pods(job));
+  return std::move(records.front());
+}
+
+Result<std::vector<JobRecord>> JobRegistry::pods(JobStep job) {
   if (fs::exists(folder(job))) collect(folder(job));
+  std::vector<JobRecord> found;
   std::optional<JobRecord> record = record_of(folder(job) / "job.json");
-  if (!record || !record->alive()) {
-    for (JobRecord& pod : living_pods(root_)) {
-      if (pod.job == job) return std::move(pod);
-    }
-    return failure(Code::kNotFound,
-                   fmt::format("no job {} runs on this machine; `fermata ls` lists jobs and sets",
-                               to_string(job)));
+  if (record && record->alive()) {
+    found.push_back(*std::move(record));
+    return found;
   }
-  return *std::move(record);
+  for (JobRecord& pod : living_pods(root_)) {
+    if (pod.job == job) found.push_back(std::move(pod));
+  }
+  if (!found.empty()) return found;
+  return failure(Code::kNotFound,
+                 fmt::format("no job {} runs on this machine; `fermata ls` lists jobs and sets",
+                             to_string(job)));
 }
 
 }  // namespace fermata::node_agent

@@ -35,6 +35,7 @@ struct JobRecord {
   double interval_s = 0;  ///< 0: only on request
   /// A pod of the service (pod_registry.h): its sets are the coordinator's to take.
   bool service = false;
+  uint32_t pod = 0;                 ///< its number in the step
   std::filesystem::path placement;  ///< of such a pod: what its restart planned, if there was one
 
   /// Whether PID 1 still is the process that was recorded.
@@ -81,6 +82,8 @@ class JobRegistry {
   Result<std::vector<JobRecord>> living();
   /// One living job, as above; kNotFound.
   Result<JobRecord> find(JobStep job);
+  /// A record for each pod that a living job has here, in ascending order; kNotFound.
+  Result<std::vector<JobRecord>> pods(JobStep job);
 
   std::filesystem::path control_socket(JobStep job) const { return folder(job) / "control"; }
 

@@ -10,17 +10,23 @@ namespace {
 
 constexpr uint64_t kGrain = uint64_t{2} << 20;
 
-image::PageRun part_of(const image::PageRun& run, uint64_t start, uint64_t end, int node) {
-  image::PageRun part;
-  part.set_start(start);
-  part.set_length(end - start);
+image::PageRun part_on(const image::PageRun& run, uint64_t start, uint64_t end, int node) {
+  image::PageRun part = part_of(run, start, end);
   part.set_node(node);
-  const auto share = static_cast<double>(end - start) / static_cast<double>(run.length());
-  part.set_bytes(static_cast<uint64_t>(static_cast<double>(bytes_of(run)) * share));
+  part.clear_nodes();
   return part;
 }
 
 }  // namespace
+
+image::PageRun part_of(const image::PageRun& run, uint64_t start, uint64_t end) {
+  image::PageRun part = run;
+  part.set_start(start);
+  part.set_length(end - start);
+  const auto share = static_cast<double>(end - start) / static_cast<double>(run.length());
+  part.set_bytes(static_cast<uint64_t>(static_cast<double>(bytes_of(run)) * share));
+  return part;
+}
 
 PagePlan::PagePlan(const Mapping& mapping, const Machine& before, const Machine& now,
                    Numbers all_before, Numbers usable)
@@ -79,7 +85,7 @@ std::vector<image::PageRun> PagePlan::place(int vpid, const image::PageRun& run,
   const uint64_t end = run.start() + run.length();
   if (shared) {
     if (primary(node) < 0) return {};
-    return {part_of(run, run.start(), end, primary(node))};
+    return {part_on(run, run.start(), end, primary(node))};
   }
   std::vector<Place>& open = places({vpid, node});
   if (open.front().node < 0) return {};
@@ -87,7 +93,7 @@ std::vector<image::PageRun> PagePlan::place(int vpid, const image::PageRun& run,
   uint64_t start = run.start();
   while (start < end) {
     Place& place = open.front();
-    const image::PageRun rest = part_of(run, start, end, place.node);
+    const image::PageRun rest = part_on(run, start, end, place.node);
     uint64_t stop = end;
     if (open.size() > 1 && rest.bytes() >= place.bytes) {
       const auto share = static_cast<double>(place.bytes) /
@@ -96,7 +102,7 @@ std::vector<image::PageRun> PagePlan::place(int vpid, const image::PageRun& run,
           start + static_cast<uint64_t>(static_cast<double>(end - start) * share);
       stop = std::clamp((exact + kGrain / 2) / kGrain * kGrain, start, end);
     }
-    const image::PageRun part = part_of(run, start, stop, place.node);
+    const image::PageRun part = part_on(run, start, stop, place.node);
     if (stop > start) parts.push_back(part);
     if (stop < end) {
       open.erase(open.begin());

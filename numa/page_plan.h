@@ -11,6 +11,9 @@
 
 namespace fermata::numa {
 
+/// [start, end) of a run, with its share of the bytes.
+image::PageRun part_of(const image::PageRun& run, uint64_t start, uint64_t end);
+
 /// Memory follows its readers: what a process had on a node goes where its threads of that node go,
 /// and where these part, its bytes part as they do, in order of address, at a grain of 2 MiB. (That
 /// is how a loop that a team of threads shares touches an array.)

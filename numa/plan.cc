@@ -22,6 +22,7 @@ namespace {
 // kernel has 65530 maps a process.
 constexpr size_t kMaxCalls = 1'000'000;
 constexpr uint64_t kMostBytes = uint64_t{1} << 56;
+constexpr uint64_t kHugePage = uint64_t{2} << 20;
 constexpr int kWeightedInterleave = 6;  // MPOL_WEIGHTED_INTERLEAVE, since Linux 6.9
 
 Status check_range(const image::RangePlacement& range, uint64_t after) {
@@ -44,6 +45,26 @@ Status check_range(const image::RangePlacement& range, uint64_t after) {
     end = run.start() + run.length();
   }
   return {};
+}
+
+bool is_huge(const image::PageRun& run) {
+  return run.start() % kHugePage == 0 && run.length() % kHugePage == 0;
+}
+
+/// What of a run may be in huge pages, and what is before and after it.
+std::vector<image::PageRun> at_huge_pages(const image::PageRun& run) {
+  const uint64_t end = run.start() + run.length();
+  const uint64_t first = (run.start() + kHugePage - 1) / kHugePage * kHugePage;
+  const uint64_t last = end / kHugePage * kHugePage;
+  if (first >= last || is_huge(run)) return {run};
+  std::vector<image::PageRun> parts;
+  if (first > run.start()) parts.push_back(part_of(run, run.start(), first));
+  parts.push_back(part_of(run, first, last));
+  if (end > last) parts.push_back(part_of(run, last, end));
+  uint64_t bytes = bytes_of(run);
+  for (size_t i = 0; i + 1 < parts.size(); ++i) bytes -= parts[i].bytes();
+  parts.back().set_bytes(bytes);
+  return parts;
 }
 
 class Planner {
@@ -246,19 +267,20 @@ class Planner {
     const bool interleaved = policy == MPOL_INTERLEAVE || policy == kWeightedInterleave;
     FERMATA_ASSIGN_STATUS(const Numbers over, parse_list(range.policy_nodes()));
     for (const image::PageRun& run : range.runs()) {
-      FERMATA_ASSIGN_STATUS(Numbers nodes, nodes_of(run));
-      // Over what its policy says: all of it in another shape, else what is not in whole huge
-      // pages.
-      if (interleaved && (nodes.size() > 1 || mapping_.kind == Mapping::Kind::kRegrouped) &&
-          includes(over, nodes)) {
-        nodes = over;
+      for (const image::PageRun& part : interleaved ? at_huge_pages(run) : std::vector{run}) {
+        FERMATA_ASSIGN_STATUS(Numbers nodes, nodes_of(part));
+        // Over what its policy says: all of it in another shape, else what is not in whole huge
+        // pages. Of few small pages the survey may have met one node alone.
+        const bool spread =
+            nodes.size() > 1 || !is_huge(part) || mapping_.kind == Mapping::Kind::kRegrouped;
+        if (interleaved && spread && includes(over, nodes)) nodes = over;
+        std::vector<image::PageRun> places = page_plan_->place(vpid, part, nodes, range.shared());
+        if (places.empty()) {
+          missing_nodes_.insert(nodes.begin(), nodes.end());
+          missing_bytes_ += bytes_of(part);
+        }
+        for (image::PageRun& place : places) add_run(std::move(place), planned);
       }
-      std::vector<image::PageRun> places = page_plan_->place(vpid, run, nodes, range.shared());
-      if (places.empty()) {
-        missing_nodes_.insert(nodes.begin(), nodes.end());
-        missing_bytes_ += bytes_of(run);
-      }
-      for (image::PageRun& place : places) add_run(std::move(place), planned);
     }
     bool placed = false;
     // Shared pages are filled elsewhere, before this process is there: they are moved afterwards.

@@ -117,6 +117,12 @@ TEST(JobRegistry, NamesPodsOfTheService_EachStepOnce) {
   ASSERT_TRUE(found) << found.error().message();
   EXPECT_EQ(found->init, getpid());
   EXPECT_EQ(jobs.find({8, 1}).error().code(), Code::kNotFound);
+  const Result<std::vector<JobRecord>> both = jobs.pods({7, 1});
+  ASSERT_TRUE(both) << both.error().message();
+  ASSERT_THAT(*both, SizeIs(2));
+  EXPECT_EQ(both->back().pod, 1U);
+  EXPECT_EQ(both->back().placement, pods.placement_of(record_of(7, 1).id));
+  EXPECT_EQ(jobs.pods({8, 1}).error().code(), Code::kNotFound);
   EXPECT_THAT(pods.all(), SizeIs(3)) << "whoever lists jobs removes no pod's record";
 }
 

@@ -195,6 +195,33 @@ TEST(Plan, PartsMemoryAsItsReaders_WhereTheyPart) {
   EXPECT_EQ(plan->before_contents.size(), 2U);
 }
 
+// Of the first and last pages of interleaved memory few are asked for: they may all be on one node.
+TEST(Plan, SpreadsTheEndsOfInterleavedMemory_ButNotItsHugePages) {
+  constexpr uint64_t kHuge = uint64_t{2} << 20;
+  constexpr uint64_t kStart = 16 * kHuge + 0x10000;
+  constexpr uint64_t kEnd = 19 * kHuge + 0x8000;
+  const Topology topology = two_nodes();
+  image::Placement saved = saved_on(topology);
+  image::RangePlacement* range = add_range(saved, kStart, kEnd, MPOL_INTERLEAVE, "0-1");
+  add_run(range, kStart, 17 * kHuge - kStart, 0);
+  add_run(range, 17 * kHuge, kHuge, 1);
+  add_run(range, 18 * kHuge, kEnd - 18 * kHuge, 0);
+  range->mutable_runs(2)->set_bytes(kHuge + 0x3000);
+  const auto plan = plan_placement(saved, topology, {});
+  ASSERT_TRUE(plan) << plan.error().message();
+  const image::RangePlacement& planned = plan->planned.processes(0).ranges(0);
+  ASSERT_EQ(planned.runs_size(), 4);
+  EXPECT_EQ(planned.runs(0).nodes(), "0-1");
+  EXPECT_EQ(planned.runs(0).length(), 17 * kHuge - kStart);
+  EXPECT_EQ(planned.runs(1).node(), 1);
+  EXPECT_EQ(planned.runs(2).node(), 0);
+  EXPECT_EQ(planned.runs(2).nodes(), "");
+  EXPECT_EQ(planned.runs(2).length(), kHuge);
+  EXPECT_EQ(planned.runs(3).nodes(), "0-1");
+  EXPECT_EQ(planned.runs(3).length(), 0x8000U);
+  EXPECT_EQ(planned.runs(2).bytes() + planned.runs(3).bytes(), kHuge + 0x3000);
+}
+
 TEST(Plan, DoesNothing_WhereItIsToBeIgnored) {
   const Topology topology = two_nodes();
   image::Placement saved = saved_on(topology);
