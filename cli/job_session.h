@@ -21,6 +21,7 @@ struct SessionOptions {
   uint64_t write_bandwidth = 0;  ///< PodToHold::write_bandwidth
   std::string track = "none";    ///< how writes to memory are tracked
   uint32_t full_every = coord::kFullEvery;
+  node_agent::LazyRestore* lazy = nullptr;  ///< PodToHold::lazy
   std::string compress = {};  ///< of memory in images: parse_compression(); empty: not
 };
 

@@ -185,7 +185,7 @@ class Rebuild : public RebuildContext, public RebuiltPod {
     RebuildRemote& leader = tree_->remote(vpid);
     FERMATA_TRY(rebuild_maps(leader, request_.init, process(vpid), store_, memory_));
     if (request_.before_contents) FERMATA_TRY(request_.before_contents(listed(vpid), leader));
-    FERMATA_TRY(rebuild_contents(leader, process(vpid), memory_));
+    FERMATA_TRY(rebuild_contents(leader, process(vpid), memory_, request_.lazy));
     if (request_.after_contents) FERMATA_TRY(request_.after_contents(listed(vpid), leader));
     return Status::ok();
   }
