@@ -14,6 +14,7 @@
 #include "node-agent/pod_worker.h"
 #include "node-agent/record_file.h"
 #include "node-agent/thaw_guard.h"
+#include "proto/pod_id.h"
 
 namespace fermata::node_agent {
 namespace {
@@ -217,7 +218,7 @@ Status PodWorker::hold(pod::Pod& pod) {
     }
   }
   wire::LivingPod living;
-  *living.mutable_id() = wire_of(record_.id);
+  *living.mutable_id() = wire::to_wire(record_.id);
   living.set_owner_uid(record_.owner.uid);
   for (const uint32_t number : record_.pod_of_rank) living.add_pod_of_rank(number);
 
@@ -286,7 +287,7 @@ Status PodWorker::take_over() {
 RestoreOrder PodWorker::restore_order(const wire::RestoreOrder& wanted, const Credentials& owner) {
   RestoreOrder order;
   order.job = record_.id.step;
-  order.saved = pod_id_of(wanted.saved()).step;
+  order.saved = wire::from_wire(wanted.saved()).step;
   order.pod = wanted.saved().pod();
   order.crid = Crid{wanted.crid()};
   order.image = wanted.image();
