@@ -102,7 +102,9 @@ void Agent::adopt() {
   std::vector<PodId> adopted;
   for (PodRecord& record : registry_.all()) {
     const PodId id = record.id;
-    if (record.stubs) steps_->expect(id, record.ranks_here(), record.owner.uid);
+    if (record.stubs) {
+      steps_->expect(id, record.ranks_here(), record.owner.uid, record.stub_processes);
+    }
     if (record.ended) {
       if (record.stubs) steps_->pod_over(id, record.wait_status);
       tell(report_of(record));
@@ -114,6 +116,7 @@ void Agent::adopt() {
     const std::lock_guard lock(mutex_);
     hosts_[id] = std::move(host);
   }
+  steps_->begin();
   // The first Hello is to name them.
   const Time deadline = steady_clock::now() + kAdoptPatience;
   for (const PodId& id : adopted) {
