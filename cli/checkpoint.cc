@@ -29,7 +29,7 @@ Result<node_agent::ControlReply> ask(const Invocation& invocation, const Options
     request.set_step(step.step);
     request.set_end_job(options.end_job);
     request.set_compress(options.compress);
-    CheckpointWitness witness(access->client(), step);
+    CheckpointWitness witness(access->client(), step, options.end_job);
     const Result<wire::CheckpointReply> answer = access->client().checkpoint(request);
     if (!answer && answer.error().code() == Code::kGone) return witness.find_out(answer.error());
     FERMATA_ASSIGN(const wire::CheckpointReply reply, answer);

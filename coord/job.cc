@@ -19,13 +19,6 @@ namespace {
 /// An agent that is back without a pod may have the news of its end right behind.
 constexpr std::chrono::seconds kNewsOfTheEnd{5};
 
-/// As a shell has it; -1: not known.
-int exit_status_of(const stored::Pod& pod) {
-  if (!pod.status_known()) return -1;
-  const int status = pod.wait_status();
-  return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-}
-
 std::string how_it_ended(const stored::Pod& pod) {
   if (!pod.status_known()) return "ended, and how is not known";
   const int status = exit_status_of(pod);
@@ -34,6 +27,12 @@ std::string how_it_ended(const stored::Pod& pod) {
 }
 
 }  // namespace
+
+int exit_status_of(const stored::Pod& pod) {
+  if (!pod.status_known()) return -1;
+  const int status = pod.wait_status();
+  return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
 
 JobStep step_of(const stored::Job& record) { return {record.job(), record.step()}; }
 
@@ -99,9 +98,10 @@ void Job::judge_end(uint32_t number, const std::string& reason) {
   if (killing_ || killed_) return;
   const stored::Pod& pod = record_.pods(static_cast<int>(number));
   const int status = exit_status_of(pod);
-  // A rank may return what it likes; but others of an MPI job would wait for one that failed.
-  const bool failed = status != 0 && exchanged_ && living_ > 0;
-  if (reason.empty() && status >= 0 && status < 128 && !failed) return;
+  // A rank may return what it likes; but others of an MPI job would wait for one that failed. Of a
+  // step of Slurm's, Slurm knows what is to become of the others (srun --kill-on-bad-exit).
+  const bool failed = status >= 128 || (status != 0 && exchanged_ && living_ > 0);
+  if (reason.empty() && status >= 0 && (record_.slurm() || !failed)) return;
   std::string why = fmt::format("pod {} on {} {}", number, pod.node(), how_it_ended(pod));
   if (!reason.empty()) why += ": " + reason;
   end_because(std::move(why), status > 0 ? status : 1);
@@ -324,7 +324,7 @@ void Job::work(const std::stop_token& stop) {
     if (task) {
       task(Status::ok());
     } else if (schedule_.due()) {
-      [[maybe_unused]] const TriedSet tried = take_set(false, "");
+      [[maybe_unused]] const TriedSet tried = take_set(false, "", Clock::steady().now());
       schedule_.advance();
     }
   }

@@ -48,6 +48,8 @@ struct JobContext {
 
 JobStep step_of(const stored::Job& record);
 PodId pod_of(const stored::Job& record, uint32_t pod);
+/// As a shell has it; -1: not known.
+int exit_status_of(const stored::Pod& pod);
 /// Of a job that has ended.
 wire::WaitReply wait_reply_of(const stored::Job& record);
 
@@ -132,7 +134,7 @@ class Job {
 
   // On the job's thread.
   void save();
-  TriedSet take_set(bool end_job, const std::string& compress);
+  TriedSet take_set(bool end_job, const std::string& compress, Time requested);
   /// No cut: of a connection that is closed between two looks one end may be seen alone; `judge`
   /// tells that from one that leaves the job, when it is asked again.
   wire::AbleReply ask_able(LeavingJudge& judge);

@@ -44,8 +44,9 @@ Status Job::begin_work() {
   return Status::ok();
 }
 
-TriedSet Job::take_set(bool end_job, const std::string& compress) {
+TriedSet Job::take_set(bool end_job, const std::string& compress, Time requested) {
   JobDescription job;
+  job.requested = requested;
   std::stop_token give_up;
   TriedSet tried;
   job.job = step_;
@@ -108,10 +109,11 @@ TriedSet Job::take_set(bool end_job, const std::string& compress) {
 
 void Job::checkpoint(bool end_job, const std::string& compress,
                      Requests::Respond<wire::CheckpointReply> respond) {
-  ask([this, end_job, compress, respond = std::move(respond)](const Status& status) {
+  const Time requested = Clock::steady().now();
+  ask([this, end_job, compress, requested, respond = std::move(respond)](const Status& status) {
     wire::CheckpointReply reply;
     if (status) {
-      const TriedSet tried = take_set(end_job, compress);
+      const TriedSet tried = take_set(end_job, compress, requested);
       *reply.mutable_outcome() = wire::to_outcome(tried.outcome.status);
       reply.set_crid(tried.crid.value);
       reply.set_json(describe_json(tried));

@@ -19,8 +19,8 @@ USER = nodes.USER
 class SlurmCluster(nodes.Cluster):
     """Slurm's commands run in ctl as alice, in a folder of hers."""
 
-    def __init__(self, workspace, count, config="", slots=8):
-        super().__init__(workspace, count, config, slots)
+    def __init__(self, workspace, count, config="", slots=8, daemons=None):
+        super().__init__(workspace, count, config, slots, daemons)
         self.environment["SLURM_CONF"] = os.path.join(self.folder, "etc", "slurm.conf")
         self.home = workspace.at("home")
 
