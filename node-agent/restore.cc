@@ -123,7 +123,15 @@ Result<RestoredPod> restore(const RestoreOrder& order,
     FERMATA_ASSIGN(lazy, LazyRestore::start(pod.init_pidfd(), pod.group()));
     request.lazy = lazy->fill();
   }
-  FERMATA_ASSIGN(const std::unique_ptr<engine::RebuiltPod> rebuilt, engine::rebuild(request));
+  // Memory is read from the moment it is taken over: what ends the pod then is told, not that it
+  // has ended.
+  const auto because = [&](const Status& status) {
+    const Status loss = lazy ? lazy->loss() : Status::ok();
+    return Failure(loss ? status : loss);
+  };
+  Result<std::unique_ptr<engine::RebuiltPod>> built = engine::rebuild(request);
+  if (!built) return because(built.error());
+  const std::unique_ptr<engine::RebuiltPod> rebuilt = *std::move(built);
   placer->bind(rebuilt->processes());
   FERMATA_TRY_RESULT(before_run({pod, placer->notes()}));
   if (!order.placement_file.empty()) FERMATA_TRY_RESULT(placer->save(order.placement_file));
@@ -132,7 +140,7 @@ Result<RestoredPod> restore(const RestoreOrder& order,
                                      placer->settle_later(rebuilt->processes())));
   }
   FAULT_POINT("restore.run");
-  FERMATA_TRY_RESULT(rebuilt->run());
+  if (const Status runs = rebuilt->run(); !runs) return because(runs);
   undo.dismiss();
 
   const size_t processes = rebuilt->processes().size();
