@@ -91,10 +91,14 @@ class Rebuild : public RebuildContext, public RebuiltPod {
     files_.clear();
     running_ = true;
     Status first;
+    std::vector<pid_t> dead;
     for (const auto& [vtid, remote] : all_threads_) {
-      const Status detached = detach(remote->tid());
+      const Status detached = detach(remote->tid(), dead);
       if (first && !detached) first = detached;
     }
+    // Killed by those that ran before them: their parents wait until we have. PID 1 is for its own.
+    std::erase(dead, request_.init);
+    reap_tracees(std::move(dead));
     return first;
   }
 
