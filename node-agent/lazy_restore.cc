@@ -127,8 +127,7 @@ Status LazyRestore::let_run(const image::PodObjects& objects,
   const auto pid = static_cast<pid_t>(::syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0));
   if (pid == 0) stand_guard(self_.get(), init_.get());
   if (pid < 0) return errno_status(errno, "fork of the guard of a lazy restart");
-  guard_ = pid;  // nobody else looks before all_taken()
-  fill_->all_taken();
+  guard_ = pid;  // nobody else looks before runs()
   return loss();
 }
 

@@ -39,6 +39,9 @@ class LazyRestore {
   Status let_run(const image::PodObjects& objects, const std::vector<MemoryRegion>& memory,
                  const std::vector<engine::FrozenProcess>& processes, std::function<void()> settle);
 
+  /// The pod runs: the rest is read.
+  void runs() { fill_->all_taken(); }
+
   /// Waits until all has come: what tracks writes or makes an image must not begin before.
   /// kTimeout, or what was lost.
   Status finish(std::chrono::milliseconds at_most);
@@ -57,7 +60,7 @@ class LazyRestore {
   Status loss_;  ///< guarded by mutex_
   std::function<void()> settle_;
   HugePages huge_pages_;
-  pid_t guard_ = -1;                        ///< once all_taken(): the thread's that ends it
+  pid_t guard_ = -1;                        ///< once it runs: the thread's that ends it
   std::unique_ptr<engine::LazyFill> fill_;  ///< the last: its threads use the others
 };
 

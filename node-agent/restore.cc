@@ -123,8 +123,7 @@ Result<RestoredPod> restore(const RestoreOrder& order,
     FERMATA_ASSIGN(lazy, LazyRestore::start(pod.init_pidfd(), pod.group()));
     request.lazy = lazy->fill();
   }
-  // Memory is read from the moment it is taken over: what ends the pod then is told, not that it
-  // has ended.
+  // What building touches is read now: a loss that ended the pod is told, not that it has ended.
   const auto because = [&](const Status& status) {
     const Status loss = lazy ? lazy->loss() : Status::ok();
     return Failure(loss ? status : loss);
@@ -141,6 +140,7 @@ Result<RestoredPod> restore(const RestoreOrder& order,
   }
   FAULT_POINT("restore.run");
   if (const Status runs = rebuilt->run(); !runs) return because(runs);
+  if (lazy) lazy->runs();
   undo.dismiss();
 
   const size_t processes = rebuilt->processes().size();

@@ -154,7 +154,7 @@ bool LazyFill::next_work(Work& work, bool urgent) {
       return true;
     }
     work.waits = false;
-    if (!urgent && served_ == 0 && next_in_order(work)) return true;
+    if (!urgent && closed_ && served_ == 0 && next_in_order(work)) return true;
     changed_.wait(lock);
   }
 }

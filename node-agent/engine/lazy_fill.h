@@ -51,7 +51,8 @@ class LazyFill {
   /// filled now. Tracer's thread.
   Result<Extents> take(RebuildRemote& remote, const image::Process& process,
                        const MemoryRegion& region);
-  /// No more take(): from now on it can be done.
+  /// No more take(), and the pod runs. Until then only pages are read that building touches: a loss
+  /// ends a pod whose processes nobody traces any more.
   void all_taken();
 
   /// Waits until all has come. kTimeout: it has not; else what was lost.
