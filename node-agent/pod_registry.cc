@@ -52,6 +52,7 @@ std::string text_of(const PodRecord& record) {
               {"command", record.command},
               {"folder", record.folder.string()},
               {"stubs", record.stubs},
+              {"rank_streams", record.rank_streams},
               {"started", record.started},
               {"ended", record.ended},
               {"reason", record.reason}};
@@ -88,6 +89,7 @@ std::optional<PodRecord> record_of(const fs::path& file) {
     record.command = object.at("command").get<std::vector<std::string>>();
     record.folder = object.at("folder").get<std::string>();
     record.stubs = object.value("stubs", false);
+    record.rank_streams = object.value("rank_streams", 0);
     record.started = object.at("started").get<int64_t>();
     record.ended = object.at("ended").get<bool>();
     record.reason = object.at("reason").get<std::string>();

@@ -41,7 +41,8 @@ struct PodRecord {
   std::filesystem::path folder;       ///< of checkpoints
   /// Of the node it was first started on (PodState.known_addresses).
   std::vector<std::string> known_addresses;
-  bool stubs = false;  ///< of a Slurm step: a process outside stands for each rank
+  bool stubs = false;    ///< of a Slurm step: a process outside stands for each rank
+  int rank_streams = 0;  ///< streams of single ranks that podinit holds (StdioFile from 3 on)
   std::vector<StubProcess> stub_processes;
   int64_t started = 0;  ///< seconds since the epoch
   bool ended = false;

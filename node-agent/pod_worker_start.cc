@@ -24,6 +24,8 @@ using std::chrono::steady_clock;
 // A pod that stands is cut off until it runs; with its agent it would end anyway.
 constexpr std::chrono::hours kRebuildCut{24};
 constexpr int kRemoveDeadlineMs = 20'000;
+/// Of a rank that a stub stands for; as many are the pod's.
+constexpr int kStreamsOfRank = 3;
 
 /// `<job>.<step>.<pod>`: several pods of a step may be on one node.
 std::string group_name(const PodId& id) { return fmt::format("{}.{}", to_string(id.step), id.pod); }
@@ -136,6 +138,7 @@ Status PodWorker::launch(const wire::LaunchOrder& launch) {
     FERMATA_ASSIGN_STATUS(const std::unique_ptr<StepPart> tasks, step_part(launch.stubs()));
     if (tasks) {
       become_tasks(*tasks, spec);
+      record_.rank_streams = kStreamsOfRank * static_cast<int>(tasks->tasks.size());
     }
     record_.command = spec.command;
     FERMATA_ASSIGN_STATUS(node_, addresses_of_this_node());
@@ -210,7 +213,7 @@ Status PodWorker::hold(pod::Pod& pod) {
   held.known_addresses = record_.known_addresses;
   held.stop = [this] { return queue_.stop(); };
   held.write_bandwidth = settings_.write_bandwidth;
-  if (record_.stubs) held.rank_streams = 3 * static_cast<int>(record_.ranks_here().size());
+  held.rank_streams = record_.rank_streams;
   held.compress = settings_.compress;
 
   std::unique_ptr<ExchangeFolder> exchange;
@@ -307,6 +310,18 @@ RestoreOrder PodWorker::restore_order(const wire::RestoreOrder& wanted, const Cr
   order.on_image = [this](const image::PodObjects& objects) -> Status {
     FERMATA_ASSIGN_STATUS(then_, addresses_then(objects.pod()));
     record_.known_addresses = strings_of(objects.pod().known_addresses());
+    // Not every step of Slurm's was one when the set was taken. Streams that are one open file
+    // count as the first of them.
+    const int most = kStreamsOfRank * static_cast<int>(record_.ranks_here().size());
+    record_.rank_streams = 0;
+    for (const image::File& file : objects.files()) {
+      if (!file.has_stdio() || file.stdio().stream() < kStreamsOfRank) continue;
+      const int streams = std::min(file.stdio().stream() - kStreamsOfRank + 1, most);
+      record_.rank_streams = std::max(record_.rank_streams, streams);
+    }
+    if (record_.rank_streams > 0 && !record_.stubs) {
+      return {Code::kUsage, "the set is of a step of Slurm's: `srun --restart` continues it"};
+    }
     return {};
   };
   order.group = group_spec();

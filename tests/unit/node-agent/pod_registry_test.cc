@@ -28,6 +28,7 @@ PodRecord record_of(uint64_t job, uint32_t pod, uint32_t start = 0) {
   record.command = {"./solve", "in\xff"};
   record.folder = "/scratch/nobody";
   record.started = 1234;
+  record.rank_streams = 6;
   record.known_addresses = {std::string("\x02\0\xff", 3), "x"};
   return record;
 }
@@ -56,6 +57,7 @@ TEST(PodRegistry, KeepsWhatItWasTold) {
   EXPECT_EQ(all[0].reason, "why");
   EXPECT_TRUE(all[1].alive());
   EXPECT_TRUE(all[1].has_peers());
+  EXPECT_EQ(all[1].rank_streams, 6);
   EXPECT_EQ(all[1].group, "/sys/fs/cgroup/fermata/7.1.0");
   EXPECT_EQ(all[1].owner, (Credentials{65534, 65533, {1, 2}, "nobody", "/nonexistent"}));
   EXPECT_THAT(all[1].pod_of_rank, ElementsAre(0, 0, 1, 1));
