@@ -44,7 +44,9 @@ fs::path Invocation::checkpoint_dir(const std::string& option) const {
   } else if (environment != nullptr && *environment != '\0') {
     dir = environment;
   } else if (config.checkpoint_dir) {
-    dir = *config.checkpoint_dir;
+    const Result<Credentials> caller = credentials_of_caller();
+    dir = with_user_name(config.checkpoint_dir->native(),
+                         caller ? caller->name : std::to_string(getuid()));
   }
   std::error_code error;
   const fs::path absolute = fs::absolute(dir, error).lexically_normal();

@@ -166,6 +166,21 @@ Result<Credentials> credentials_of_caller() {
 // capabilities over files out of the effective set by itself (capabilities(7), "Effect of user ID
 // changes on capabilities"), but not where the thread had them under another id or with
 // SECBIT_NO_SETUID_FIXUP; so they are taken out by hand, and the set is put back as it was.
+std::string with_user_name(std::string_view path, std::string_view name) {
+  std::string out;
+  for (size_t i = 0; i < path.size(); ++i) {
+    const char next = path[i] == '%' && i + 1 < path.size() ? path[i + 1] : '\0';
+    if (next == 'u') out += name;
+    if (next == '%') out += '%';
+    if (next == 'u' || next == '%') {
+      ++i;
+    } else {
+      out += path[i];
+    }
+  }
+  return out;
+}
+
 Result<FsCredentialScope> FsCredentialScope::enter(const Credentials& user) {
   Before before;
   FERMATA_ASSIGN(before.groups, thread_groups());

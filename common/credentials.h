@@ -31,6 +31,10 @@ Result<Credentials> credentials_of(std::string_view user);
 /// it).
 Result<Credentials> credentials_of_caller();
 
+/// The path with each %u as the user's name, and each %% as one %: how one line of a config file
+/// gives every user a folder.
+std::string with_user_name(std::string_view path, std::string_view name);
+
 /// While it lives, the calling thread opens, creates and checks files with `user`'s rights and
 /// nothing more: capabilities that override file permissions are out of effect too. Other
 /// capabilities stay. End it on the thread that entered it.

@@ -240,11 +240,13 @@ Status Service::place_step(const StepOffers& offers, stored::Job& record) {
 
 Result<Service::StepPlan> Service::plan_step(const PodId& id, const StepOffers& offers,
                                              const std::stop_token& stop) {
-  const wire::StepOffer& first = offers.begin()->second.offer;
+  wire::StepOffer first = offers.begin()->second.offer;
   // From now on `fermata run` counts where Slurm does not.
   FERMATA_TRY_RESULT(store_.raise_job(kLastOfSlurm));
   FERMATA_TRY_RESULT(end_earlier_start(id, stop));
   FERMATA_ASSIGN(Credentials owner, credentials_of(std::to_string(first.owner_uid())));
+  first.set_checkpoint_dir(with_user_name(first.checkpoint_dir(), owner.name));
+  first.set_restart_dir(with_user_name(first.restart_dir(), owner.name));
   auto coordinator = std::make_shared<Coordinator>(first.checkpoint_dir(), owner, &store_);
   const Coordinator from(first.restart_dir(), owner, &store_);
   std::optional<stored::Job> before = ended(id.step);

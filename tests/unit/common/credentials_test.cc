@@ -160,5 +160,11 @@ TEST(Credentials, UnknownUser_IsNotFoundByName) {
   }
 }
 
+TEST(UserName, StandsForItsPlaceInAPath) {
+  EXPECT_EQ(with_user_name("/scratch/%u/sets", "alice"), "/scratch/alice/sets");
+  EXPECT_EQ(with_user_name("/%%u/%x/%", "alice"), "/%u/%x/%");
+  EXPECT_EQ(with_user_name("%u%u", "a"), "aa");
+}
+
 }  // namespace
 }  // namespace fermata
