@@ -17,6 +17,7 @@ struct Options {
   std::string job;
   bool end_job = false;
   bool json = false;
+  std::optional<uint32_t> keep;
 };
 
 Result<node_agent::ControlReply> ask(const Invocation& invocation, const Options& options) {
@@ -26,6 +27,7 @@ Result<node_agent::ControlReply> ask(const Invocation& invocation, const Options
     request.set_job(step.job);
     request.set_step(step.step);
     request.set_end_job(options.end_job);
+    if (options.keep) request.set_keep(*options.keep);
     CheckpointWitness witness(access->client(), step);
     const Result<wire::CheckpointReply> answer = access->client().checkpoint(request);
     if (!answer && answer.error().code() == Code::kGone) return witness.find_out(answer.error());
@@ -37,8 +39,9 @@ Result<node_agent::ControlReply> ask(const Invocation& invocation, const Options
     }
   }
   FERMATA_ASSIGN(const node_agent::JobRecord record, living_job(invocation, options.job));
-  return ask_or_stand_in(invocation, record,
-                         {node_agent::ControlRequest::Kind::kCheckpoint, options.end_job});
+  return ask_or_stand_in(
+      invocation, record,
+      {node_agent::ControlRequest::Kind::kCheckpoint, options.end_job, options.keep});
 }
 
 Result<int> checkpoint(const Invocation& invocation, const Options& options) {
@@ -68,6 +71,9 @@ void add_checkpoint(CLI::App& app, Invocation& invocation) {
   sub->add_flag("--kill", options->end_job,
                 "End the job once the checkpoint is committed; it does "
                 "not run on in between");
+  sub->add_option("--keep", options->keep,
+                  "So many of the job's newest checkpoints stay then; 0: all [as the job has it]")
+      ->type_name("N");
   sub->add_flag("--json", options->json, "For programs");
   sub->callback([options, &invocation] {
     invocation.action = [options, &invocation] {

@@ -78,7 +78,7 @@ class Session {
       if ((waits[0].revents & POLLIN) != 0) break;
       if ((waits[1].revents & POLLIN) != 0) answer();
       if (schedule_.due() && !job_has_ended()) {
-        checkpoint(false);
+        checkpoint(false, options_.keep);
         schedule_.advance();
       }
     }
@@ -99,8 +99,10 @@ class Session {
     }
   }
 
-  coord::TriedSet checkpoint(bool end_job) {
-    coord::TriedSet tried = take_set(coordinator_, record_, owner_, agent_, options_, end_job);
+  coord::TriedSet checkpoint(bool end_job, uint32_t keep) {
+    SessionOptions options = options_;
+    options.keep = keep;
+    coord::TriedSet tried = take_set(coordinator_, record_, owner_, agent_, options, end_job);
     if (tried.outcome.committed()) {
       last_committed_ = tried.crid;
       ended_by_request_ = end_job && tried.outcome.end_job.is_ok();
@@ -120,7 +122,8 @@ class Session {
       call->reply(answer_able(coordinator_, agent_));
       return;
     }
-    const coord::TriedSet tried = checkpoint(call->request().end_job);
+    const coord::TriedSet tried =
+        checkpoint(call->request().end_job, call->request().keep.value_or(options_.keep));
     call->reply({tried.outcome.status, coord::describe_json(tried)});
   }
 
@@ -200,6 +203,7 @@ coord::TriedSet take_set(coord::Coordinator& coordinator, const node_agent::JobR
   coord::JobDescription job{record.job, record.ranks, record.command, owner};
   job.track = options.track;
   job.full_every = options.full_every;
+  job.keep = options.keep;
   return coordinator.take_set(job, agents, end_job);
 }
 

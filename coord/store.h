@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "common/ids.h"
@@ -19,6 +20,14 @@ class Database;
 }
 
 namespace fermata::coord {
+
+/// A node that takes nothing new.
+struct DrainedNode {
+  std::string name;
+  std::string reason;
+  std::string by;     ///< login name
+  int64_t since = 0;  ///< seconds since the epoch
+};
 
 class Store final : public CridSource {
  public:
@@ -40,6 +49,10 @@ class Store final : public CridSource {
   Status put(const stored::Job& job);
   /// All that are kept, in ascending order.
   Result<std::vector<stored::Job>> jobs();
+
+  Status drain(const DrainedNode& node);
+  Status undrain(const std::string& node);
+  Result<std::vector<DrainedNode>> drained();
 
  private:
   Store(UniqueFd lock, std::filesystem::path file, std::unique_ptr<storage::Database> db);

@@ -18,6 +18,8 @@ struct ControlRequest {
   enum class Kind { kCheckpoint, kAble };
   Kind kind = Kind::kCheckpoint;
   bool end_job = false;  ///< checkpoint: end the job once the set is committed
+  /// checkpoint: so many of the newest sets stay then; 0: all; unset: as the job has it.
+  std::optional<uint32_t> keep = {};
 };
 
 struct ControlReply {
