@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/slurm.h"
+#include "common/ids.h"
 #include "proto/outcome.h"
 
 namespace fermata::cli {

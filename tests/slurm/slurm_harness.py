@@ -10,7 +10,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 
 from harness import cluster as nodes  # noqa: E402  (the path comes first)
 from harness import scenario  # noqa: E402
-from fermata_job import REPOSITORY, Failure, check, read, said, wait_until  # noqa: E402
+from fermata_job import BIN, REPOSITORY, Failure, check, read, said, wait_until  # noqa: E402
 
 nodes.SCRIPT = os.path.join(REPOSITORY, "scripts", "slurm-cluster")
 USER = nodes.USER
@@ -98,4 +98,4 @@ def run(name, description, body, seconds, count=3):
     scenario.run_scenario(f"slurm.{name}", arguments, lambda cluster, _, dice: body(cluster, dice), seconds, nodes=count)
 
 
-__all__ = ["USER", "Failure", "check", "read", "run", "said", "wait_until"]
+__all__ = ["BIN", "REPOSITORY", "USER", "Failure", "check", "read", "run", "said", "wait_until"]
