@@ -273,12 +273,20 @@ class FrontEnd {
               "StickToNodes, ImageDir: Slurm places the job, which goes on from its own folder; "
               "`srun --restart` has more options"};
     }
-    const auto asked = ask_slurm({"requeue", std::to_string(job)});
+    const std::string number = std::to_string(job);
+    const auto now = ask_slurm({"job", number});
+    if (!now) return now.error();
+    // Of one that has not ended a requeue would be a restart without a checkpoint.
+    if (now->value("state", "") != "ended") {
+      return {Code::kBusy, fmt::format("job {} has not ended", number)};
+    }
+    const auto asked = ask_slurm({"requeue", number});
     return asked ? Status::ok() : asked.error();
   }
 
   Status restart(JobStep step) {
     const auto last = control(step, wire::ControlRequest::TELL);
+    if (!last && last.error().code() == Code::kPermission) return last.error();
     if (last && last->slurm()) return restart_by_slurm(step.job);
     wire::RestartRequest request;
     request.set_job(step.job);
