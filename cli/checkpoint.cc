@@ -5,6 +5,7 @@
 
 #include "cli/checkpoint_witness.h"
 #include "cli/command.h"
+#include "cli/compress_option.h"
 #include "cli/coordinator.h"
 #include "cli/stand_in.h"
 #include "proto/outcome.h"
@@ -18,6 +19,7 @@ struct Options {
   bool end_job = false;
   bool json = false;
   std::optional<uint32_t> keep;
+  std::string compress;
 };
 
 Result<node_agent::ControlReply> ask(const Invocation& invocation, const Options& options) {
@@ -28,6 +30,7 @@ Result<node_agent::ControlReply> ask(const Invocation& invocation, const Options
     request.set_step(step.step);
     request.set_end_job(options.end_job);
     if (options.keep) request.set_keep(*options.keep);
+    request.set_compress(options.compress);
     CheckpointWitness witness(access->client(), step);
     const Result<wire::CheckpointReply> answer = access->client().checkpoint(request);
     if (!answer && answer.error().code() == Code::kGone) return witness.find_out(answer.error());
@@ -39,9 +42,9 @@ Result<node_agent::ControlReply> ask(const Invocation& invocation, const Options
     }
   }
   FERMATA_ASSIGN(const node_agent::JobRecord record, living_job(invocation, options.job));
-  return ask_or_stand_in(
-      invocation, record,
-      {node_agent::ControlRequest::Kind::kCheckpoint, options.end_job, options.keep});
+  return ask_or_stand_in(invocation, record,
+                         {node_agent::ControlRequest::Kind::kCheckpoint, options.end_job,
+                          options.compress, options.keep});
 }
 
 Result<int> checkpoint(const Invocation& invocation, const Options& options) {
@@ -74,6 +77,7 @@ void add_checkpoint(CLI::App& app, Invocation& invocation) {
   sub->add_option("--keep", options->keep,
                   "So many of the job's newest checkpoints stay then; 0: all [as the job has it]")
       ->type_name("N");
+  add_compress_option(*sub, options->compress, "this checkpoint");
   sub->add_flag("--json", options->json, "For programs");
   sub->callback([options, &invocation] {
     invocation.action = [options, &invocation] {

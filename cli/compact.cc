@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "cli/compress_option.h"
 #include "common/log.h"
 #include "common/progress.h"
 #include "common/size_parse.h"
@@ -23,6 +24,7 @@ struct Options {
   bool crid = false;
   std::string dir;
   bool json = false;
+  std::string compress;
 };
 
 constexpr unsigned kThreads = 2;
@@ -53,9 +55,12 @@ Result<int> compact(const Invocation& invocation, const Options& options) {
   FERMATA_ASSIGN(const Credentials owner, folder_owner(dir));
   const coord::Coordinator coordinator(dir, owner);
   FERMATA_ASSIGN(const coord::ChosenSet set, choose(coordinator, options));
+  FERMATA_ASSIGN(
+      const Compression compress,
+      parse_compression(options.compress.empty() ? invocation.config.compress : options.compress));
   give_way();
   FERMATA_ASSIGN(const FsCredentialScope scope, FsCredentialScope::enter(owner));
-  FERMATA_ASSIGN(const storage::Manifest now, storage::flatten_set(set.folder, kThreads));
+  FERMATA_ASSIGN(const storage::Manifest now, storage::flatten_set(set.folder, kThreads, compress));
   const bool changed = set.manifest.parent.value != 0;
   if (changed) {
     // The manifest decides: a ledger that does not know it yet tells an older size.
@@ -91,6 +96,7 @@ void add_compact(CLI::App& app, Invocation& invocation) {
       ->required();
   sub->add_flag("--crid", options->crid, "The number is a checkpoint's");
   sub->add_option("--checkpoint-dir", options->dir, "Where checkpoints lie")->type_name("DIR");
+  add_compress_option(*sub, options->compress, "what is made");
   sub->add_flag("--json", options->json, "For programs");
   sub->callback([options, &invocation] {
     invocation.action = [options, &invocation] {

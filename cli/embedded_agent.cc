@@ -19,8 +19,8 @@ void EmbeddedAgent::begin(Phase phase, const coord::SetOrder& order, coord::Time
   const coord::Time start = std::chrono::steady_clock::now();
   switch (phase) {
     case Phase::kPrepare:
-      status_ =
-          pod_agent_.prepare({order.crid, order.parent, order.folder, order.end_job, order.track});
+      status_ = pod_agent_.prepare(
+          {order.crid, order.parent, order.folder, order.end_job, order.track, order.compress});
       break;
     case Phase::kCapture: {
       const auto left =

@@ -78,7 +78,7 @@ class Session {
       if ((waits[0].revents & POLLIN) != 0) break;
       if ((waits[1].revents & POLLIN) != 0) answer();
       if (schedule_.due() && !job_has_ended()) {
-        checkpoint(false, options_.keep);
+        checkpoint(false, "", std::nullopt);
         schedule_.advance();
       }
     }
@@ -99,10 +99,13 @@ class Session {
     }
   }
 
-  coord::TriedSet checkpoint(bool end_job, uint32_t keep) {
-    SessionOptions options = options_;
-    options.keep = keep;
-    coord::TriedSet tried = take_set(coordinator_, record_, owner_, agent_, options, end_job);
+  /// `compress`, `keep`: of this set alone; empty: as always.
+  coord::TriedSet checkpoint(bool end_job, const std::string& compress,
+                             std::optional<uint32_t> keep) {
+    SessionOptions how = options_;
+    if (!compress.empty()) how.compress = compress;
+    how.keep = keep.value_or(options_.keep);
+    coord::TriedSet tried = take_set(coordinator_, record_, owner_, agent_, how, end_job);
     if (tried.outcome.committed()) {
       last_committed_ = tried.crid;
       ended_by_request_ = end_job && tried.outcome.end_job.is_ok();
@@ -122,8 +125,8 @@ class Session {
       call->reply(answer_able(coordinator_, agent_));
       return;
     }
-    const coord::TriedSet tried =
-        checkpoint(call->request().end_job, call->request().keep.value_or(options_.keep));
+    const node_agent::ControlRequest& request = call->request();
+    const coord::TriedSet tried = checkpoint(request.end_job, request.compress, request.keep);
     call->reply({tried.outcome.status, coord::describe_json(tried)});
   }
 
@@ -202,6 +205,7 @@ coord::TriedSet take_set(coord::Coordinator& coordinator, const node_agent::JobR
   const std::array<coord::Agent*, 1> agents{&embedded};
   coord::JobDescription job{record.job, record.ranks, record.command, owner};
   job.track = options.track;
+  job.compress = options.compress;
   job.full_every = options.full_every;
   job.keep = options.keep;
   return coordinator.take_set(job, agents, end_job);

@@ -22,6 +22,7 @@ struct SessionOptions {
   std::string track = "none";    ///< how writes to memory are tracked
   uint32_t full_every = coord::kFullEvery;
   uint32_t keep = storage::kKeptSets;  ///< newest sets that stay; 0: all
+  std::string compress = {};           ///< of memory in images: parse_compression(); empty: not
 };
 
 /// The value of --checkpoint-interval; empty: 0.

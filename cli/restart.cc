@@ -9,6 +9,7 @@
 
 #include "cli/cluster_job.h"
 #include "cli/command.h"
+#include "cli/compress_option.h"
 #include "cli/coordinator.h"
 #include "cli/job_session.h"
 #include "cli/track_options.h"
@@ -26,6 +27,7 @@ struct Options {
   uint64_t crid = 0;
   std::string dir;
   std::string interval;
+  std::string compress;
   std::string user;
   std::string numa = "replan";
   std::optional<uint32_t> keep;
@@ -52,6 +54,7 @@ Status check_owner(const coord::ChosenSet& set, const Credentials& owner) {
 Result<int> restart(const Invocation& invocation, const Options& options) {
   SessionOptions session;
   session.write_bandwidth = invocation.config.write_bandwidth;
+  session.compress = options.compress.empty() ? invocation.config.compress : options.compress;
   session.quiet = options.quiet;
   session.track = options.track.track_or(invocation.config);
   session.full_every = options.track.full_every_or(invocation.config);
@@ -67,7 +70,7 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
     return restart_on_cluster(
         invocation, options.cluster,
         {options.job, options.crid, options.dir, session.interval, options.numa, options.quiet,
-         options.track.track, options.track.full_every, options.keep});
+         options.track.track, options.track.full_every, options.compress, options.keep});
   }
   if (const std::string option = options.cluster.needs(); !option.empty()) {
     return needs_coordinator(option);
@@ -195,6 +198,7 @@ void add_restart(CLI::App& app, Invocation& invocation) {
   sub->add_option("-e,--error", options->cluster.error, "Its stderr [as --output]")
       ->type_name("FILE");
   add_track_options(*sub, options->track);
+  add_compress_option(*sub, options->compress, "its checkpoints");
   sub->add_flag("--detach", options->cluster.detach,
                 "Return once the job runs (with a coordinator)");
   sub->add_flag("-q,--quiet", options->quiet, "Say nothing but failures");

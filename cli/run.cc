@@ -7,6 +7,7 @@
 
 #include "cli/cluster_job.h"
 #include "cli/command.h"
+#include "cli/compress_option.h"
 #include "cli/coordinator.h"
 #include "cli/job_session.h"
 #include "cli/track_options.h"
@@ -18,6 +19,7 @@ namespace {
 struct Options {
   uint32_t ranks = 1;
   std::string interval;
+  std::string compress;
   std::string dir;
   std::string user;
   std::optional<uint32_t> keep;
@@ -50,6 +52,7 @@ Result<int> run(const Invocation& invocation, const Options& options,
                 const std::vector<std::string>& command) {
   SessionOptions session;
   session.write_bandwidth = invocation.config.write_bandwidth;
+  session.compress = options.compress.empty() ? invocation.config.compress : options.compress;
   session.quiet = options.quiet;
   session.track = options.track.track_or(invocation.config);
   session.full_every = options.track.full_every_or(invocation.config);
@@ -63,7 +66,7 @@ Result<int> run(const Invocation& invocation, const Options& options,
     }
     return run_on_cluster(invocation, options.cluster,
                           {options.ranks, command, options.dir, session.interval, options.quiet,
-                           session.track, session.full_every, options.keep});
+                           session.track, session.full_every, options.compress, options.keep});
   }
   if (const std::string option = options.cluster.needs(); !option.empty()) {
     return needs_coordinator(option);
@@ -164,6 +167,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
       ->check(CLI::IsMember({"refuse", "reset"}))
       ->type_name("HOW");
   add_track_options(*sub, options->track);
+  add_compress_option(*sub, options->compress, "its checkpoints");
   sub->add_flag("--detach", options->cluster.detach,
                 "Return once the job runs (with a coordinator)");
   sub->add_flag("-q,--quiet", options->quiet, "Say nothing but failures");

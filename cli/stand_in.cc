@@ -35,7 +35,8 @@ Result<node_agent::ControlReply> ask_or_stand_in(const Invocation& invocation,
                               .init = record.init,
                               .group = record.group,
                               .owner = owner,
-                              .write_bandwidth = invocation.config.write_bandwidth});
+                              .write_bandwidth = invocation.config.write_bandwidth,
+                              .compress = invocation.config.compress});
   if (request.kind == node_agent::ControlRequest::Kind::kAble) {
     return answer_able(coordinator, agent);
   }
@@ -43,6 +44,7 @@ Result<node_agent::ControlReply> ask_or_stand_in(const Invocation& invocation,
   SessionOptions once;
   once.track = "none";
   once.keep = request.keep.value_or(invocation.config.keep_sets);
+  once.compress = request.compress;
   const coord::TriedSet tried = take_set(coordinator, record, owner, agent, once, request.end_job);
   // Nobody waits for this job any more: its group is ours to remove.
   if (request.end_job && tried.outcome.committed()) FERMATA_TRY_RESULT(pod.destroy());

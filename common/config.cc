@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 
+#include "common/compression.h"
 #include "common/file_util.h"
 #include "common/size_parse.h"
 #include "common/time_parse.h"
@@ -126,6 +127,10 @@ Status apply(std::string_view key, const toml::node& node, Config& config) {
   } else if (key == "slurm_user") {
     if (!text) return {Code::kUsage, "slurm_user: a login name in quotes is expected"};
     config.slurm_user = *text;
+  } else if (key == "compress") {
+    const Result<Compression> known = parse_compression(text.value_or(""));
+    if (!known) return known.error().within("compress");
+    config.compress = *text;
   } else if (key == "write_bandwidth") {
     const Result<uint64_t> size = parse_size(text.value_or(""));
     if (!size) return size.error().within("write_bandwidth");

@@ -34,6 +34,8 @@ struct Config {
   uint64_t write_bandwidth = 0;
   /// So many of a job's newest sets are kept; 0: all.
   uint32_t keep_sets = 2;
+  /// Of the pages in images: parse_compression().
+  std::string compress = "none";
   /// A node whose agent is gone for so long has taken its pods with it.
   std::chrono::milliseconds node_grace{60'000};
   /// Absolute: what an agent has to know of its pods as long as they run.

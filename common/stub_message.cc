@@ -64,7 +64,8 @@ StubFields to_fields(const StepTask& task) {
           {"dir", task.dir},
           {"restart_dir", task.restart_dir},
           {"restart", task.restart},
-          {"skip_done", task.skip_done ? "1" : "0"}};
+          {"skip_done", task.skip_done ? "1" : "0"},
+          {"compress", task.compress}};
 }
 
 std::optional<StepTask> step_task_of(const StubFields& fields) {
@@ -90,6 +91,7 @@ std::optional<StepTask> step_task_of(const StubFields& fields) {
   task.restart_dir = stub_field(fields, "restart_dir");
   task.restart = stub_field(fields, "restart");
   task.skip_done = stub_field(fields, "skip_done") == "1";
+  task.compress = stub_field(fields, "compress");
   if (!good || task.node >= task.nodes || task.rank >= task.ranks || task.here > task.ranks) {
     return std::nullopt;
   }

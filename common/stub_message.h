@@ -57,6 +57,7 @@ struct StepTask {
   std::string restart_dir;   ///< empty: dir
   std::string restart;       ///< "latest", "never", a CRID; empty: latest where Slurm requeued it
   bool skip_done = false;
+  std::string compress{};  ///< "none", "lz4", "zstd", "auto"; empty: the node's
 };
 
 StubFields to_fields(const StepTask& task);

@@ -38,7 +38,8 @@ struct SetOrder {
   /// The pod stands still until the set is committed and is then ended (`fermata checkpoint
   /// --kill`).
   bool end_job = false;
-  std::string track;  ///< how writes to memory are tracked: "auto", "uffd", ...
+  std::string track;          ///< how writes to memory are tracked: "auto", "uffd", ...
+  std::string compress = {};  ///< pages: parse_compression(); empty: as the node has it
 };
 
 /// What an agent has to tell after a phase; numbers are filled in as they become known, and kept.

@@ -228,6 +228,7 @@ TriedSet Coordinator::try_set(const JobDescription& job, std::span<Agent* const>
   order.job = job.job;
   order.end_job = end_job;
   order.track = job.track;
+  order.compress = job.compress;
   std::optional<Manifest> parent;
 
   // The CRID is durable before anything is made under it.

@@ -37,6 +37,7 @@ struct JobDescription {
   ExternalTcp external_tcp = ExternalTcp::kRefuse;
   Addresses own_hosts = {};          ///< of the nodes it runs on
   std::string track = "none";        ///< how writes to memory are tracked (`--track`)
+  std::string compress = {};         ///< pages in images (`--compress`); empty: as nodes have it
   uint32_t full_every = kFullEvery;  ///< every so manieth set is a full one
   /// So many of its newest sets stay once another is committed; 0: all (storage/retention.h).
   uint32_t keep = 0;

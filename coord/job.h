@@ -130,6 +130,7 @@ class Job {
   /// How a set is wanted.
   struct Wish {
     bool end_job = false;
+    std::string compress = {};                  ///< empty: as the job has it
     std::optional<uint32_t> keep = {};          ///< newest sets that stay then; unset: the job's
     std::chrono::milliseconds max_wait{0};      ///< 0: as long as it takes
     std::filesystem::path checkpoint_dir = {};  ///< empty: the job's

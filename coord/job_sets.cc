@@ -75,6 +75,7 @@ TriedSet Job::take_set(const Wish& wish) {
     // Checked when the job began.
     job.external_tcp = parse_external_tcp(record_.external_tcp()).value_or(ExternalTcp::kRefuse);
     if (!record_.track().empty()) job.track = record_.track();
+    job.compress = wish.compress.empty() ? record_.compress() : wish.compress;
     if (record_.full_every() != 0) job.full_every = record_.full_every();
     if (wish.keep) {
       job.keep = *wish.keep;
@@ -150,6 +151,7 @@ void Job::checkpoint(const wire::CheckpointRequest& request,
     if (status) {
       Wish wish;
       wish.end_job = request.end_job();
+      wish.compress = request.compress();
       if (request.has_keep()) wish.keep = request.keep();
       wish.max_wait = std::chrono::milliseconds(request.max_wait_ms());
       wish.checkpoint_dir = request.checkpoint_dir();

@@ -78,6 +78,7 @@ void RemoteAgent::begin(Phase phase, const SetOrder& order, Time deadline) {
   what.set_folder(order.folder.string());
   what.set_end_job(order.end_job);
   what.set_track(order.track);
+  what.set_compress(order.compress);
   Fleet::Answer answer = expect();
   if (phase != Phase::kWriteBack) {
     fleet_.send(node_, std::move(out), std::move(answer));

@@ -4,6 +4,7 @@
 
 #include <csignal>
 
+#include "common/compression.h"
 #include "common/log.h"
 #include "coord/launch.h"
 #include "coord/wire.h"
@@ -223,9 +224,10 @@ void Service::signal(const Caller& caller, const wire::SignalRequest& request,
 void Service::checkpoint(const Caller& caller, const wire::CheckpointRequest& request,
                          Respond<wire::CheckpointReply> respond) {
   const Result<std::shared_ptr<Job>> job = job_of(caller, {request.job(), request.step()});
-  if (job) return (*job)->checkpoint(request, std::move(respond));
+  const Status known = check_compression(request.compress());
+  if (job && known) return (*job)->checkpoint(request, std::move(respond));
   wire::CheckpointReply reply;
-  *reply.mutable_outcome() = wire::to_outcome(job.error());
+  *reply.mutable_outcome() = wire::to_outcome(job ? known : job.error());
   respond(std::move(reply));
 }
 

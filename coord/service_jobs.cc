@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <ctime>
 
+#include "common/compression.h"
 #include "common/log.h"
 #include "coord/launch.h"
 #include "coord/placement.h"
@@ -42,6 +43,7 @@ Status check(const wire::RunRequest& request) {
   if (request.command().empty()) return {Code::kUsage, "no command"};
   if (request.interval_ms() > kLongestInterval) return {Code::kUsage, "the interval is too long"};
   FERMATA_TRY(check_tracking(request.track(), request.full_every()));
+  FERMATA_TRY(check_compression(request.compress()).within("--compress"));
   FERMATA_TRY(absolute(request.working_directory(), "working directory"));
   return absolute(request.checkpoint_dir(), "checkpoint folder");
 }
@@ -130,6 +132,7 @@ Result<Service::Begun> Service::begin_run(const Caller& caller, const wire::RunR
   }
   record.set_external_tcp(std::string(external_tcp_name(external_tcp)));
   record.set_track(request.track());
+  record.set_compress(request.compress());
   record.set_full_every(request.full_every());
   record.set_started(std::time(nullptr));
   if (request.has_keep()) record.set_keep(request.keep());
@@ -176,6 +179,7 @@ Result<Service::Begun> Service::begin_restart(const Caller& caller,
     return failure(Code::kUsage, "the interval is too long");
   }
   FERMATA_TRY_RESULT(check_tracking(request.track(), request.full_every()));
+  FERMATA_TRY_RESULT(check_compression(request.compress()).within("--compress"));
   FERMATA_ASSIGN(Credentials owner, folder_owner(caller, dir));
   auto coordinator = std::make_shared<Coordinator>(dir, owner, &store_);
   const std::optional<Crid> crid =
@@ -207,6 +211,7 @@ Result<Service::Begun> Service::begin_restart(const Caller& caller,
   record.set_owner(owner.name);
   record.set_checkpoint_dir(dir.native());
   if (!request.track().empty()) record.set_track(request.track());
+  if (!request.compress().empty()) record.set_compress(request.compress());
   if (request.full_every() != 0) record.set_full_every(request.full_every());
   if (!request.same_interval()) record.set_interval_ms(request.interval_ms());
   record.set_started(std::time(nullptr));

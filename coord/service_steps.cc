@@ -8,6 +8,7 @@
 #include <ctime>
 #include <thread>
 
+#include "common/compression.h"
 #include "common/log.h"
 #include "coord/launch.h"
 #include "coord/service.h"
@@ -254,6 +255,7 @@ Result<std::shared_ptr<Job>> Service::begin_step(const PodId& id, const StepOffe
   record.set_owner(owner.name);
   record.set_checkpoint_dir(first.checkpoint_dir());
   record.set_interval_ms(first.interval_ms());
+  if (check_compression(first.compress())) record.set_compress(first.compress());
   record.set_started(std::time(nullptr));
 
   std::vector<std::string> nodes;

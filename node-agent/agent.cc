@@ -125,7 +125,8 @@ void Agent::adopt() {
 }
 
 PodHostSettings Agent::settings_of_pods() const {
-  return {options_.node, options_.run_dir, options_.write_bandwidth, steps_.get()};
+  return {options_.node, options_.run_dir, options_.write_bandwidth, steps_.get(),
+          options_.compress};
 }
 
 PodHostEvents Agent::events() {

@@ -31,6 +31,7 @@ struct AgentOptions {
   uint64_t write_bandwidth = 0;  ///< PodToHold::write_bandwidth
   /// Of checkpoints, where a Slurm step names none; empty: below its working folder.
   std::filesystem::path checkpoint_dir{};
+  std::string compress = "none";  ///< PodToHold::compress
 };
 
 class Agent {

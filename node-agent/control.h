@@ -17,7 +17,8 @@ namespace fermata::node_agent {
 struct ControlRequest {
   enum class Kind { kCheckpoint, kAble };
   Kind kind = Kind::kCheckpoint;
-  bool end_job = false;  ///< checkpoint: end the job once the set is committed
+  bool end_job = false;       ///< checkpoint: end the job once the set is committed
+  std::string compress = {};  ///< checkpoint: parse_compression(); empty: as the job has it
   /// checkpoint: so many of the newest sets stay then; 0: all; unset: as the job has it.
   std::optional<uint32_t> keep = {};
 };
@@ -31,7 +32,7 @@ struct ControlReply {
 class ControlCall {
  public:
   ControlCall(UniqueFd socket, ControlRequest request)
-      : request_(request), socket_(std::move(socket)) {}
+      : request_(std::move(request)), socket_(std::move(socket)) {}
 
   const ControlRequest& request() const { return request_; }
   /// Sends the reply. A client that has gone is no failure of ours.

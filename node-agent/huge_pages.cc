@@ -44,7 +44,7 @@ void HugePages::note(const std::vector<pid_t>& processes) {
     (void)engine::scan_pages(
         pagemap.get(), 0, kUserSpace,
         {.all = engine::kPageIsHuge | engine::kPageIsPresent, .none = engine::kPageIsFile},
-        [&](uint64_t start, uint64_t end) {
+        [&](uint64_t start, uint64_t end, uint64_t) {
           process.ranges.push_back({start, end});
         });
     if (!process.ranges.empty()) processes_.push_back(std::move(process));

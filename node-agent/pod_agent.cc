@@ -86,6 +86,7 @@ class StopWatch {
 /// What holds the pod, and what came of it. The guard outlives the freeze: it is declared first.
 struct PodAgent::Work {
   ImageOrder order;
+  Compression compress = Compression::kNone;
   SteadyClock::time_point stopped_at;
   std::optional<ThawGuard> guard;
   std::unique_ptr<engine::FrozenPod> frozen;
@@ -109,6 +110,8 @@ Status PodAgent::prepare(const ImageOrder& order) {
   numbers_ = {};
   work_ = std::make_unique<Work>();
   work_->order = order;
+  FERMATA_ASSIGN_STATUS(work_->compress,
+                        parse_compression(order.compress.empty() ? pod_.compress : order.compress));
 
   FERMATA_TRY(prepare_snapshot(order));
   note_huge_pages();
@@ -307,7 +310,8 @@ Status PodAgent::write_back() {
   tracking_.remember(work.order.crid, memory);
   {
     FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(pod_.owner));
-    FERMATA_ASSIGN_STATUS(work.writer, storage::ImageWriter::create(part_file(), work.image));
+    FERMATA_ASSIGN_STATUS(work.writer,
+                          storage::ImageWriter::create(part_file(), work.image, work.compress));
     work.image.memory.clear();
     // A pod that stands still waits for this.
     const bool waited_for = work.frozen != nullptr;

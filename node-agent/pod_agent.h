@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "common/compression.h"
 #include "common/credentials.h"
 #include "common/ids.h"
 #include "common/status.h"
@@ -51,6 +52,7 @@ struct PodToHold {
   std::function<bool()> stop{};
   /// Bytes a second at which images are written while the pod runs; 0: no limit.
   uint64_t write_bandwidth = 0;
+  std::string compress = "none";  ///< ImageOrder::compress, where that does not say
 };
 
 /// The image to be made.
@@ -60,6 +62,7 @@ struct ImageOrder {
   std::filesystem::path folder;  ///< of the set; exists
   bool end_job = false;          ///< the pod stands still until end_job() or roll_back()
   std::string track;             ///< engine::parse_track(): how writes are tracked
+  std::string compress = {};     ///< parse_compression(): its pages; empty: PodToHold::compress
 };
 
 struct ImageNumbers {

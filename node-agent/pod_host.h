@@ -26,6 +26,7 @@ struct PodHostSettings {
   std::filesystem::path run_dir;  ///< of the registry
   uint64_t write_bandwidth = 0;   ///< PodToHold::write_bandwidth
   StepDesk* steps = nullptr;      ///< whose ranks Slurm's are; null: there is no Slurm. Not owned
+  std::string compress = "none";  ///< PodToHold::compress
 };
 
 struct PodHostEvents {

@@ -283,7 +283,7 @@ Status PodWorker::carry_out(const wire::PhaseOrder& order, const Open& now) {
       }
       set_ = order.crid();
       return agent_->prepare({Crid{order.crid()}, Crid{order.parent()}, order.folder(),
-                              order.end_job(), order.track()});
+                              order.end_job(), order.track(), order.compress()});
     case SetPhase::kIsolate:
       if (exchange_) FERMATA_TRY(exchange_->hold(kHoldPatience));
       return cut();

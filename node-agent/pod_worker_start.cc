@@ -202,6 +202,7 @@ Status PodWorker::hold(pod::Pod& pod) {
   held.stop = [this] { return queue_.stop(); };
   held.write_bandwidth = settings_.write_bandwidth;
   if (record_.stubs) held.rank_streams = 3 * static_cast<int>(record_.ranks_here().size());
+  held.compress = settings_.compress;
 
   std::unique_ptr<ExchangeFolder> exchange;
   if (record_.has_peers() || record_.stubs) {

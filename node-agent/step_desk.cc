@@ -318,6 +318,7 @@ void StepDesk::offer_if_complete(Step& step) {
       absolute(facts.restart_dir.empty() ? dir : facts.restart_dir, first.working_directory));
   offer.set_restart(facts.restart);
   offer.set_skip_done(facts.skip_done);
+  offer.set_compress(facts.compress);
   for (const std::string& word : first.command) offer.add_command(word);
   step.offered = true;
   to_offer_.push_back(std::move(offer));

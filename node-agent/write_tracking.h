@@ -22,6 +22,7 @@
 #include "common/status.h"
 #include "node-agent/engine/capture.h"
 #include "node-agent/engine/page_finder.h"
+#include "node-agent/engine/pages.h"
 #include "node-agent/engine/write_tracker.h"
 #include "node-agent/page_hashes.h"
 
@@ -82,6 +83,8 @@ class WriteTracking final : public engine::PageFinder {
   const Tracked* known(pid_t pid) const;
   void forget(pid_t pid) { trackers_.erase(pid); }
   void forget_dead();
+  static Status sort_out(const engine::OwnMap& map, const ProcessCut* then, bool notices_loss,
+                         const engine::PageScanner& scanner, Extents& here, Extents& kept);
   Result<Extents> find_tracked(const engine::StoppedProcess& process,
                                std::span<const engine::OwnMap> maps, Tracked& of);
 

@@ -6,6 +6,7 @@
 
 #include <array>
 
+#include "common/compression.h"
 #include "common/time_parse.h"
 
 namespace fermata::spank_plugin {
@@ -13,9 +14,9 @@ namespace {
 
 Options given;
 
-enum Option : int { kInterval, kDir, kRestartDir, kRestart, kSkipDone, kOptions };
-constexpr std::array<std::string_view, kOptions> kNames{"interval", "dir", "restart-dir", "restart",
-                                                        "skip-done"};
+enum Option : int { kInterval, kDir, kRestartDir, kRestart, kSkipDone, kCompress, kOptions };
+constexpr std::array<std::string_view, kOptions> kNames{"interval", "dir",       "restart-dir",
+                                                        "restart",  "skip-done", "compress"};
 
 Status check_folder(std::string_view name, std::string_view value) {
   if (!value.empty()) return Status::ok();
@@ -60,7 +61,7 @@ Options& given_options() { return given; }
 
 bool register_options(spank_handle* handle) {
   // The old name has to be there: Slurm would take it for an abbreviation.
-  static std::array<struct spank_option, 6> table{
+  static std::array<struct spank_option, 7> table{
       option("checkpoint-interval", "time",
              "run steps in pods and take a checkpoint every time (30 or 30m: minutes; 90s, 2h; 0: "
              "on request)",
@@ -73,7 +74,9 @@ bool register_options(spank_handle* handle) {
              "continue steps from a checkpoint; without it, those of requeued jobs are", kRestart),
       option("checkpoint-skip-done", nullptr,
              "a step of a requeued job that had finished returns its status and is not run again",
-             kSkipDone)};
+             kSkipDone),
+      option("checkpoint-compress", "none|lz4|zstd|auto",
+             "memory in checkpoints (the configuration of the nodes)", kCompress)};
   for (struct spank_option& one : table) {
     if (spank_option_register(handle, &one) != ESPANK_SUCCESS) return false;
   }
@@ -96,6 +99,10 @@ Status set_option(Options& options, std::string_view name, std::string_view valu
     options.restart = value;
   } else if (name == kNames[kSkipDone]) {
     options.skip_done = true;
+  } else if (name == kNames[kCompress]) {
+    const Result<Compression> known = parse_compression(value);
+    if (!known) return known.error().within("--checkpoint-compress");
+    options.compress = value;
   } else {
     return {Code::kUsage, fmt::format("plugstack.conf: '{}' is no argument of this plugin", name)};
   }
@@ -133,6 +140,7 @@ Status complete(Options& options, const Options& defaults, Variable variable, vo
   if (!options.dir) options.dir = defaults.dir;
   if (!options.restart_dir) options.restart_dir = defaults.restart_dir;
   if (!options.restart) options.restart = defaults.restart;
+  if (!options.compress) options.compress = defaults.compress;
   options.skip_done = options.skip_done || defaults.skip_done;
   return Status::ok();
 }

@@ -19,13 +19,14 @@ struct Options {
   std::optional<std::string> restart_dir;
   std::optional<std::string> restart;  ///< "latest", "never" or a CRID
   bool skip_done = false;
+  std::optional<std::string> compress;  ///< parse_compression()
 
   /// Whether a step is to be in pods.
   bool wanted() const { return interval || (restart && *restart != "never"); }
 };
 
-/// Sets one of "interval", "dir", "restart-dir", "restart", "skip-done". kUsage: the value is none
-/// of this option's.
+/// Sets one of "interval", "dir", "restart-dir", "restart", "skip-done", "compress". kUsage: the
+/// value is none of this option's.
 Status set_option(Options& options, std::string_view name, std::string_view value);
 
 /// The options of plugstack.conf's line: name=value each. `socket` gets what stands in "socket=".

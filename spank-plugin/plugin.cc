@@ -101,6 +101,7 @@ StepTask describe(spank_t handle) {
   task.restart_dir = options.restart_dir.value_or("");
   task.restart = options.restart.value_or("");
   task.skip_done = options.skip_done;
+  task.compress = options.compress.value_or("");
   return task;
 }
 

@@ -5,11 +5,30 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 #include "storage/checksum.h"
 #include "storage/format.h"
 
 namespace fermata::storage {
+namespace {
+
+/// For O_DIRECT: page-aligned.
+class AlignedBuffer {
+ public:
+  explicit AlignedBuffer(size_t size)
+      : bytes_(static_cast<std::byte*>(::operator new(size, kAlignment)), size) {}
+  AlignedBuffer(const AlignedBuffer&) = delete;
+  AlignedBuffer& operator=(const AlignedBuffer&) = delete;
+  ~AlignedBuffer() { ::operator delete(bytes_.data(), kAlignment); }
+  std::span<std::byte> bytes() const { return bytes_; }
+
+ private:
+  static constexpr std::align_val_t kAlignment{kPageSize};
+  std::span<std::byte> bytes_;
+};
+
+}  // namespace
 
 struct FileSource::CachedBlock {
   uint64_t number = 0;
@@ -23,6 +42,16 @@ FileSource::FileSource(std::shared_ptr<const OpenImage> file, std::string name, 
       offset_(offset),
       layout_(std::move(layout)),
       checksums_(std::move(checksums)) {}
+
+FileSource::FileSource(std::shared_ptr<const OpenImage> file, std::string name,
+                       std::vector<StoredBlock> stored, PageLayout layout,
+                       std::vector<uint64_t> checksums)
+    : file_(std::move(file)),
+      name_(std::move(name)),
+      offset_(0),
+      layout_(std::move(layout)),
+      checksums_(std::move(checksums)),
+      stored_(std::move(stored)) {}
 
 FileSource::~FileSource() = default;
 
@@ -43,13 +72,42 @@ Status FileSource::read_file(uint64_t offset, std::span<std::byte> out) const {
   return read_exactly(file_->fd.get(), offset + done, out.subspan(done), file_->path);
 }
 
-Status FileSource::read_block(uint64_t block, std::span<std::byte> out) const {
-  FERMATA_TRY(read_file(offset_ + block * kBlockSize, out));
-  if (checksum64(out) != checksums_[block]) {
-    return {Code::kDamaged, fmt::format("image {}: block {} of {} does not match its checksum",
-                                        file_->path, block, name_)};
+Status FileSource::check(uint64_t block, std::span<const std::byte> bytes) const {
+  if (checksum64(bytes) == checksums_[block]) return Status::ok();
+  return {Code::kDamaged, fmt::format("image {}: block {} of {} does not match its checksum",
+                                      file_->path, block, name_)};
+}
+
+Status FileSource::read_stored(uint64_t block, std::span<std::byte> out) const {
+  const StoredBlock& stored = stored_[block];
+  if (stored.codec == Codec::kNone && out.size() == kBlockSize) {
+    FERMATA_TRY(read_file(stored.offset, out));
+    return check(block, out);
   }
+  const AlignedBuffer packed((stored.length + kPageSize - 1) / kPageSize * kPageSize);
+  FERMATA_TRY(read_file(stored.offset, packed.bytes()));
+  FERMATA_TRY(check(block, packed.bytes()));
+  const std::span<const std::byte> bytes = packed.bytes().first(stored.length);
+  // What is stored is whole blocks: of the last one only a part is ours.
+  if (stored.codec == Codec::kNone) {
+    std::memcpy(out.data(), bytes.data(), out.size());
+    return Status::ok();
+  }
+  const auto unpack = [&](std::span<std::byte> whole) {
+    return decompress(stored.codec, bytes, whole)
+        .within(fmt::format("image {}: block {} of {}", file_->path, block, name_));
+  };
+  if (out.size() == kBlockSize) return unpack(out);
+  const AlignedBuffer whole(kBlockSize);
+  FERMATA_TRY(unpack(whole.bytes()));
+  std::memcpy(out.data(), whole.bytes().data(), out.size());
   return Status::ok();
+}
+
+Status FileSource::read_block(uint64_t block, std::span<std::byte> out) const {
+  if (!stored_.empty()) return read_stored(block, out);
+  FERMATA_TRY(read_file(offset_ + block * kBlockSize, out));
+  return check(block, out);
 }
 
 Result<std::shared_ptr<const FileSource::CachedBlock>> FileSource::cached(uint64_t block) const {

@@ -10,6 +10,7 @@
 
 #include "common/memory_image.h"
 #include "common/unique_fd.h"
+#include "storage/format.h"
 #include "storage/page_layout.h"
 
 namespace fermata::storage {
@@ -27,6 +28,9 @@ class FileSource : public MemorySource {
   /// each block.
   FileSource(std::shared_ptr<const OpenImage> file, std::string name, uint64_t offset,
              PageLayout layout, std::vector<uint64_t> checksums);
+  /// `stored`: one for each block, checked (decode_stored).
+  FileSource(std::shared_ptr<const OpenImage> file, std::string name,
+             std::vector<StoredBlock> stored, PageLayout layout, std::vector<uint64_t> checksums);
   ~FileSource() override;
 
   Status read(uint64_t address, std::span<std::byte> out) const override;
@@ -42,13 +46,17 @@ class FileSource : public MemorySource {
   uint64_t block_length(uint64_t block) const;
   /// Past the page cache where `out` allows it: pages are read once, and the job needs the memory.
   Status read_file(uint64_t offset, std::span<std::byte> out) const;
+  /// The same of a block that is stored compressed.
+  Status read_stored(uint64_t block, std::span<std::byte> out) const;
+  Status check(uint64_t block, std::span<const std::byte> bytes) const;
 
   std::shared_ptr<const OpenImage> file_;
   std::string name_;
   uint64_t offset_;
   PageLayout layout_;
   std::vector<uint64_t> checksums_;
-  mutable std::mutex mutex_;  // of the two below
+  std::vector<StoredBlock> stored_;  // of compressed pages
+  mutable std::mutex mutex_;         // of the two below
   mutable std::array<std::shared_ptr<const CachedBlock>, 8> cache_;
   mutable size_t oldest_ = 0;
 };

@@ -42,11 +42,12 @@ Result<UniqueFd> lock_folder(const std::filesystem::path& folder) {
 }
 
 Result<WrittenImage> write_full(const std::filesystem::path& path, const PodImage& image,
-                                unsigned threads, const FlattenProgress& progress) {
+                                unsigned threads, Compression compression,
+                                const FlattenProgress& progress) {
   const std::filesystem::path part = path.native() + ".part";
   ::unlink(part.c_str());  // of one that was killed
   ::unlink(path.c_str());
-  FERMATA_ASSIGN(ImageWriter writer, ImageWriter::create(part, image));
+  FERMATA_ASSIGN(ImageWriter writer, ImageWriter::create(part, image, compression));
   FERMATA_TRY_RESULT(writer.write_pages({.threads = threads, .progress = progress}));
   FERMATA_ASSIGN(WrittenImage written, writer.finish());
   FERMATA_TRY_RESULT(publish(part, path));
@@ -56,7 +57,7 @@ Result<WrittenImage> write_full(const std::filesystem::path& path, const PodImag
 }  // namespace
 
 Result<Manifest> flatten_set(const std::filesystem::path& folder, unsigned threads,
-                             const FlattenProgress& progress) {
+                             Compression compression, const FlattenProgress& progress) {
   FERMATA_ASSIGN(const UniqueFd lock, lock_folder(folder));
   FERMATA_ASSIGN(Manifest manifest, read_manifest(folder));
   if (manifest.parent.value == 0) return manifest;
@@ -75,7 +76,8 @@ Result<Manifest> flatten_set(const std::filesystem::path& folder, unsigned threa
     }
     image.header.parent = {};
     const std::string name = flat_image_file_name(entry.pod);
-    FERMATA_ASSIGN(const WrittenImage written, write_full(folder / name, image, threads, progress));
+    FERMATA_ASSIGN(const WrittenImage written,
+                   write_full(folder / name, image, threads, compression, progress));
     made.add(folder / name);
     replaced.push_back(folder / entry.file);
     entry.file = name;

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 
+#include "common/compression.h"
 #include "common/status.h"
 #include "storage/manifest.h"
 
@@ -20,6 +21,6 @@ using FlattenProgress = std::function<void(uint64_t done, uint64_t total)>;
 /// next call. Sets that build on this one go on doing so. Returns the manifest as it is now. kBusy:
 /// somebody else is at it.
 Result<Manifest> flatten_set(const std::filesystem::path& folder, unsigned threads,
-                             const FlattenProgress& progress = nullptr);
+                             Compression compression, const FlattenProgress& progress = nullptr);
 
 }  // namespace fermata::storage

@@ -52,6 +52,13 @@ struct RawExtent {
 };
 static_assert(sizeof(RawExtent) == kExtentRecordSize);
 
+struct RawStored {
+  uint64_t offset;
+  uint32_t length;
+  uint32_t codec;
+};
+static_assert(sizeof(RawStored) == kStoredBlockSize);
+
 // The last 8 bytes of the index: the checksum of all before them.
 constexpr size_t kTailSize = sizeof(uint64_t);
 
@@ -62,7 +69,7 @@ Failure damaged(std::string_view path, std::string_view what) {
 Status check_entries(const Index& index, std::string_view path) {
   std::vector<const IndexEntry*> placed;
   for (const auto& [name, entry] : index.entries) {
-    const bool blocks = entry.guard == Guard::kBlocks;
+    const bool blocks = entry.guard != Guard::kWhole;
     if (!blocks && entry.length > kMaxDatasetSize) {
       return damaged(path,
                      fmt::format("dataset {} says it is {} bytes long", entry.name, entry.length))
@@ -187,7 +194,7 @@ Result<Index> read_index(int fd, std::string_view path, std::string* digest) {
     RawEntry raw{};
     std::memcpy(&raw, bytes.data() + sizeof head + i * sizeof raw, sizeof raw);
     const size_t length = strnlen(raw.name.data(), raw.name.size());
-    if (length == 0 || length == raw.name.size() || raw.guard > 1) {
+    if (length == 0 || length == raw.name.size() || raw.guard > 2) {
       return damaged(path, fmt::format("entry {} of its index makes no sense", i));
     }
     std::string name(raw.name.data(), length);
@@ -254,6 +261,43 @@ Result<std::vector<Extent>> decode_extents(std::span<const std::byte> bytes,
   return extents;
 }
 
+std::vector<std::byte> encode_stored(const std::vector<StoredBlock>& blocks) {
+  std::vector<std::byte> bytes(blocks.size() * kStoredBlockSize);
+  std::byte* at = bytes.data();
+  for (const StoredBlock& block : blocks) {
+    const RawStored raw{block.offset, block.length, static_cast<uint32_t>(block.codec)};
+    std::memcpy(at, &raw, sizeof raw);
+    at += sizeof raw;
+  }
+  return bytes;
+}
+
+Result<std::vector<StoredBlock>> decode_stored(std::span<const std::byte> bytes,
+                                               const IndexEntry& area, std::string_view what) {
+  if (bytes.size() % kStoredBlockSize != 0) {
+    return failure(Code::kDamaged, fmt::format("{}: {} bytes are not a whole number of blocks",
+                                               what, bytes.size()));
+  }
+  std::vector<StoredBlock> blocks;
+  blocks.reserve(bytes.size() / kStoredBlockSize);
+  for (size_t at = 0; at < bytes.size(); at += kStoredBlockSize) {
+    RawStored raw{};
+    std::memcpy(&raw, bytes.data() + at, sizeof raw);
+    const auto codec = static_cast<Codec>(raw.codec);
+    const bool known = codec == Codec::kNone || codec == Codec::kLz4 || codec == Codec::kZstd;
+    const bool inside = raw.offset >= area.offset && raw.offset - area.offset <= area.length &&
+                        raw.length <= area.length - (raw.offset - area.offset);
+    const bool fits = codec == Codec::kNone ? raw.length == kBlockSize : raw.length < kBlockSize;
+    if (!known || !inside || !fits) {
+      return failure(Code::kDamaged,
+                     fmt::format("{}: block {} of {} bytes at {}, filter {}, makes no sense", what,
+                                 at / kStoredBlockSize, raw.length, raw.offset, raw.codec));
+    }
+    blocks.push_back({raw.offset, raw.length, codec});
+  }
+  return blocks;
+}
+
 Status check_extents(const std::vector<Extent>& extents, std::string_view what) {
   uint64_t end = 0;
   for (const Extent& extent : extents) {
@@ -310,7 +354,7 @@ Status write_exactly(int fd, uint64_t offset, std::span<const std::byte> bytes,
 Result<Digest> structure_digest(int fd, const Index& index, std::string_view path) {
   std::vector<const IndexEntry*> skip;
   for (const auto& [name, entry] : index.entries) {
-    if (entry.guard == Guard::kBlocks && entry.length > 0) skip.push_back(&entry);
+    if (entry.guard != Guard::kWhole && entry.length > 0) skip.push_back(&entry);
   }
   std::sort(skip.begin(), skip.end(),
             [](const IndexEntry* a, const IndexEntry* b) { return a->offset < b->offset; });

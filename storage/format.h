@@ -15,6 +15,7 @@
 #include "common/memory_image.h"
 #include "common/status.h"
 #include "storage/checksum.h"
+#include "storage/codec.h"
 
 namespace fermata::storage {
 
@@ -31,6 +32,7 @@ inline constexpr uint64_t kMaxFileSize = uint64_t{1} << 62;
 enum class Guard : uint32_t {
   kWhole = 0,   ///< one checksum, in the index
   kBlocks = 1,  ///< a checksum for each kBlockSize, in the dataset "checksums" beside it
+  kStored = 2,  ///< compressed blocks of pages, covered one by one by "checksums" of each region
 };
 
 struct IndexEntry {
@@ -40,6 +42,21 @@ struct IndexEntry {
   uint64_t checksum = 0;  ///< kWhole
   Guard guard = Guard::kWhole;
 };
+
+/// Index entry of the area that holds the compressed blocks.
+inline constexpr const char* kStoredArea = "/memory/stored";
+
+/// Where one block of compressed pages is. A block that did not compress is stored as it is.
+struct StoredBlock {
+  uint64_t offset = 0;  ///< in the file
+  uint32_t length = 0;
+  Codec codec = Codec::kNone;
+};
+inline constexpr size_t kStoredBlockSize = 16;
+std::vector<std::byte> encode_stored(const std::vector<StoredBlock>& blocks);
+/// Checks that each lies in `area` and is no longer than a block. `what` names the dataset.
+Result<std::vector<StoredBlock>> decode_stored(std::span<const std::byte> bytes,
+                                               const IndexEntry& area, std::string_view what);
 
 struct Index {
   uint16_t major = 0;

@@ -124,19 +124,47 @@ class ImageFile {
     PageLayout layout(region.extents);
     FERMATA_ASSIGN(const std::vector<std::byte> sums, read(group + "/checksums"));
     const IndexEntry* pages = index_.find(group + "/pages");
+    const IndexEntry* area = index_.find(kStoredArea);
+    if (pages == nullptr && area != nullptr && area->guard == Guard::kStored) {
+      return stored_region(std::move(region), group, *area, std::move(layout), sums);
+    }
     if (pages == nullptr || pages->guard != Guard::kBlocks || pages->length != layout.size()) {
       return failure(Code::kDamaged,
                      fmt::format("{}: the extents speak of {} bytes, pages holds {}", what,
                                  layout.size(), pages == nullptr ? 0 : pages->length));
     }
-    const uint64_t blocks = (pages->length + kBlockSize - 1) / kBlockSize;
-    if (sums.size() != blocks * sizeof(uint64_t)) {
+    FERMATA_ASSIGN(std::vector<uint64_t> checksums, checksums_of(layout, sums, what));
+    region.source = std::make_shared<FileSource>(file_, pages->name, pages->offset,
+                                                 std::move(layout), std::move(checksums));
+    return region;
+  }
+
+  static Result<std::vector<uint64_t>> checksums_of(const PageLayout& layout,
+                                                    std::span<const std::byte> bytes,
+                                                    const std::string& what) {
+    const uint64_t blocks = layout.size() / kBlockSize + (layout.size() % kBlockSize != 0 ? 1 : 0);
+    if (bytes.size() / sizeof(uint64_t) != blocks || bytes.size() % sizeof(uint64_t) != 0) {
       return failure(Code::kDamaged, fmt::format("{}: {} bytes of checksums for {} blocks", what,
-                                                 sums.size(), blocks));
+                                                 bytes.size(), blocks));
     }
     std::vector<uint64_t> checksums(blocks);
-    if (blocks > 0) std::memcpy(checksums.data(), sums.data(), sums.size());
-    region.source = std::make_shared<FileSource>(file_, pages->name, pages->offset,
+    if (blocks > 0) std::memcpy(checksums.data(), bytes.data(), bytes.size());
+    return checksums;
+  }
+
+  /// Of compressed pages.
+  Result<MemoryRegion> stored_region(MemoryRegion region, const std::string& group,
+                                     const IndexEntry& area, PageLayout layout,
+                                     std::span<const std::byte> sums) const {
+    const std::string what = fmt::format("image {}: {}", file_->path, group);
+    FERMATA_ASSIGN(std::vector<uint64_t> checksums, checksums_of(layout, sums, what));
+    FERMATA_ASSIGN(const std::vector<std::byte> raw, read(group + "/stored"));
+    FERMATA_ASSIGN(std::vector<StoredBlock> stored, decode_stored(raw, area, what + "/stored"));
+    if (stored.size() != checksums.size()) {
+      return failure(Code::kDamaged, fmt::format("{}: {} compressed blocks, not {}", what,
+                                                 stored.size(), checksums.size()));
+    }
+    region.source = std::make_shared<FileSource>(file_, group + "/pages", std::move(stored),
                                                  std::move(layout), std::move(checksums));
     return region;
   }

@@ -17,7 +17,7 @@
 namespace fermata::storage {
 namespace {
 
-std::vector<SkeletonDataset> skeleton_of(const PodImage& image) {
+std::vector<SkeletonDataset> skeleton_of(const PodImage& image, bool compressed) {
   std::vector<SkeletonDataset> datasets;
   for (RecordSet& set : encode_records(image)) {
     const uint64_t length = set.bytes.size();
@@ -36,7 +36,14 @@ std::vector<SkeletonDataset> skeleton_of(const PodImage& image) {
         {group + "/extents", View::kExtents, length, Guard::kWhole, std::move(extents)});
     datasets.push_back(
         {group + "/checksums", View::kChecksums, blocks * sizeof(uint64_t), Guard::kWhole, {}});
-    datasets.push_back({group + "/pages", View::kBytes, bytes, Guard::kBlocks, {}});
+    if (compressed) {
+      // Their places are known when they are written.
+      datasets.push_back(
+          {group + "/stored", View::kStored, blocks * kStoredBlockSize, Guard::kWhole, {}});
+      datasets.push_back({group + "/pages", View::kBytes, bytes, Guard::kStored, {}});
+    } else {
+      datasets.push_back({group + "/pages", View::kBytes, bytes, Guard::kBlocks, {}});
+    }
   }
   return datasets;
 }
@@ -69,6 +76,11 @@ struct ImageWriter::State {
   Index index;
   std::vector<MemoryRegion> regions;
   std::vector<std::vector<uint64_t>> checksums;  // of each region, filled by write_pages
+  StoredArea area;                               // with compression
+  uint64_t area_start = 0;
+  ImageHeader header;
+  std::vector<SkeletonDataset> datasets;         // with compression: made into a skeleton last
+  std::vector<std::vector<StoredBlock>> stored;  // of each region
   bool pages_written = false;
   bool finished = false;
 
@@ -85,8 +97,10 @@ ImageWriter::ImageWriter(ImageWriter&&) noexcept = default;
 ImageWriter& ImageWriter::operator=(ImageWriter&&) noexcept = default;
 ImageWriter::~ImageWriter() = default;
 
-Result<ImageWriter> ImageWriter::create(const std::filesystem::path& part, const PodImage& image) {
-  const std::vector<SkeletonDataset> datasets = skeleton_of(image);
+Result<ImageWriter> ImageWriter::create(const std::filesystem::path& part, const PodImage& image,
+                                        Compression compression) {
+  const bool compressed = compression != Compression::kNone;
+  std::vector<SkeletonDataset> datasets = skeleton_of(image, compressed);
   FERMATA_TRY_RESULT(check_writable(image, datasets));
   auto state = std::make_unique<State>();
   state->path = part;
@@ -100,11 +114,29 @@ Result<ImageWriter> ImageWriter::create(const std::filesystem::path& part, const
   if (!state->fd.valid()) {
     return Failure(errno_status(Code::kStorage, errno, "cannot make " + part.native()));
   }
-  FERMATA_ASSIGN(const Skeleton skeleton,
-                 make_skeleton(image.header, state->index.index_size, datasets));
-  FERMATA_TRY_RESULT(copy_skeleton(skeleton, state->fd.get(), part.native()));
-  state->index.file_size = skeleton.size;
-  for (const IndexEntry& entry : skeleton.entries) state->index.entries.emplace(entry.name, entry);
+  if (compressed) {
+    state->area.compression = compression;
+    state->area_start = state->index.index_size + kSkeletonRoom;
+    state->area.next = state->area_start;
+    state->header = image.header;
+    state->datasets = std::move(datasets);
+    uint64_t most = state->area_start;
+    for (const MemoryRegion& region : image.memory) {
+      most += (region.bytes_here() + kBlockSize - 1) / kBlockSize * kBlockSize;
+    }
+    // As long as it can get: writes that make a file longer wait for each other. Cut off at the
+    // end.
+    FERMATA_TRY_RESULT(take_room(state->fd.get(), most, part.native()));
+  } else {
+    FERMATA_ASSIGN(const Skeleton skeleton,
+                   make_skeleton(image.header, state->index.index_size, datasets));
+    FERMATA_TRY_RESULT(take_room(state->fd.get(), skeleton.size, part.native()));
+    FERMATA_TRY_RESULT(copy_skeleton(skeleton, state->fd.get(), part.native()));
+    state->index.file_size = skeleton.size;
+    for (const IndexEntry& entry : skeleton.entries) {
+      state->index.entries.emplace(entry.name, entry);
+    }
+  }
   // EINVAL where the file system has no O_DIRECT (open(2)).
   state->direct = UniqueFd(::open(part.c_str(), O_WRONLY | O_DIRECT | O_CLOEXEC));
   state->regions = image.memory;
@@ -115,15 +147,50 @@ Status ImageWriter::write_pages(const WriteOptions& options) {
   PageFile file{state_->fd.get(), state_->direct.get(), state_->path.native()};
   std::vector<PageJob> jobs;
   state_->checksums.clear();
+  const bool compressed = state_->area_start > 0;
+  state_->stored.clear();
   for (const MemoryRegion& region : state_->regions) {
-    const IndexEntry& pages = state_->index.entries.at(memory_group(region.id) + "/pages");
-    state_->checksums.emplace_back((pages.length + kBlockSize - 1) / kBlockSize);
-    jobs.push_back({&region, pages.offset, nullptr});
+    const size_t blocks = (region.bytes_here() + kBlockSize - 1) / kBlockSize;
+    state_->checksums.emplace_back(blocks);
+    state_->stored.emplace_back(compressed ? blocks : 0);
+    jobs.push_back({&region, 0});
+    if (!compressed) {
+      jobs.back().offset = state_->index.entries.at(memory_group(region.id) + "/pages").offset;
+    }
   }
-  for (size_t i = 0; i < jobs.size(); ++i) jobs[i].checksums = &state_->checksums[i];
-  FERMATA_TRY(write_all_pages(file, jobs, options));
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    jobs[i].checksums = &state_->checksums[i];
+    jobs[i].stored = &state_->stored[i];
+  }
+  FERMATA_TRY(write_all_pages(file, jobs, options, compressed ? &state_->area : nullptr));
   for (MemoryRegion& region : state_->regions) region.source.reset();
   state_->pages_written = true;
+  return Status::ok();
+}
+
+Status ImageWriter::finish_stored(State& state) {
+  const int fd = state.fd.get();
+  const std::string& path = state.path.native();
+  const IndexEntry area{kStoredArea, state.area_start, state.area.next - state.area_start, 0,
+                        Guard::kStored};
+  for (size_t i = 0; i < state.regions.size(); ++i) {
+    const std::string group = memory_group(state.regions[i].id);
+    for (SkeletonDataset& dataset : state.datasets) {
+      if (dataset.name == group + "/stored") dataset.content = encode_stored(state.stored[i]);
+      if (dataset.name == group + "/pages") dataset.stored = state.stored[i];
+    }
+  }
+  FERMATA_ASSIGN_STATUS(const Skeleton skeleton,
+                        make_skeleton(state.header, state.index.index_size, state.datasets, &area));
+  if (::ftruncate(fd, static_cast<off_t>(skeleton.size)) != 0) {
+    return errno_status(Code::kStorage, errno, "cannot make " + path);
+  }
+  FERMATA_TRY(copy_skeleton(skeleton, fd, path));
+  state.index.file_size = skeleton.size;
+  for (const IndexEntry& entry : skeleton.entries) {
+    if (entry.guard != Guard::kStored) state.index.entries.emplace(entry.name, entry);
+  }
+  state.index.entries.emplace(area.name, area);
   return Status::ok();
 }
 
@@ -134,6 +201,7 @@ Result<WrittenImage> ImageWriter::finish() {
   }
   const int fd = state.fd.get();
   const std::string& path = state.path.native();
+  if (state.area_start > 0) FERMATA_TRY_RESULT(finish_stored(state));
   for (size_t i = 0; i < state.regions.size(); ++i) {
     IndexEntry& entry = state.index.entries.at(memory_group(state.regions[i].id) + "/checksums");
     const auto bytes = std::as_bytes(std::span(state.checksums[i]));

@@ -19,6 +19,7 @@
 #include <string>
 
 #include "common/status.h"
+#include "storage/codec.h"
 #include "storage/image.h"
 
 namespace fermata::storage {
@@ -44,10 +45,14 @@ struct WriteOptions {
 
 class ImageWriter {
  public:
+  /// `compression`: of pages. Compressed, the file is made as long as it would be without, until
+  /// finish().
+  ///
   /// Makes `part` (it must not exist, mode 0600) with everything but the pages, and room for these.
   /// Keeps the regions' sources until write_pages() is over, nothing else of `image`. kStorage: the
   /// folder is full, read-only or missing. kCannotHold: an object is too large for the format.
-  static Result<ImageWriter> create(const std::filesystem::path& part, const PodImage& image);
+  static Result<ImageWriter> create(const std::filesystem::path& part, const PodImage& image,
+                                    Compression compression = Compression::kNone);
 
   ImageWriter(ImageWriter&&) noexcept;
   ImageWriter& operator=(ImageWriter&&) noexcept;
@@ -65,6 +70,8 @@ class ImageWriter {
  private:
   struct State;
   explicit ImageWriter(std::unique_ptr<State> state);
+  /// Compressed: the HDF5 side, now that all blocks have their places.
+  static Status finish_stored(State& state);
   std::unique_ptr<State> state_;
 };
 

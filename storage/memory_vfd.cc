@@ -3,10 +3,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstring>
 #include <memory>
 #include <string_view>
+#include <utility>
 
 #include "storage/format.h"
 
@@ -29,6 +31,17 @@ haddr_t length_of(const DescriptorFile& file) {
   struct stat status {};
   return ::fstat(file.fd, &status) == 0 ? static_cast<haddr_t>(status.st_size) : HADDR_UNDEF;
 }
+
+// Under the lock of the library.
+struct Area {
+  haddr_t start = HADDR_UNDEF;
+  haddr_t end = 0;
+  haddr_t next = HADDR_UNDEF;
+
+  bool exists() const { return start != HADDR_UNDEF; }
+  bool holds(haddr_t at) const { return exists() && at >= start && at < end; }
+};
+Area area;
 
 H5FD_t* open_file(const char* name, unsigned flags, hid_t, haddr_t) {
   const std::string_view text(name);
@@ -57,7 +70,24 @@ herr_t query(const H5FD_t*, unsigned long* flags) {
   return 0;
 }
 
-haddr_t end_of_space(const H5FD_t* base, H5FD_mem_t) { return file_of(base).end_of_space; }
+haddr_t end_of(const DescriptorFile& file) {
+  // HDF5 takes a file with an end for one that is there.
+  const bool begun = area.exists() && file.end_of_space > 0;
+  return begun ? std::max(file.end_of_space, area.end) : file.end_of_space;
+}
+
+haddr_t end_of_space(const H5FD_t* base, H5FD_mem_t) { return end_of(file_of(base)); }
+
+haddr_t make_space(H5FD_t* base, H5FD_mem_t type, hid_t, hsize_t size) {
+  DescriptorFile& file = file_of(base);
+  if (type == H5FD_MEM_DRAW && area.next != HADDR_UNDEF) {
+    return std::exchange(area.next, HADDR_UNDEF);
+  }
+  haddr_t at = file.end_of_space;
+  if (area.exists() && at < area.end && at + size > area.start) at = area.end;
+  file.end_of_space = at + size;
+  return at;
+}
 
 herr_t set_end_of_space(H5FD_t* base, H5FD_mem_t, haddr_t end) {
   file_of(base).end_of_space = end;
@@ -77,6 +107,7 @@ herr_t read_bytes(H5FD_t* base, H5FD_mem_t, hid_t, haddr_t at, size_t size, void
 }
 
 herr_t write_bytes(H5FD_t* base, H5FD_mem_t, hid_t, haddr_t at, size_t size, const void* in) {
+  if (area.holds(at)) return 0;
   const std::span bytes(static_cast<const std::byte*>(in), size);
   return write_exactly(file_of(base).fd, at, bytes, "skeleton") ? 0 : -1;
 }
@@ -84,7 +115,7 @@ herr_t write_bytes(H5FD_t* base, H5FD_mem_t, hid_t, haddr_t at, size_t size, con
 // What is allocated and not written - pages - becomes a hole.
 herr_t truncate_file(H5FD_t* base, hid_t, hbool_t) {
   const DescriptorFile& file = file_of(base);
-  return ::ftruncate(file.fd, static_cast<off_t>(file.end_of_space)) == 0 ? 0 : -1;
+  return ::ftruncate(file.fd, static_cast<off_t>(end_of(file))) == 0 ? 0 : -1;
 }
 
 H5FD_class_t make_class() {
@@ -97,6 +128,7 @@ H5FD_class_t make_class() {
   driver.cmp = compare;
   driver.query = query;
   driver.get_eoa = end_of_space;
+  driver.alloc = make_space;
   driver.set_eoa = set_end_of_space;
   driver.get_eof = end_of_file;
   driver.read = read_bytes;
@@ -108,6 +140,12 @@ H5FD_class_t make_class() {
 }
 
 }  // namespace
+
+PlacedArea::PlacedArea(uint64_t offset, uint64_t length) {
+  area = {offset, offset + length, HADDR_UNDEF};
+}
+PlacedArea::~PlacedArea() { area = {}; }
+void PlacedArea::next_is_at(uint64_t offset) { area.next = offset; }
 
 hid_t descriptor_driver() {
   static const H5FD_class_t description = make_class();

@@ -6,8 +6,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <system_error>
@@ -67,8 +69,10 @@ class Pace {
 
 class PagePump {
  public:
-  PagePump(const PageFile& file, const std::vector<PageJob>& jobs, const WriteOptions& options)
+  PagePump(const PageFile& file, const std::vector<PageJob>& jobs, const WriteOptions& options,
+           StoredArea* area)
       : file_(file),
+        area_(area),
         jobs_(jobs),
         options_(options),
         pace_(options.bytes_per_second),
@@ -85,15 +89,16 @@ class PagePump {
     if (units_ == 0) return Status::ok();
     const auto threads =
         static_cast<unsigned>(std::clamp<uint64_t>(units_, 1, std::max(options_.threads, 1U)));
-    constexpr uint64_t kLane = WriteLane::kBuffers * kUnit;
+    // Compressed, a thread has one more buffer: what it compresses.
+    const uint64_t lane_size = (WriteLane::kBuffers + (area_ != nullptr ? 1 : 0)) * kUnit;
     FERMATA_ASSIGN_STATUS(const SharedBuffer memory,
-                          SharedBuffer::make("fermata-pages", threads * kLane));
+                          SharedBuffer::make("fermata-pages", threads * lane_size));
     for (const PageJob& job : jobs_) {
       if (job.region->source) job.region->source->prepare_reads_into(memory);
     }
     std::vector<std::thread> helpers;
     for (unsigned i = 0; i < threads; ++i) {
-      const auto lane = memory.bytes().subspan(i * kLane, kLane);
+      const auto lane = memory.bytes().subspan(i * lane_size, lane_size);
       try {
         helpers.emplace_back([this, lane] {
           if (options_.background) step_back();
@@ -103,19 +108,21 @@ class PagePump {
         break;  // no more threads to be had: fewer do it as well
       }
     }
-    if (helpers.empty()) work(memory.bytes().first(kLane));
+    if (helpers.empty()) work(memory.bytes().first(lane_size));
     for (std::thread& helper : helpers) helper.join();
     return failure_;
   }
 
  private:
   void work(std::span<std::byte> memory) {
-    const std::unique_ptr<WriteLane> lane = WriteLane::open(file_, memory, direct_);
-    if (Status status = fill(*lane); !status) fail(std::move(status));
+    const std::unique_ptr<WriteLane> lane =
+        WriteLane::open(file_, memory.first(WriteLane::kBuffers * kUnit), direct_);
+    if (Status status = fill(*lane, memory.subspan(WriteLane::kBuffers * kUnit)); !status)
+      fail(std::move(status));
     if (Status status = lane->finish(); !status) fail(std::move(status));
   }
 
-  Status fill(WriteLane& lane) {
+  Status fill(WriteLane& lane, std::span<std::byte> raw) {
     while (!stop_) {
       const uint64_t unit = next_++;
       if (unit >= units_) break;
@@ -125,8 +132,14 @@ class PagePump {
       const uint64_t length = std::min(kUnit, layouts_[job].size() - position);
       pace_.wait(length);
       FERMATA_ASSIGN_STATUS(const std::span<std::byte> buffer, lane.buffer());
-      FERMATA_TRY(read(job, position, buffer.first(length)));
-      FERMATA_TRY(lane.write(jobs_[job].offset + position, length));
+      if (area_ == nullptr) {
+        FERMATA_TRY(read(job, position, buffer.first(length)));
+        sum(jobs_[job], position, buffer.first(length));
+        FERMATA_TRY(lane.write(jobs_[job].offset + position, length));
+      } else {
+        FERMATA_TRY(read(job, position, raw.first(length)));
+        FERMATA_TRY(pack(jobs_[job], position, raw, length, lane, buffer));
+      }
       report(length);
     }
     return Status::ok();
@@ -143,11 +156,66 @@ class PagePump {
       if (!status) return status.within(memory_group(job.region->id));
       filled += length;
     }
+    return Status::ok();
+  }
+
+  static void sum(const PageJob& job, uint64_t position, std::span<const std::byte> bytes) {
     for (uint64_t at = 0; at < bytes.size(); at += kBlockSize) {
       const auto block = bytes.subspan(at, std::min<uint64_t>(kBlockSize, bytes.size() - at));
       (*job.checksums)[(position + at) / kBlockSize] = checksum64(block);
     }
-    return Status::ok();
+  }
+
+  /// HDF5 wants whole blocks: what the last one lacks is zeros.
+  Status pack(const PageJob& job, uint64_t position, std::span<std::byte> raw, uint64_t length,
+              WriteLane& lane, std::span<std::byte> out) {
+    const uint64_t whole = (length + kBlockSize - 1) / kBlockSize * kBlockSize;
+    std::memset(raw.data() + length, 0, whole - length);
+    std::array<StoredBlock, kUnit / kBlockSize> blocks;
+    uint64_t packed = 0;
+    for (uint64_t at = 0; at < whole; at += kBlockSize) {
+      const auto block = raw.subspan(at, kBlockSize);
+      const Codec codec = codec_for(block);
+      // Less than a page is not worth its unpacking.
+      size_t size = compress(codec, block, out.subspan(packed, kBlockSize - kPageSize));
+      StoredBlock& stored = blocks[at / kBlockSize];
+      stored = {packed, static_cast<uint32_t>(size), codec};
+      if (size == 0) {
+        size = kBlockSize;
+        stored = {packed, static_cast<uint32_t>(size), Codec::kNone};
+        std::memcpy(out.data() + packed, block.data(), size);
+      }
+      const uint64_t end = (packed + size + kPageSize - 1) / kPageSize * kPageSize;
+      std::memset(out.data() + packed + size, 0, end - packed - size);
+      (*job.checksums)[(position + at) / kBlockSize] =
+          checksum64(out.subspan(packed, end - packed));
+      packed = end;
+    }
+    const uint64_t offset = area_->next.fetch_add(packed);
+    for (uint64_t at = 0; at < whole; at += kBlockSize) {
+      StoredBlock stored = blocks[at / kBlockSize];
+      stored.offset += offset;
+      (*job.stored)[(position + at) / kBlockSize] = stored;
+    }
+    return lane.write(offset, packed);
+  }
+
+  /// With "auto" a piece of each block is tried: LZ4 where that is a quarter shorter.
+  Codec codec_for(std::span<const std::byte> block) const {
+    switch (area_->compression) {
+      case Compression::kLz4:
+        return Codec::kLz4;
+      case Compression::kZstd:
+        return Codec::kZstd;
+      case Compression::kNone:
+        return Codec::kNone;
+      case Compression::kAuto:
+        break;
+    }
+    constexpr size_t kSample = 16U << 10;
+    std::array<std::byte, kSample / 4 * 3> trial;
+    const auto sample = block.subspan(block.size() / 2, kSample);
+    return compress(Codec::kLz4, sample, trial) > 0 ? Codec::kLz4 : Codec::kNone;
   }
 
   void report(uint64_t bytes) {
@@ -164,6 +232,7 @@ class PagePump {
   }
 
   const PageFile& file_;
+  StoredArea* area_;
   const std::vector<PageJob>& jobs_;
   const WriteOptions& options_;
   Pace pace_;
@@ -182,8 +251,8 @@ class PagePump {
 }  // namespace
 
 Status write_all_pages(const PageFile& file, const std::vector<PageJob>& jobs,
-                       const WriteOptions& options) {
-  PagePump pump(file, jobs, options);
+                       const WriteOptions& options, StoredArea* area) {
+  PagePump pump(file, jobs, options, area);
   return pump.run();
 }
 

@@ -71,12 +71,30 @@ std::string innermost_error() {
   return text;
 }
 
+/// HDF5 only takes a filter into a dataset that it knows; it is never run.
+void add_filter(hid_t creation, Codec codec) {
+  const auto id = static_cast<H5Z_filter_t>(codec);
+  H5Z_class2_t filter{};
+  filter.version = H5Z_CLASS_T_VERS;
+  filter.id = id;
+  filter.encoder_present = 1;
+  filter.decoder_present = 1;
+  filter.name = codec == Codec::kLz4 ? "lz4" : "zstd";
+  filter.filter = [](unsigned, size_t, const unsigned*, size_t, size_t*, void**) -> size_t {
+    return 0;
+  };
+  H5Zregister(
+      &filter);  // in the place of a plugin, which would be asked what it thinks of the data
+  H5Pset_filter(creation, id, H5Z_FLAG_OPTIONAL, 0, nullptr);
+}
+
 class SkeletonFile {
  public:
   explicit SkeletonFile(H5Id file) : file_(std::move(file)) {}
 
-  static Result<SkeletonFile> create(const std::string& path, uint64_t index_size) {
-    const H5Id access = access_list(kPageSize);
+  static Result<SkeletonFile> create(const std::string& path, uint64_t index_size,
+                                     hsize_t alignment = kPageSize) {
+    const H5Id access = access_list(alignment);
     const H5Id creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
     H5Pset_userblock(creation.get(), index_size);
     H5Id file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), H5Fclose);
@@ -108,6 +126,43 @@ class SkeletonFile {
     FERMATA_TRY(add_text("time", header.time));
     FERMATA_TRY(add_text("tool_version", header.tool_version));
     return add_text("track", header.track);
+  }
+
+  /// Pages whose blocks are in the file already: HDF5 is told where.
+  Result<IndexEntry> add_stored(const SkeletonDataset& dataset) {
+    Codec codec = Codec::kNone;
+    for (const StoredBlock& block : dataset.stored) {
+      if (block.codec != Codec::kNone) codec = block.codec;
+    }
+    const H5Id links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
+    H5Pset_create_intermediate_group(links.get(), 1);
+    const H5Id creation(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+    constexpr hsize_t kChunk = kBlockSize;
+    const hsize_t count = dataset.length;
+    if (count > 0) {
+      H5Pset_chunk(creation.get(), 1, &kChunk);
+      H5Pset_fill_time(creation.get(), H5D_FILL_TIME_NEVER);
+      if (codec != Codec::kNone) add_filter(creation.get(), codec);
+    }
+    // A chunk may be longer than a dataset only of one that can grow.
+    const hsize_t most = H5S_UNLIMITED;
+    const H5Id space(H5Screate_simple(1, &count, count > 0 ? &most : nullptr), H5Sclose);
+    const H5Id id(H5Dcreate2(file_.get(), dataset.name.c_str(), H5T_STD_U8LE, space.get(),
+                             links.get(), creation.get(), H5P_DEFAULT),
+                  H5Dclose);
+    if (!id.valid()) return failed("make dataset " + dataset.name);
+    const std::vector<std::byte> nothing(kBlockSize);  // the driver writes none of it
+    for (size_t i = 0; i < dataset.stored.size(); ++i) {
+      const StoredBlock& block = dataset.stored[i];
+      const hsize_t position = i * kBlockSize;
+      PlacedArea::next_is_at(block.offset);
+      const uint32_t skipped = codec != Codec::kNone && block.codec == Codec::kNone ? 1 : 0;
+      if (H5Dwrite_chunk(id.get(), H5P_DEFAULT, skipped, &position, block.length, nothing.data()) <
+          0) {
+        return failed(fmt::format("place block {} of {}", i, dataset.name));
+      }
+    }
+    return IndexEntry{dataset.name, 0, dataset.length, 0, Guard::kStored};
   }
 
   Result<IndexEntry> add_dataset(const SkeletonDataset& dataset) {
@@ -149,6 +204,7 @@ class SkeletonFile {
   static H5Id access_list(hsize_t alignment) {
     H5Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
     H5Pset_alignment(access.get(), alignment, alignment);
+    if (alignment == 1) H5Pset_small_data_block_size(access.get(), 0);  // each block by itself
     H5Pset_libver_bounds(access.get(), H5F_LIBVER_V18, H5F_LIBVER_V110);
     H5Pset_driver(access.get(), descriptor_driver(), nullptr);
     return access;
@@ -186,6 +242,13 @@ class SkeletonFile {
       }
       case View::kChecksums:
         return {H5Tcopy(H5T_STD_U64LE), H5Tclose};
+      case View::kStored: {
+        H5Id type(H5Tcreate(H5T_COMPOUND, kStoredBlockSize), H5Tclose);
+        H5Tinsert(type.get(), "offset", 0, H5T_STD_U64LE);
+        H5Tinsert(type.get(), "length", 8, H5T_STD_U32LE);
+        H5Tinsert(type.get(), "filter", 12, H5T_STD_U32LE);
+        return type;
+      }
     }
     return {H5Tcopy(H5T_STD_U8LE), H5Tclose};
   }
@@ -216,8 +279,20 @@ class SkeletonFile {
 
 }  // namespace
 
+namespace {
+
+Status measure(Skeleton& skeleton) {
+  struct stat status {};
+  if (::fstat(skeleton.memory.get(), &status) != 0) return errno_status(errno, "fstat of a memfd");
+  skeleton.size = static_cast<uint64_t>(status.st_size);
+  return Status::ok();
+}
+
+}  // namespace
+
 Result<Skeleton> make_skeleton(const ImageHeader& header, uint64_t index_size,
-                               const std::vector<SkeletonDataset>& datasets) {
+                               const std::vector<SkeletonDataset>& datasets,
+                               const IndexEntry* stored_area) {
   Skeleton skeleton;
   skeleton.memory = UniqueFd(::memfd_create("fermata-skeleton", MFD_CLOEXEC));
   if (!skeleton.memory.valid()) return errno_failure(errno, "memfd_create");
@@ -227,6 +302,21 @@ Result<Skeleton> make_skeleton(const ImageHeader& header, uint64_t index_size,
   static std::mutex library;
   const std::lock_guard lock(library);
   const QuietErrors quiet;
+  if (stored_area != nullptr) {
+    const PlacedArea area(stored_area->offset, stored_area->length);
+    FERMATA_ASSIGN(SkeletonFile file, SkeletonFile::create(path, index_size, /*alignment=*/1));
+    FERMATA_TRY_RESULT(file.add_attributes(header));
+    for (size_t i = 0; i < datasets.size(); ++i) {
+      if (datasets[i].guard == Guard::kStored) {
+        FERMATA_ASSIGN(skeleton.entries[i], file.add_stored(datasets[i]));
+      } else {
+        FERMATA_ASSIGN(skeleton.entries[i], file.add_dataset(datasets[i]));
+      }
+    }
+    FERMATA_TRY_RESULT(file.close());
+    FERMATA_TRY_RESULT(measure(skeleton));
+    return skeleton;
+  }
   // HDF5 has one alignment for each opening of a file: first all that is small, then the large
   // pages.
   const auto is_large = [](const SkeletonDataset& dataset) {
@@ -247,22 +337,24 @@ Result<Skeleton> make_skeleton(const ImageHeader& header, uint64_t index_size,
     }
     FERMATA_TRY_RESULT(large.close());
   }
-  struct stat status {};
-  if (::fstat(skeleton.memory.get(), &status) != 0) return errno_failure(errno, "fstat of a memfd");
-  skeleton.size = static_cast<uint64_t>(status.st_size);
+  FERMATA_TRY_RESULT(measure(skeleton));
   return skeleton;
 }
 
-Status copy_skeleton(const Skeleton& skeleton, int fd, const std::string& path) {
-  const auto size = static_cast<off_t>(skeleton.size);
-  if (::ftruncate(fd, size) != 0) {
+Status take_room(int fd, uint64_t size, const std::string& path) {
+  const auto length = static_cast<off_t>(size);
+  if (::ftruncate(fd, length) != 0) {
     return errno_status(Code::kStorage, errno, fmt::format("cannot make {}", path));
   }
   // The room for all, now: a full disk is told before any byte is moved. Not every file system can.
-  if (::fallocate(fd, 0, 0, size) != 0 && errno != EOPNOTSUPP && errno != ENOSYS) {
+  if (::fallocate(fd, 0, 0, length) != 0 && errno != EOPNOTSUPP && errno != ENOSYS) {
     return errno_status(Code::kStorage, errno,
-                        fmt::format("cannot take {} for {}", format_size(skeleton.size), path));
+                        fmt::format("cannot take {} for {}", format_size(size), path));
   }
+  return Status::ok();
+}
+
+Status copy_skeleton(const Skeleton& skeleton, int fd, const std::string& path) {
   std::vector<std::byte> buffer(kStripe);
   const int memory = skeleton.memory.get();
   for (off_t at = 0; (at = ::lseek(memory, at, SEEK_DATA)) >= 0;) {  // ENXIO: no more data

@@ -42,7 +42,7 @@ Result<UniqueFd> open_pagemap(pid_t pid) {
 }
 
 Status scan_pages(int pagemap, uint64_t start, uint64_t end, const PageWish& wish,
-                  const std::function<void(uint64_t start, uint64_t end)>& found) {
+                  const FoundPages& found) {
   std::array<PageRegion, 512> regions{};
   uint64_t at = start;
   while (at < end) {
@@ -66,7 +66,7 @@ Status scan_pages(int pagemap, uint64_t start, uint64_t end, const PageWish& wis
       return errno_status(errno, fmt::format("scanning pages at {:#x}", at));
     }
     for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
-      found(regions[i].start, regions[i].end);
+      found(regions[i].start, regions[i].end, regions[i].categories);
     }
     if (request.walk_end <= at) return {Code::kInternal, "the scan of pages does not advance"};
     at = request.walk_end;
@@ -80,9 +80,10 @@ Status protect_pages(int pagemap, uint64_t start, uint64_t end) {
   request.flags = kScanProtectMatching | kScanCheckAsync;
   request.start = start;
   request.end = end;
-  // Without room for results it protects whatever it meets. The mask keeps it from parts that have
-  // no page tables yet.
+  // Without room for results it protects whatever page tables there are for. The masks keep it from
+  // making some where there are none: 2 MiB of them for each GiB of address space.
   request.category_mask = kPageIsWritten;
+  request.category_anyof_mask = kPageIsPresent | kPageIsSwapped;
   if (::ioctl(pagemap, kPagemapScan, &request) >= 0) return Status::ok();
   return errno_status(errno, fmt::format("protecting pages at {:#x}", start));
 }

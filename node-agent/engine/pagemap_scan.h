@@ -34,13 +34,17 @@ struct PageWish {
 /// /proc/PID/pagemap, of the address space that the process has now.
 Result<UniqueFd> open_pagemap(pid_t pid);
 
+/// `is`: of what the wish names, which the pages are.
+using FoundPages = std::function<void(uint64_t start, uint64_t end, uint64_t is)>;
+
 /// Calls `found` for each run of such pages of [start, end), in order. `pagemap` is
 /// /proc/PID/pagemap. kUnsupported: this kernel has no such call.
 Status scan_pages(int pagemap, uint64_t start, uint64_t end, const PageWish& wish,
-                  const std::function<void(uint64_t start, uint64_t end)>& found);
+                  const FoundPages& found);
 
-/// Write-protects, for userfaultfd, every page of [start, end) that is in memory or in swap. Fails
-/// with EPERM where a map is not registered for that.
+/// Write-protects, for userfaultfd, every page of [start, end) that is in memory or in swap. Where
+/// there is no page between others it leaves a mark, which PAGEMAP_SCAN takes for a page in swap.
+/// Fails with EPERM where a map is not registered for that.
 Status protect_pages(int pagemap, uint64_t start, uint64_t end);
 
 }  // namespace fermata::engine

@@ -18,6 +18,10 @@ constexpr uint64_t kEntryPresent = 1ULL << 63;
 constexpr uint64_t kEntrySwapped = 1ULL << 62;
 constexpr uint64_t kEntryFile = 1ULL << 61;
 constexpr uint64_t kEntryFrame = (1ULL << 55) - 1;
+// Of an entry in swap: its type. The last is of marks where no page is (include/linux/swap.h,
+// SWP_PTE_MARKER), those of userfaultfd among them. Any kernel that has PAGEMAP_SCAN.
+constexpr uint64_t kSwapTypes = (1 << 5) - 1;
+constexpr uint64_t kMarkerType = kSwapTypes;
 
 /// The frame of the kernel's page of zeros, which private maps share wherever they were only read;
 /// 0 where it cannot be told (frames are for CAP_SYS_ADMIN alone).
@@ -48,15 +52,42 @@ Status PageScanner::scan(uint64_t start, uint64_t end, Backing backing,
   // Present or swapped, and neither the shared page of zeros nor a page of a file: to look up what
   // a page is of costs the kernel four times the rest.
   const uint64_t none = backing == Backing::kFile ? kPageIsFile | kPageIsZero : kPageIsZero;
+  Status swapped;
   Status status =
       scan_pages(pagemap_.get(), start, end, {.none = none, .any = kPageIsPresent | kPageIsSwapped},
-                 [&](uint64_t from, uint64_t to) { append(extents, from, to - from); });
-  return status.code() == Code::kUnsupported ? scan_by_reading(start, end, extents) : status;
+                 [&](uint64_t from, uint64_t to, uint64_t is) {
+                   if ((is & kPageIsPresent) != 0) {
+                     append(extents, from, to - from);
+                   } else if (swapped) {
+                     swapped = add_swapped(from, to, extents);
+                   }
+                 });
+  if (status.code() == Code::kUnsupported) return scan_by_reading(start, end, extents);
+  return status ? swapped : status;
+}
+
+/// What the scan takes for pages in swap, without the marks where there are none.
+Status PageScanner::add_swapped(uint64_t start, uint64_t end, std::vector<Extent>& extents) const {
+  return read_entries(start, end, [&](uint64_t page, uint64_t entry) {
+    const bool mark = (entry & kEntrySwapped) != 0 && (entry & kSwapTypes) == kMarkerType;
+    if (!mark) append(extents, page, kPageSize);
+  });
 }
 
 Status PageScanner::scan_by_reading(uint64_t start, uint64_t end,
                                     std::vector<Extent>& extents) const {
-  std::vector<uint64_t> entries(65536);
+  return read_entries(start, end, [&](uint64_t page, uint64_t entry) {
+    const bool there = (entry & (kEntryPresent | kEntrySwapped)) != 0;
+    // Of a swapped page the bit "file" says shared memory, which private maps do not have.
+    const bool zeros = (entry & kEntryPresent) != 0 && frame_of_zeros() != 0 &&
+                       (entry & kEntryFrame) == frame_of_zeros();
+    if (there && !zeros && (entry & kEntryFile) == 0) append(extents, page, kPageSize);
+  });
+}
+
+Status PageScanner::read_entries(uint64_t start, uint64_t end, const Entry& found) const {
+  constexpr uint64_t kMost = 65536;
+  std::vector<uint64_t> entries(std::min(kMost, (end - start) / kPageSize));
   for (uint64_t at = start; at < end;) {
     const size_t want =
         static_cast<size_t>(std::min<uint64_t>(entries.size(), (end - at) / kPageSize));
@@ -64,15 +95,7 @@ Status PageScanner::scan_by_reading(uint64_t start, uint64_t end,
                                 static_cast<off_t>(at / kPageSize * sizeof(uint64_t)));
     if (got <= 0) return errno_status(got == 0 ? EIO : errno, "reading the page map");
     const size_t count = static_cast<size_t>(got) / sizeof(uint64_t);
-    for (size_t i = 0; i < count; ++i) {
-      const bool there = (entries[i] & (kEntryPresent | kEntrySwapped)) != 0;
-      // Of a swapped page the bit "file" says shared memory, which private maps do not have.
-      const bool zeros = (entries[i] & kEntryPresent) != 0 && frame_of_zeros() != 0 &&
-                         (entries[i] & kEntryFrame) == frame_of_zeros();
-      if (there && !zeros && (entries[i] & kEntryFile) == 0) {
-        append(extents, at + i * kPageSize, kPageSize);
-      }
-    }
+    for (size_t i = 0; i < count; ++i) found(at + i * kPageSize, entries[i]);
     at += count * kPageSize;
   }
   return Status::ok();

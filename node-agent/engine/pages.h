@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -24,7 +25,10 @@ class PageScanner {
 
  private:
   explicit PageScanner(UniqueFd pagemap) : pagemap_(std::move(pagemap)) {}
+  using Entry = std::function<void(uint64_t page, uint64_t entry)>;
   Status scan_by_reading(uint64_t start, uint64_t end, std::vector<Extent>& extents) const;
+  Status add_swapped(uint64_t start, uint64_t end, std::vector<Extent>& extents) const;
+  Status read_entries(uint64_t start, uint64_t end, const Entry& found) const;
 
   UniqueFd pagemap_;
 };

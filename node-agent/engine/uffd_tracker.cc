@@ -35,6 +35,37 @@ Status shake_hands(int descriptor) {
   return errno_status(Code::kUnsupported, errno, "userfaultfd that notes writes (Linux 6.7)");
 }
 
+constexpr uint64_t kTable = 2 << 20;  // what one page table maps
+
+bool register_range(int descriptor, uint64_t start, uint64_t end) {
+  uffdio_register request{};
+  request.range = {start, end - start};
+  request.mode = UFFDIO_REGISTER_MODE_WP;
+  return ::ioctl(descriptor, UFFDIO_REGISTER, &request) == 0;
+}
+
+/// Whether pages count as written that are no more, and their page table with them (Linux 6.18
+/// does): asked of memory of our own that never had one.
+bool kernel_notices_lost_tables() {
+  constexpr size_t kRoom = 2 * kTable;
+  void* room = ::mmap(nullptr, kRoom, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (room == MAP_FAILED) return false;
+  const uint64_t table = (reinterpret_cast<uint64_t>(room) + kTable - 1) / kTable * kTable;
+  const UniqueFd descriptor(static_cast<int>(::syscall(SYS_userfaultfd, kFlags)));
+  const Result<UniqueFd> pagemap = open_pagemap(::getpid());
+  uint64_t bytes = 0;
+  if (descriptor && pagemap && shake_hands(descriptor.get()) &&
+      register_range(descriptor.get(), table, table + kTable)) {
+    const Status scanned = scan_pages(
+        pagemap->get(), table, table + kTable, {.all = kPageIsWritten, .flags = kScanCheckAsync},
+        [&](uint64_t from, uint64_t to, uint64_t) { bytes += to - from; });
+    if (!scanned) bytes = 0;
+  }
+  ::munmap(room, kRoom);
+  return bytes == kTable;
+}
+
 class UffdTracker final : public WriteTracker {
  public:
   UffdTracker(pid_t pid, bool spare_huge_pages, UniqueFd descriptor)
@@ -47,7 +78,7 @@ class UffdTracker final : public WriteTracker {
     // The kernel has a quick way for this one question.
     const Status status = scan_pages(
         pagemap.get(), map.start, map.end, {.all = kPageIsWritten, .flags = kScanCheckAsync},
-        [&](uint64_t from, uint64_t to) { append(result.pages, from, to - from); });
+        [&](uint64_t from, uint64_t to, uint64_t) { append(result.pages, from, to - from); });
     if (status.error_number() == EPERM) {
       result.all = true;
       result.pages.clear();
@@ -73,11 +104,16 @@ class UffdTracker final : public WriteTracker {
     return Status::ok();
   }
 
-  bool notices_loss() const override { return true; }
+  bool notices_loss() const override {
+    static const bool noticed = kernel_notices_lost_tables();
+    return noticed;
+  }
 
+  // Only the kernel knows: maps grow, shrink, move and come anew.
+  // To register again what is registered changes nothing; what another userfaultfd has is refused
+  // (EBUSY, ioctl_userfaultfd(2)).
   bool is_ours(uint64_t start, uint64_t end) const override {
-    const Extents range{{start, end - start}};
-    return common_part(range, registered_) == range;
+    return register_range(descriptor_.get(), start, end);
   }
 
  private:
@@ -87,21 +123,15 @@ class UffdTracker final : public WriteTracker {
     if (spare_huge_pages_) {
       bool huge = false;
       const Status status = scan_pages(pagemap, map.start, map.end, {.all = kPageIsHuge},
-                                       [&](uint64_t, uint64_t) { huge = true; });
+                                       [&](uint64_t, uint64_t, uint64_t) { huge = true; });
       if (!status || huge) return false;
     }
-    uffdio_register request{};
-    request.range = {map.start, map.end - map.start};
-    request.mode = UFFDIO_REGISTER_MODE_WP;
-    if (::ioctl(descriptor_.get(), UFFDIO_REGISTER, &request) != 0) return false;
-    registered_ = united(registered_, {{map.start, map.end - map.start}});
-    return true;
+    return register_range(descriptor_.get(), map.start, map.end);
   }
 
   pid_t pid_;
   bool spare_huge_pages_;
   UniqueFd descriptor_;
-  Extents registered_;
 };
 
 }  // namespace
@@ -114,7 +144,7 @@ Status uffd_is_usable() {
     FERMATA_ASSIGN_STATUS(const UniqueFd pagemap, open_pagemap(::getpid()));
     const auto here = reinterpret_cast<uint64_t>(&kFlags) / kPageSize * kPageSize;
     return scan_pages(pagemap.get(), here, here + kPageSize, {.all = kPageIsPresent},
-                      [](uint64_t, uint64_t) {});
+                      [](uint64_t, uint64_t, uint64_t) {});
   }();
   return usable;
 }

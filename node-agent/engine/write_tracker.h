@@ -42,7 +42,7 @@ class WriteTracker {
 
   struct Written {
     bool all = false;  ///< not tracked throughout: any page may have been
-    Extents pages;     ///< also pages that are no more, where notices_loss()
+    Extents pages;  ///< also where there is none, if notices_loss(): all that were lost, and more
   };
   /// Pages of the map written since it was armed last. The process may run: then it is a guess.
   virtual Result<Written> written(const OwnMap& map) const = 0;
@@ -51,9 +51,10 @@ class WriteTracker {
   /// written() says `all` of it. The process may run: then what it wrote meanwhile is noticed, too.
   virtual Status rearm(std::span<const OwnMap> maps) = 0;
 
-  /// Whether a page that the program gave back (madvise(2), MADV_DONTNEED) counts as written.
+  /// Whether a page of no file that the program gave back (MADV_DONTNEED, munmap and mremap(2)
+  /// grown again) counts as written.
   virtual bool notices_loss() const = 0;
-  /// Whether the userfaultfd of the range is this tracker's.
+  /// Whether the userfaultfd that the range, of one map, is registered with is this tracker's.
   virtual bool is_ours(uint64_t start, uint64_t end) const = 0;
 };
 

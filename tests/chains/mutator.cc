@@ -23,7 +23,7 @@ constexpr size_t kMostPages = 1024;
 constexpr uint64_t kZero = 0;      // a page that reads as zeros
 constexpr uint64_t kFile = ~0ULL;  // a page of the mapped file
 
-enum class Kind { kPrivate, kHuge, kFilePrivate, kHeap, kShared, kMemfd };
+enum class Kind { kPrivate, kHuge, kFilePrivate, kHeap, kShared, kMemfd, kStack };
 
 struct Region {
   Kind kind;
@@ -33,9 +33,11 @@ struct Region {
   uint64_t* numbers;  // of the writes; of shared ones in shared memory, too
   int fd;             // of a memfd
   uint8_t* second;    // another map of it
+  int on_fork;        // MADV_*: what a child gets of it
 };
 
-constexpr size_t kRegions = 12;
+constexpr size_t kRegions = 13;
+constexpr uintptr_t kStackEnd = 0x200000000000;  // far from where maps come by themselves
 Region regions[kRegions];
 uint64_t private_numbers[kRegions][kMostPages];
 uint64_t last_write = 1;  // of the program itself; a child's are odd
@@ -73,18 +75,25 @@ bool is_shared(const Region& region) {
   return region.kind == Kind::kShared || region.kind == Kind::kMemfd;
 }
 
-void verify(const char* who) {
+/// What a child has of it, if it has it.
+uint64_t number_in_child(const Region& region, size_t page) {
+  return region.on_fork == MADV_WIPEONFORK ? kZero : region.numbers[page];
+}
+
+void verify(const char* who, bool is_child = false) {
   for (size_t r = 0; r < kRegions; ++r) {
     Region& region = regions[r];
+    if (is_child && region.on_fork == MADV_DONTFORK) continue;
     const size_t bytes = region.pages * kPage;
     const bool hidden = region.protection == PROT_NONE;
     if (hidden) state::must(mprotect(region.base, bytes, PROT_READ), "mprotect");
     for (size_t page = 0; page < region.pages; ++page) {
       const uint8_t* at = region.base + page * kPage;
-      CHECK(is_filled(at, region.numbers[page], page),
+      const uint64_t number = is_child ? number_in_child(region, page) : region.numbers[page];
+      CHECK(is_filled(at, number, page),
             "%s: page %zu of region %zu (kind %d) at %p is not of write %llx but begins with %llx",
             who, page, r, static_cast<int>(region.kind), static_cast<const void*>(at),
-            static_cast<unsigned long long>(region.numbers[page]),
+            static_cast<unsigned long long>(number),
             static_cast<unsigned long long>(*reinterpret_cast<const uint64_t*>(at)));
     }
     if (hidden) state::must(mprotect(region.base, bytes, PROT_NONE), "mprotect");
@@ -112,6 +121,7 @@ void make_private(Region& region, size_t pages) {
   region.base = map(pages, MAP_PRIVATE | MAP_ANONYMOUS, -1);
   region.pages = pages;
   region.protection = PROT_READ | PROT_WRITE;
+  region.on_fork = MADV_DOFORK;
   for (size_t i = 0; i < kMostPages; ++i) region.numbers[i] = kZero;
 }
 
@@ -159,8 +169,12 @@ void write_zeros(Region& region) {
 }
 
 void give_back(Region& region) {
-  const size_t first = below(region.pages);
-  const size_t count = 1 + below(std::min<size_t>(region.pages - first, 40));
+  size_t first = below(region.pages);
+  size_t count = 1 + below(std::min<size_t>(region.pages - first, 40));
+  if (region.pages == kMostPages && below(3) == 0) {  // with it goes its page table
+    first = below(2) * (kMostPages / 2);
+    count = kMostPages / 2;
+  }
   state::must(madvise(region.base + first * kPage, count * kPage, MADV_DONTNEED), "DONTNEED");
   for (size_t i = first; i < first + count; ++i) {
     region.numbers[i] = region.kind == Kind::kFilePrivate ? kFile : kZero;
@@ -205,6 +219,47 @@ void resize(Region& region) {
   region.pages = pages;
 }
 
+/// Cut short, and longer again in its place: what was cut off reads as zeros.
+void regrow(Region& region) {
+  const size_t left = 1 + below(region.pages - 1);
+  CHECK(mremap(region.base, region.pages * kPage, left * kPage, 0) == region.base, "shrinking");
+  CHECK(mremap(region.base, left * kPage, region.pages * kPage, 0) == region.base, "growing");
+  for (size_t i = left; i < region.pages; ++i) region.numbers[i] = kZero;
+}
+
+/// It grows downwards, by itself.
+void grow_stack(Region& region) {
+  const size_t more = 1 + below(8);
+  if (region.pages + more > 600) return;
+  memmove(region.numbers + more, region.numbers, region.pages * sizeof *region.numbers);
+  for (size_t i = 0; i < more; ++i) region.numbers[i] = kZero;
+  region.base -= more * kPage;
+  region.pages += more;
+  last_write += 2;
+  region.numbers[0] = last_write;
+  fill(region.base, last_write);
+}
+
+/// A map that becomes three, and one again.
+void split_and_join(Region& region) {
+  if (region.pages < 3) return;
+  uint8_t* middle = region.base + (1 + below(region.pages - 2)) * kPage;
+  state::must(mprotect(middle, kPage, PROT_READ), "mprotect");
+  last_write += 2;
+  fill(middle + kPage, last_write);
+  region.numbers[static_cast<size_t>(middle - region.base) / kPage + 1] = last_write;
+  state::must(mprotect(middle, kPage, PROT_READ | PROT_WRITE), "mprotect");
+}
+
+void give_to_children(Region& region) {
+  constexpr int kAdvice[] = {MADV_DONTFORK, MADV_WIPEONFORK, MADV_DOFORK};
+  const size_t bytes = region.pages * kPage;
+  state::must(madvise(region.base, bytes, MADV_DOFORK), "DOFORK");
+  state::must(madvise(region.base, bytes, MADV_KEEPONFORK), "KEEPONFORK");
+  region.on_fork = kAdvice[below(3)];
+  state::must(madvise(region.base, bytes, region.on_fork), "madvise");
+}
+
 void move(Region& region) {
   const size_t bytes = region.pages * kPage;
   uint8_t* room = map(region.pages, MAP_PRIVATE | MAP_ANONYMOUS, -1);
@@ -238,9 +293,9 @@ void fork_child() {
   last_write += 2;
   const pid_t child = state::must(fork(), "fork");
   if (child == 0) {
-    verify("a child");
+    verify("a child", true);
     for (Region& region : regions) {
-      if ((region.protection & PROT_WRITE) == 0) continue;
+      if ((region.protection & PROT_WRITE) == 0 || region.on_fork == MADV_DONTFORK) continue;
       const size_t page = below(region.pages);
       if (is_shared(region)) region.numbers[page] = number;
       fill(region.base + page * kPage, number);
@@ -256,7 +311,7 @@ void mutate() {
   Region& region = regions[below(kRegions)];
   const bool writable = (region.protection & PROT_WRITE) != 0;
   const bool anonymous = region.kind == Kind::kPrivate || region.kind == Kind::kHuge;
-  switch (below(16)) {
+  switch (below(20)) {
     case 0:
       if (!is_shared(region)) give_back(region);
       break;
@@ -277,6 +332,7 @@ void mutate() {
       break;
     case 6:
       if (region.kind == Kind::kHeap) grow_heap(region);
+      if (region.kind == Kind::kStack) grow_stack(region);
       break;
     case 7:
       fork_child();
@@ -290,6 +346,15 @@ void mutate() {
       break;
     case 11:
       if (writable) write_zeros(region);
+      break;
+    case 12:
+      if (writable && anonymous) regrow(region);
+      break;
+    case 13:
+      if (writable && anonymous) split_and_join(region);
+      break;
+    case 14:
+      if (region.kind == Kind::kPrivate) give_to_children(region);
       break;
     default:
       if (writable) write_pages(region);
@@ -308,6 +373,16 @@ void make_file(const std::string& name) {
   close(fd);
 }
 
+void make_stack(Region& region) {
+  constexpr size_t kPages = 20;
+  auto* base = reinterpret_cast<uint8_t*>(kStackEnd - kPages * kPage);
+  void* at = mmap(base, kPages * kPage, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_FIXED_NOREPLACE, -1, 0);
+  CHECK(at == base, "mmap of a stack");
+  region = {Kind::kStack,       base, kPages,  PROT_READ | PROT_WRITE,
+            private_numbers[8], -1,   nullptr, MADV_DOFORK};
+}
+
 void make_regions() {
   for (size_t r = 0; r < kRegions; ++r) regions[r].numbers = private_numbers[r];
   for (size_t r = 0; r < 5; ++r) make_private(regions[r], 50 + 70 * r);
@@ -323,7 +398,8 @@ void make_regions() {
           PROT_READ | PROT_WRITE,
           private_numbers[5],
           -1,
-          nullptr};
+          nullptr,
+          MADV_DOFORK};
   madvise(huge.base, huge.pages * kPage, MADV_HUGEPAGE);
 
   const std::string name = state::path("mapped");
@@ -335,18 +411,21 @@ void make_regions() {
                 PROT_READ | PROT_WRITE,
                 private_numbers[6],
                 -1,
-                nullptr};
+                nullptr,
+                MADV_DOFORK};
   close(file);
   for (size_t i = 0; i < 64; ++i) regions[6].numbers[i] = kFile;
 
   auto* heap = static_cast<uint8_t*>(sbrk(0));
   const auto gap = (kPage - reinterpret_cast<uintptr_t>(heap) % kPage) % kPage;
   CHECK(sbrk(static_cast<intptr_t>(gap + 100 * kPage)) == heap, "sbrk");
-  regions[7] = {Kind::kHeap,        heap + gap, 100,    PROT_READ | PROT_WRITE,
-                private_numbers[7], -1,         nullptr};
+  regions[7] = {Kind::kHeap,        heap + gap, 100,     PROT_READ | PROT_WRITE,
+                private_numbers[7], -1,         nullptr, MADV_DOFORK};
 
-  for (size_t r = 8; r < kRegions; ++r) {
+  make_stack(regions[8]);
+  for (size_t r = 9; r < kRegions; ++r) {
     Region& region = regions[r];
+    region.on_fork = MADV_DOFORK;
     region.pages = 40 + 20 * r;
     region.protection = PROT_READ | PROT_WRITE;
     region.numbers = reinterpret_cast<uint64_t*>(

@@ -5,6 +5,8 @@
 #include <string.h>
 #include <time.h>
 
+enum { kMostBetweenLines = 100 };
+
 static long number_or_exit(const char* text, const char* what) {
   char* end = NULL;
   errno = 0;
@@ -29,7 +31,8 @@ struct program begin(int* argc, char*** argv, const char* name) {
 }
 
 void step(const struct program* program, long iteration) {
-  const long every = program->iterations >= 20 ? program->iterations / 20 : 1;
+  long every = program->iterations >= 20 ? program->iterations / 20 : 1;
+  if (every > kMostBetweenLines) every = kMostBetweenLines;
   if (program->rank == 0 && iteration % every == 0) {
     printf("%s: iteration %ld of %ld\n", program->name, iteration, program->iterations);
   }

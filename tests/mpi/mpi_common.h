@@ -22,7 +22,8 @@ struct program {
 /// MPI_Init and the command line: ITERATIONS [DELAY_US [FILE]].
 struct program begin(int* argc, char*** argv, const char* name);
 
-/// Call once in every iteration: sleeps, and tells on rank 0, twenty times in a run, how far it is.
+/// Call once in every iteration: sleeps, and tells on rank 0, twenty times in a run and at least
+/// every 100 iterations, how far it is.
 void step(const struct program* program, long iteration);
 
 /// Puts the ranks' results together, prints the result line on rank 0, ends MPI. The exit status.

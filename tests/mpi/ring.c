@@ -1,10 +1,18 @@
 // A token goes round the ranks: messages of changing size, from eager to rendezvous protocol, each
 // with a checksum that every rank verifies and then renews.
+//
+//   ring ITERATIONS [DELAY_US [STOP_FILE]]
+//
+// With a STOP_FILE it ends earlier, with the round in which rank 0 finds that file; its result is
+// that of a run with so many ITERATIONS.
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "mpi_common.h"
 
 enum { kMaxWords = 1 << 15 };
+/// Tags of the token: more rounds follow, or none.
+enum { kGoesOn = 1, kLast = 2 };
 
 static long words_of(long iteration) {
   return 2 + (long)(mix((uint64_t)iteration, 7) % (kMaxWords - 2));
@@ -17,7 +25,7 @@ static void fill(uint64_t* words, long count, uint64_t seed) {
 }
 
 int main(int argc, char** argv) {
-  const struct program me = begin(&argc, &argv, "ring");
+  struct program me = begin(&argc, &argv, "ring");
   uint64_t* words = allocate(&me, kMaxWords * sizeof(uint64_t));
   const int next = (me.rank + 1) % me.ranks;
   const int previous = (me.rank + me.ranks - 1) % me.ranks;
@@ -26,15 +34,18 @@ int main(int argc, char** argv) {
   for (long iteration = 0; iteration < me.iterations; ++iteration) {
     step(&me, iteration);
     const long count = words_of(iteration);
+    int tag = kGoesOn;
     if (me.rank == 0) {
+      if (me.file != NULL && access(me.file, F_OK) == 0) tag = kLast;
       fill(words, count, mix(token, (uint64_t)iteration));
       if (me.ranks > 1) {
-        MPI_Send(words, (int)count, MPI_UINT64_T, next, 1, MPI_COMM_WORLD);
+        MPI_Send(words, (int)count, MPI_UINT64_T, next, tag, MPI_COMM_WORLD);
       }
     }
     if (me.ranks > 1) {
       MPI_Status status;
-      MPI_Recv(words, kMaxWords, MPI_UINT64_T, previous, 1, MPI_COMM_WORLD, &status);
+      MPI_Recv(words, kMaxWords, MPI_UINT64_T, previous, MPI_ANY_TAG, MPI_COMM_WORLD, &status);
+      tag = status.MPI_TAG;
       int got = 0;
       MPI_Get_count(&status, MPI_UINT64_T, &got);
       expect(&me, iteration, "words received", (uint64_t)count, (uint64_t)got);
@@ -45,8 +56,9 @@ int main(int argc, char** argv) {
       token = words[0];
     } else {
       fill(words, count, mix(words[0], (uint64_t)me.rank));
-      MPI_Send(words, (int)count, MPI_UINT64_T, next, 1, MPI_COMM_WORLD);
+      MPI_Send(words, (int)count, MPI_UINT64_T, next, tag, MPI_COMM_WORLD);
     }
+    if (tag == kLast) me.iterations = iteration + 1;
   }
   free(words);
   return finish(&me, state);

@@ -69,8 +69,11 @@ class SlurmCluster(nodes.Cluster):
                 return each
         return None
 
-    def wait_held(self, step, seconds=60):
-        wait_until(lambda: (self.info(step) or {}).get("state") == "running", seconds, f"step {step} to run in pods")
+    def wait_held(self, step, seconds=60, start=0):
+        def held():
+            info = self.info(step) or {}
+            return info.get("state") == "running" and info["start"] >= start
+        wait_until(held, seconds, f"start {start} of step {step} to run in pods")
 
     def wait_gone(self, step, seconds=60):
         wait_until(lambda: self.info(step) is None, seconds, f"step {step} to be gone")

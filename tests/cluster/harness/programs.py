@@ -43,6 +43,24 @@ class MpiProgram:
         return lines.pop()
 
 
+class EndlessRing(MpiProgram):
+    """The ring, which goes on until it is told to stop: on no machine is it too fast or too slow for what is done to it. Its
+    result is the one of `untouched` with it."""
+
+    def __init__(self, delay_us):
+        super().__init__("ring", 1 << 40, delay_us)
+
+    def stop(self, folder):
+        open(os.path.join(folder, "stop"), "w").close()
+
+    def command(self, folder, fast=False):
+        return [*super().command(folder, fast), os.path.join(folder, "stop")]
+
+    def untouched(self, result):
+        """The run that has to have this result."""
+        return MpiProgram("ring", int(re.search(r"iterations (\d+)", result).group(1)), 0)
+
+
 class Lammps:
     """The melt example; its result is the thermo table, to the last digit."""
 

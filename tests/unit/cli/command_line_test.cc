@@ -86,6 +86,7 @@ TEST_F(CommandLine, WrongUsageIsRefused_WithExitStatus2) {
   expect_refusal(fermata({"ls", "--wrong"}), 2, "--wrong");
   expect_refusal(fermata({"checkpoint"}), 2, "JOB");
   expect_refusal(fermata({"checkpoint", "twelve"}), 2, "twelve");
+  expect_refusal(fermata({"checkpoint", "1", "--compress", "rar"}), 2, "rar");
   expect_refusal(fermata({"run"}), 2, "no command");
   expect_refusal(fermata({"run", "-n", "0", "--", "true"}), 2, "--ranks");
   expect_refusal(fermata({"run", "-n", "four", "--", "true"}), 2, "four");

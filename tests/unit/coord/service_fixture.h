@@ -86,10 +86,12 @@ class ServiceTest : public testing::Test {
     request.set_job(job);
     return answer<wire::WaitReply>([&](auto respond) { service_->wait(me(), request, respond); });
   }
-  wire::CheckpointReply checkpoint(uint64_t job, bool end_job = false) {
+  wire::CheckpointReply checkpoint(uint64_t job, bool end_job = false,
+                                   const std::string& compress = "") {
     wire::CheckpointRequest request;
     request.set_job(job);
     request.set_end_job(end_job);
+    request.set_compress(compress);
     return answer<wire::CheckpointReply>(
         [&](auto respond) { service_->checkpoint(me(), request, respond); });
   }

@@ -70,6 +70,9 @@ TEST_F(RunTest, RequestsThatMakeNoSenseAreRefused) {
   request = program(1, 1);
   request.set_external_tcp("maybe");
   EXPECT_EQ(status_of(run(request).outcome()).code(), Code::kUsage);
+  request = program(1, 1);
+  request.set_compress("rar");
+  EXPECT_EQ(status_of(run(request).outcome()).code(), Code::kUsage);
   request = program(1, 0);
   request.add_nodes("n7");
   EXPECT_EQ(status_of(run(request).outcome()).code(), Code::kNotFound);
@@ -186,6 +189,21 @@ TEST_F(SetsTest, ASetHasAnImageOfEachPod) {
   EXPECT_THAT(reply.json(), HasSubstr("\"node\": \"n2\""));
   EXPECT_EQ(jobs()[0].last_crid(), reply.crid());
   EXPECT_GT(checkpoint(job).crid(), reply.crid());
+}
+
+TEST_F(SetsTest, PagesAreCompressedAsTheJobHasIt_UnlessASetSaysOtherwise) {
+  wire::RunRequest request = program(1, 1);
+  request.set_compress("lz4");
+  const uint64_t job = run(request).job();
+  EXPECT_EQ(checkpoint(job).outcome().code(), 0);
+  EXPECT_EQ(checkpoint(job, false, "zstd").outcome().code(), 0);
+  EXPECT_EQ(status_of(checkpoint(job, false, "rar").outcome()).code(), Code::kUsage);
+  std::vector<std::string> told;
+  for (const wire::Order& order : fleet_.sent("n1")) {
+    const bool prepare = order.has_phase() && order.phase().phase() == 0;
+    if (prepare) told.push_back(order.phase().compress());
+  }
+  EXPECT_THAT(told, ElementsAre("lz4", "zstd"));
 }
 
 TEST_F(SetsTest, AFailureInAnyPhaseRollsAllBack_AndTheJobRunsOn) {

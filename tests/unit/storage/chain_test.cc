@@ -158,7 +158,7 @@ TEST_F(ChainTest, IsFlattened_AndItsChildrenGoOn) {
   take(1, 0, all_pages());
   take(2, 1, {3, 4, 5});
   take(3, 2, {5, 6}, {4});
-  const auto flat = flatten_set(folder(2), 2);
+  const auto flat = flatten_set(folder(2), 2, Compression::kNone);
   ASSERT_TRUE(flat) << flat.error().message();
   EXPECT_EQ(flat->parent, Crid{});
   EXPECT_EQ(flat->images[0].file, "pod-3.full.h5");
@@ -170,7 +170,7 @@ TEST_F(ChainTest, IsFlattened_AndItsChildrenGoOn) {
   EXPECT_EQ(alone->header.parent, Crid{});
   expect_content(3);
   // Once more is no change.
-  const auto again = flatten_set(folder(2), 2);
+  const auto again = flatten_set(folder(2), 2, Compression::kNone);
   ASSERT_TRUE(again) << again.error().message();
   EXPECT_EQ(again->images[0].digest, flat->images[0].digest);
 }
@@ -181,7 +181,7 @@ TEST_F(ChainTest, IsFlattened_WhateverOneThatWasKilledLeft) {
   std::ofstream(folder(2) / "pod-3.full.h5") << "half";
   std::ofstream(folder(2) / "pod-3.full.h5.part") << "less";
   expect_content(2);
-  ASSERT_TRUE(flatten_set(folder(2), 1));
+  ASSERT_TRUE(flatten_set(folder(2), 1, Compression::kNone));
   EXPECT_FALSE(std::filesystem::exists(folder(2) / "pod-3.full.h5.part"));
   const auto read =
       read_chain(folder(2) / "pod-3.full.h5", read_manifest(folder(2))->images[0].digest);
@@ -192,7 +192,7 @@ TEST_F(ChainTest, StaysAsItIs_WhenItCannotBeFlattened) {
   take(1, 0, all_pages());
   take(2, 1, {3, 4, 5});
   std::filesystem::rename(folder(1), folder_ / "away");
-  const auto flat = flatten_set(folder(2), 1);
+  const auto flat = flatten_set(folder(2), 1, Compression::kNone);
   ASSERT_FALSE(flat);
   EXPECT_EQ(flat.error().code(), Code::kDamaged);
   EXPECT_FALSE(std::filesystem::exists(folder(2) / "pod-3.full.h5"));

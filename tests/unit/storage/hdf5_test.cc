@@ -11,8 +11,11 @@
 
 #include <array>
 #include <cstdio>
+#include <fstream>
+#include <iterator>
 
 #include "common/unique_fd.h"
+#include "storage/codec.h"
 #include "storage/format.h"
 #include "storage/image_reader.h"
 #include "tests/unit/storage/sample_image.h"
@@ -35,6 +38,85 @@ std::string output_of(const std::string& command) {
   }
   EXPECT_EQ(::pclose(pipe), 0) << command;
   return text;
+}
+
+/// The filter as HDF5 would load it, from our own code.
+template <Codec codec>
+size_t unpack(unsigned flags, size_t, const unsigned*, size_t length, size_t* size, void** buffer) {
+  if ((flags & H5Z_FLAG_REVERSE) == 0) return 0;
+  void* out = H5allocate_memory(kBlockSize, false);
+  const std::span in(static_cast<const std::byte*>(*buffer), length);
+  if (!decompress(codec, in, std::span(static_cast<std::byte*>(out), kBlockSize))) {
+    H5free_memory(out);
+    return 0;
+  }
+  H5free_memory(*buffer);
+  *buffer = out;
+  *size = kBlockSize;
+  return kBlockSize;
+}
+
+template <Codec codec>
+void register_filter() {
+  H5Z_class2_t filter{};
+  filter.version = H5Z_CLASS_T_VERS;
+  filter.id = static_cast<H5Z_filter_t>(codec);
+  filter.decoder_present = 1;
+  filter.name = "test";
+  filter.filter = unpack<codec>;
+  ASSERT_GE(H5Zregister(&filter), 0);
+}
+
+TEST(Hdf5, ReadsCompressedPages_ByItsRegisteredFilters) {
+  for (const auto compression : {Compression::kLz4, Compression::kZstd, Compression::kAuto}) {
+    const ScratchFolder folder;
+    const auto path = folder / "pod-0.h5";
+    PodImage image = sample_image(5 << 20);
+    image.memory[1].source = std::make_shared<test::HalfZeroSource>();
+    ASSERT_TRUE(write_image(path, image, 2, compression));
+    // Not before: to write, an encoder has to be there, too.
+    register_filter<Codec::kLz4>();
+    register_filter<Codec::kZstd>();
+    const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
+    ASSERT_GE(file, 0);
+    const hid_t dataset = H5Dopen2(file, "/memory/7/pages", H5P_DEFAULT);
+    ASSERT_GE(dataset, 0);
+    std::vector<std::byte> read(image.memory[1].bytes_here());
+    ASSERT_GE(H5Dread(dataset, H5T_STD_U8LE, H5S_ALL, H5S_ALL, H5P_DEFAULT, read.data()), 0);
+    EXPECT_LT(H5Dget_storage_size(dataset), read.size() / 4 * 3);
+    H5Dclose(dataset);
+    H5Fclose(file);
+
+    std::vector<std::byte> expected;
+    for (const Extent& extent : image.memory[1].extents) {
+      if (extent.where != Where::kHere) continue;
+      std::vector<std::byte> bytes(extent.length);
+      ASSERT_TRUE(image.memory[1].source->read(extent.address, bytes));
+      expected.insert(expected.end(), bytes.begin(), bytes.end());
+    }
+    EXPECT_TRUE(read == expected);
+  }
+}
+
+TEST(Hdf5, ToolsReadCompressedPages_ByTheirPlugin) {
+  const ScratchFolder folder;
+  const auto path = folder / "pod-0.h5";
+  PodImage image = sample_image(3 << 20);
+  image.memory[1].source = std::make_shared<test::HalfZeroSource>();
+  ASSERT_TRUE(write_image(path, image, 2, Compression::kLz4));
+  const auto dump = folder / "pages";
+  output_of("h5dump -d /memory/7/pages -b LE -o " + dump.string() + " " + path.string());
+  std::ifstream in(dump, std::ios::binary);
+  const std::string read((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  std::string expected;
+  for (const Extent& extent : image.memory[1].extents) {
+    if (extent.where != Where::kHere) continue;
+    std::string bytes(extent.length, '\0');
+    ASSERT_TRUE(
+        image.memory[1].source->read(extent.address, std::as_writable_bytes(std::span(bytes))));
+    expected += bytes;
+  }
+  EXPECT_TRUE(read == expected) << read.size() << " bytes, not " << expected.size();
 }
 
 TEST(Hdf5, FindsEachDataset_WhereTheIndexSaysItIs) {

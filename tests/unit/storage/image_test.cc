@@ -9,6 +9,7 @@
 #include <fstream>
 #include <thread>
 
+#include "storage/format.h"
 #include "storage/image_reader.h"
 #include "storage/image_writer.h"
 #include "tests/unit/storage/sample_image.h"
@@ -92,6 +93,41 @@ TEST(Image, HoldsAPodWithoutMemory) {
   image.objects.clear_files();
   ASSERT_TRUE(write_image(folder / "pod", image));
   const auto read = read_image(folder / "pod");
+  ASSERT_TRUE(read) << read.error().message();
+  EXPECT_EQ(difference(image, *read), "");
+}
+
+TEST(Image, GivesBackEverything_Compressed) {
+  const ScratchFolder folder;
+  PodImage image = sample_image(21 << 20);
+  // One process compresses, the others do not.
+  image.memory[1].source = std::make_shared<test::HalfZeroSource>();
+  ASSERT_TRUE(write_image(folder / "plain", image));
+  const auto plain = std::filesystem::file_size(folder / "plain");
+  int number = 0;
+  for (const auto compression : {Compression::kLz4, Compression::kZstd, Compression::kAuto}) {
+    const auto path = folder / ("pod-" + std::to_string(number++));
+    const auto written = write_image(path, image, 3, compression);
+    ASSERT_TRUE(written) << written.error().message();
+    EXPECT_EQ(written->bytes, std::filesystem::file_size(path));
+    EXPECT_LT(written->bytes, plain / 4 * 3);
+    const auto read = read_image(path, written->digest);
+    ASSERT_TRUE(read) << read.error().message();
+    EXPECT_EQ(difference(image, *read), "");
+    const auto verified = verify_image(path, written->digest);
+    EXPECT_TRUE(verified) << verified.error().message();
+  }
+}
+
+TEST(Image, GrowsByLittle_WhenNothingCompresses) {
+  const ScratchFolder folder;
+  const PodImage image = sample_image(9 << 20);
+  const auto plain = write_image(folder / "plain", image);
+  const auto written = write_image(folder / "auto", image, 2, Compression::kAuto);
+  ASSERT_TRUE(plain);
+  ASSERT_TRUE(written);
+  EXPECT_LT(written->bytes, plain->bytes + 4 * kBlockSize);
+  const auto read = read_image(folder / "auto", written->digest);
   ASSERT_TRUE(read) << read.error().message();
   EXPECT_EQ(difference(image, *read), "");
 }

@@ -36,6 +36,17 @@ class PatternSource : public MemorySource {
   uint64_t seed_;
 };
 
+/// As above, every other stretch of 256 bytes zero: compresses to about a half.
+class HalfZeroSource : public MemorySource {
+ public:
+  Status read(uint64_t address, std::span<std::byte> out) const override {
+    for (size_t i = 0; i < out.size(); ++i) {
+      out[i] = (address + i) / 256 % 2 == 0 ? std::byte{0} : byte_at(7, address + i);
+    }
+    return Status::ok();
+  }
+};
+
 inline MemoryRegion region(MemoryId::Kind kind, uint64_t id, std::vector<Extent> extents) {
   MemoryRegion region;
   region.id = {kind, id};
@@ -106,8 +117,9 @@ inline PodImage sample_image(uint64_t large_bytes = 3 << 20) {
 
 /// create, write_pages, finish.
 inline Result<WrittenImage> write_image(const std::filesystem::path& path, const PodImage& image,
-                                        unsigned threads = 2) {
-  FERMATA_ASSIGN(ImageWriter writer, ImageWriter::create(path, image));
+                                        unsigned threads = 2,
+                                        Compression compression = Compression::kNone) {
+  FERMATA_ASSIGN(ImageWriter writer, ImageWriter::create(path, image, compression));
   FERMATA_TRY_RESULT(writer.write_pages({.threads = threads}));
   return writer.finish();
 }
