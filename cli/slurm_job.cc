@@ -38,7 +38,7 @@ Status take_set(ControlClient& client, JobStep step, const SlurmMove& move, Slur
   request.set_if_idle(move.if_idle);
   request.set_checkpoint_dir(move.checkpoint_dir.native());
   FERMATA_ASSIGN_STATUS(const wire::CheckpointReply reply, client.checkpoint(request));
-  const Status status = wire::to_status(reply.outcome());
+  Status status = wire::to_status(reply.outcome());
   if (status) moved.crid = std::max(moved.crid, reply.crid());
   return status;
 }

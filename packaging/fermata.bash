@@ -41,6 +41,14 @@ _fermata() {
       mapfile -t COMPREPLY < <(compgen -W 'refuse reset' -- "$current")
       return
       ;;
+    --track)
+      mapfile -t COMPREPLY < <(compgen -W 'auto uffd soft-dirty hash none' -- "$current")
+      return
+      ;;
+    --compress)
+      mapfile -t COMPREPLY < <(compgen -W 'none lz4 zstd auto' -- "$current")
+      return
+      ;;
     --nodes | --nodelist | -w | -N)
       command=nodes
       ;;

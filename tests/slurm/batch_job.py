@@ -22,15 +22,16 @@ while not os.path.exists("stop"):
 
 
 class BatchJob:
-    """options: of sbatch. The step is in pods unless `held` is false; `interval` as the option has it."""
+    """options: of sbatch. The step is in pods unless `held` is false; `interval` as the option has it; `script` has {} in
+    the place of srun."""
 
-    def __init__(self, cluster, name, command, options, held=True, interval=None):
+    def __init__(self, cluster, name, command, options, held=True, interval=None, script="{}\n"):
         self.cluster, self.name = cluster, name
         self.folder = os.path.join(cluster.home, name)
         os.makedirs(self.folder)
         os.chmod(self.folder, 0o777)
         words = ([f"--checkpoint-interval={interval}" if interval else HELD] if held else []) + command(self.folder)
-        self.number = cluster.sbatch(f"srun {' '.join(words)}\n", f"--job-name={name}", f"--chdir={self.folder}",
+        self.number = cluster.sbatch(script.format(f"srun {' '.join(words)}"), f"--job-name={name}", f"--chdir={self.folder}",
                                      "--output=job.out", "--open-mode=append", *options)
         self.step = f"{self.number}.0"
         self.sets = os.path.join(self.folder, "fermata-checkpoints")
