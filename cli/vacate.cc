@@ -91,7 +91,8 @@ Result<int> vacate_here(const Invocation& invocation, const Options& options) {
 }
 
 /// Slurm's, with all that runs of it.
-int move_by_slurm(CoordinatorAccess& access, uint64_t job, SlurmMove move, const Options& options) {
+int move_by_slurm(CoordinatorAccess& access, uint64_t job, const SlurmMove& move,
+                  const Options& options) {
   const SlurmMoved moved = move_slurm_job(access.client(), job, move);
   const std::string name = std::to_string(job);
   Verdicts verdicts(options.json);
