@@ -175,6 +175,9 @@ Result<int> show_set(storage::Ledger& ledger, const std::filesystem::path& dir, 
                                   manifest->chain_sets, format_size(manifest->chain_bytes)));
   }
   line("afterwards", manifest->result);
+  if (manifest->request_ms > 0) {
+    line("requested", fmt::format("{:.1f} ms before the first phase", manifest->request_ms));
+  }
   line("stood still", fmt::format("{:.1f} ms", manifest->stand_still_ms));
   for (const std::string& bar : phase_bars(*manifest, terminal_width(), terminal_takes_utf8())) {
     std::puts(bar.c_str());

@@ -204,9 +204,10 @@ Result<Crid> Coordinator::begin_attempt(Ledger& ledger, const JobDescription& jo
 TriedSet Coordinator::take_set(const JobDescription& job, std::span<Agent* const> agents,
                                bool end_job) {
   LeavingJudge connections(/*cut=*/true);
+  const Time requested = job.requested.value_or(Clock::steady().now());
   TriedSet tried;
   const uint32_t attempts = try_patiently(patience_, [&] {
-    tried = try_set(job, agents, end_job, connections);
+    tried = try_set(job, agents, end_job, requested, connections);
     if (tried.outcome.status.code() == Code::kBusy) {
       log_info(fmt::format("job {}: set {}: {}", to_string(job.job), to_string(tried.crid),
                            storage::printable(tried.outcome.status.message())));
@@ -221,7 +222,7 @@ TriedSet Coordinator::take_set(const JobDescription& job, std::span<Agent* const
 }
 
 TriedSet Coordinator::try_set(const JobDescription& job, std::span<Agent* const> agents,
-                              bool end_job, LeavingJudge& connections) {
+                              bool end_job, Time requested, LeavingJudge& connections) {
   TriedSet tried;
   for (const Agent* agent : agents) tried.nodes.push_back(agent->node());
   SetOrder order;
@@ -245,6 +246,7 @@ TriedSet Coordinator::try_set(const JobDescription& job, std::span<Agent* const>
     tried.folder = order.folder;
     return {};
   };
+  Duration waited{};
   const auto write_manifest = [&](const SetOutcome& so_far) -> Status {
     FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
     tried.manifest = manifest_of_reports(order, job, agents, so_far);
@@ -253,6 +255,7 @@ TriedSet Coordinator::try_set(const JobDescription& job, std::span<Agent* const>
     if (tried.manifest.parent.value != 0) {
       FERMATA_TRY(committed_still(storage::set_folder(dir_, job.job, tried.manifest.parent)));
     }
+    tried.manifest.request_ms = milliseconds_of(waited);
     return storage::write_manifest(order.folder, tried.manifest);
   };
 
@@ -261,6 +264,7 @@ TriedSet Coordinator::try_set(const JobDescription& job, std::span<Agent* const>
     const auto judge_cut = [&](const SetOutcome& so_far) {
       return judge(job, agents, so_far, connections);
     };
+    waited = Clock::steady().now() - requested;
     tried.outcome =
         coord::take_set(order, agents, deadlines_, Clock::steady(), judge_cut, write_manifest);
   }

@@ -35,10 +35,11 @@ struct JobDescription {
   std::vector<uint32_t> pod_of_rank = {};  ///< empty: all in one pod
   std::vector<std::string> hosts = {};     ///< by pod: the name its ranks know; empty: the node's
   ExternalTcp external_tcp = ExternalTcp::kRefuse;
-  Addresses own_hosts = {};          ///< of the nodes it runs on
-  std::string track = "none";        ///< how writes to memory are tracked (`--track`)
-  std::string compress = {};         ///< pages in images (`--compress`); empty: as nodes have it
-  uint32_t full_every = kFullEvery;  ///< every so manieth set is a full one
+  Addresses own_hosts = {};            ///< of the nodes it runs on
+  std::string track = "none";          ///< how writes to memory are tracked (`--track`)
+  std::string compress = {};           ///< pages in images (`--compress`); empty: as nodes have it
+  uint32_t full_every = kFullEvery;    ///< every so manieth set is a full one
+  std::optional<Time> requested = {};  ///< when the set was; unset: take_set() is the request
   /// So many of its newest sets stay once another is committed; 0: all (storage/retention.h).
   uint32_t keep = 0;
 };
@@ -111,7 +112,7 @@ class Coordinator {
 
  private:
   TriedSet try_set(const JobDescription& job, std::span<Agent* const> agents, bool end_job,
-                   LeavingJudge& connections);
+                   Time requested, LeavingJudge& connections);
   /// The set that one taken now may build on, if any.
   std::optional<storage::Manifest> parent_for(storage::Ledger& ledger,
                                               const JobDescription& job) const;

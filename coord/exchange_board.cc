@@ -10,6 +10,7 @@ namespace {
 
 // An exit status of its own has no meaning here: the step did not do it.
 constexpr int32_t kFailedStatus = 1;
+constexpr int32_t kForgotten = -1;  // PMIX_ERROR: what the ranks' call returns
 // A pod under way to the n-th has had the n-1-th, and keeps both until the n-th is there.
 constexpr size_t kMaxUnderWay = 2;
 constexpr size_t kMaxReason = 1024;
@@ -155,10 +156,17 @@ std::vector<wire::ExchangeDown> ExchangeBoard::contribute(uint32_t sender,
   order_.splice(order_.end(), order_, collective.place);
   if (number < collective.completed) return {};
   if (number == collective.completed) {
-    // Said again: the answer may have been lost.
-    if (!collective.gathered) return {};
+    // Said again: the answer may have been lost. One that was forgotten cannot be given any more,
+    // and who waits for it is to know.
     wire::ExchangeDown down = to(sender);
-    *down.mutable_gathered() = *collective.gathered;
+    wire::Gathered& gathered = *down.mutable_gathered();
+    if (collective.gathered) {
+      gathered = *collective.gathered;
+    } else {
+      gathered.set_key(key);
+      gathered.set_number(number);
+      gathered.set_status(kForgotten);
+    }
     return {std::move(down)};
   }
   Gathering& gathering = collective.under_way[number];

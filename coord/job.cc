@@ -19,13 +19,6 @@ namespace {
 /// An agent that is back without a pod may have the news of its end right behind.
 constexpr std::chrono::seconds kNewsOfTheEnd{5};
 
-/// As a shell has it; -1: not known.
-int exit_status_of(const stored::Pod& pod) {
-  if (!pod.status_known()) return -1;
-  const int status = pod.wait_status();
-  return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-}
-
 std::string how_it_ended(const stored::Pod& pod) {
   if (!pod.status_known()) return "ended, and how is not known";
   const int status = exit_status_of(pod);
@@ -34,6 +27,12 @@ std::string how_it_ended(const stored::Pod& pod) {
 }
 
 }  // namespace
+
+int exit_status_of(const stored::Pod& pod) {
+  if (!pod.status_known()) return -1;
+  const int status = pod.wait_status();
+  return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
 
 JobStep step_of(const stored::Job& record) { return {record.job(), record.step()}; }
 

@@ -50,6 +50,8 @@ struct JobContext {
 
 JobStep step_of(const stored::Job& record);
 PodId pod_of(const stored::Job& record, uint32_t pod);
+/// As a shell has it; -1: not known.
+int exit_status_of(const stored::Pod& pod);
 /// Of a job that has ended.
 wire::WaitReply wait_reply_of(const stored::Job& record);
 
@@ -135,6 +137,7 @@ class Job {
     std::chrono::milliseconds max_wait{0};      ///< 0: as long as it takes
     std::filesystem::path checkpoint_dir = {};  ///< empty: the job's
     bool asked_for = true;                      ///< by somebody: answered by control() later
+    Time requested = Clock::steady().now();
   };
 
   void ask(Task task);
@@ -164,7 +167,7 @@ class Job {
   void save();
   TriedSet take_set(const Wish& wish);
   TriedSet attempt(const Wish& wish, const JobDescription& job, std::span<Agent* const> agents);
-  void try_requeue(const wire::RequeueRequest& request,
+  void try_requeue(const wire::RequeueRequest& request, Time requested,
                    const Requests::Respond<wire::RequeueReply>& respond);
   /// No cut: of a connection that is closed between two looks one end may be seen alone; `judge`
   /// tells that from one that leaves the job, when it is asked again.

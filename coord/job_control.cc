@@ -67,9 +67,10 @@ void Job::requeue(const wire::RequeueRequest& request,
     if (refused.outcome().code() == 0) ++sets_asked_;
   }
   if (refused.outcome().code() != 0) return respond(std::move(refused));
-  ask([this, request, respond = std::move(respond)](const Status& status) {
+  const Time requested = Clock::steady().now();
+  ask([this, request, requested, respond = std::move(respond)](const Status& status) {
     if (status) {
-      try_requeue(request, respond);
+      try_requeue(request, requested, respond);
     } else {
       wire::RequeueReply reply;
       *reply.mutable_outcome() = wire::to_outcome(status);
@@ -80,7 +81,7 @@ void Job::requeue(const wire::RequeueRequest& request,
   });
 }
 
-void Job::try_requeue(const wire::RequeueRequest& request,
+void Job::try_requeue(const wire::RequeueRequest& request, Time requested,
                       const Requests::Respond<wire::RequeueReply>& respond) {
   const stored::Job now = record();
   std::vector<uint32_t> ranks(static_cast<size_t>(now.pods_size()), 0);
@@ -90,6 +91,7 @@ void Job::try_requeue(const wire::RequeueRequest& request,
   const Status room = context_.nodes.room_elsewhere(step_, ranks, names, node_of_);
 
   Wish wish;
+  wish.requested = requested;
   wish.end_job = room.is_ok() || request.force();
   wish.max_wait = std::chrono::milliseconds(request.max_wait_ms());
   wish.checkpoint_dir = request.checkpoint_dir();

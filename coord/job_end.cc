@@ -77,8 +77,7 @@ int Job::highest_status() const {
   int highest = 0;
   for (const stored::Pod& pod : record_.pods()) {
     if (!pod.ended() || !pod.status_known()) continue;
-    const int status = pod.wait_status();
-    highest = std::max(highest, WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
+    highest = std::max(highest, exit_status_of(pod));
   }
   return highest;
 }

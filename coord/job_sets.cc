@@ -57,6 +57,7 @@ TriedSet Job::attempt(const Wish& wish, const JobDescription& job, std::span<Age
 
 TriedSet Job::take_set(const Wish& wish) {
   JobDescription job;
+  job.requested = wish.requested;
   std::stop_source give_up;
   TriedSet tried;
   job.job = step_;
@@ -146,10 +147,12 @@ void Job::checkpoint(const wire::CheckpointRequest& request,
     if (refused.outcome().code() == 0) ++sets_asked_;
   }
   if (refused.outcome().code() != 0) return respond(std::move(refused));
-  ask([this, request, respond = std::move(respond)](const Status& status) {
+  const Time requested = Clock::steady().now();
+  ask([this, request, requested, respond = std::move(respond)](const Status& status) {
     wire::CheckpointReply reply;
     if (status) {
       Wish wish;
+      wish.requested = requested;
       wish.end_job = request.end_job();
       wish.compress = request.compress();
       if (request.has_keep()) wish.keep = request.keep();

@@ -1,12 +1,11 @@
-// Between the plain types of this folder and the messages of proto/control.proto. Pure functions.
+// Between the plain types of this folder and the messages of proto/. Pure functions.
 #pragma once
 
-#include "common/ids.h"
-#include "proto/exchange.pb.h"
+#include "proto/pod_id.h"
 
 namespace fermata::coord {
 
-wire::PodId to_wire(const PodId& pod);
-PodId from_wire(const wire::PodId& pod);
+using wire::from_wire;
+using wire::to_wire;
 
 }  // namespace fermata::coord

@@ -12,6 +12,7 @@
 #include "node-agent/engine/requirements.h"
 #include "node-agent/record_file.h"
 #include "proto/outcome.h"
+#include "proto/pod_id.h"
 
 namespace fermata::node_agent {
 namespace {
@@ -101,7 +102,9 @@ void Agent::adopt() {
   std::vector<PodId> adopted;
   for (PodRecord& record : registry_.all()) {
     const PodId id = record.id;
-    if (record.stubs) steps_->expect(id, record.ranks_here(), record.owner.uid);
+    if (record.stubs) {
+      steps_->expect(id, record.ranks_here(), record.owner.uid, record.stub_processes);
+    }
     if (record.ended) {
       if (record.stubs) steps_->pod_over(id, record.wait_status);
       tell(report_of(record));
@@ -113,6 +116,7 @@ void Agent::adopt() {
     const std::lock_guard lock(mutex_);
     hosts_[id] = std::move(host);
   }
+  steps_->begin();
   // The first Hello is to name them.
   const Time deadline = steady_clock::now() + kAdoptPatience;
   for (const PodId& id : adopted) {
@@ -190,7 +194,7 @@ wire::Hello Agent::hello() const {
 void Agent::attached(const wire::Welcome& welcome) {
   for (const wire::PodId& id : welcome.unknown()) {
     log_warning(fmt::format("the coordinator knows nothing of pod {}: it runs on, untended",
-                            to_string(pod_id_of(id))));
+                            to_string(wire::from_wire(id))));
   }
   std::map<PodId, wire::PodEnded> untold;
   {
@@ -210,7 +214,7 @@ void Agent::answer(const wire::Order& order, const Status& status) const {
 }
 
 void Agent::order(wire::Order order) {
-  const PodId pod = pod_id_of(order.pod());
+  const PodId pod = wire::from_wire(order.pod());
   if (order.has_refuse()) {
     steps_->refuse(pod, order.refuse().text(), order.refuse().exit_status());
     answer(order, Status::ok());
@@ -229,7 +233,7 @@ void Agent::order(wire::Order order) {
 }
 
 void Agent::exchange(wire::ExchangeDown message) {
-  if (const std::shared_ptr<PodHost> host = host_of(pod_id_of(message.pod()))) {
+  if (const std::shared_ptr<PodHost> host = host_of(wire::from_wire(message.pod()))) {
     host->deliver(std::move(message));
   }
 }
@@ -247,7 +251,7 @@ void Agent::lost() {
 }
 
 void Agent::tell(const wire::PodEnded& report) {
-  const PodId id = pod_id_of(report.id());
+  const PodId id = wire::from_wire(report.id());
   uint64_t losses = 0;
   {
     // First: a stream that stands right after this one was found lost is to bring it.

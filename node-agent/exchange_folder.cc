@@ -22,6 +22,7 @@
 #include "common/unique_fd.h"
 #include "node-agent/exchange_files.h"
 #include "node-agent/pod/exchange_layout.h"
+#include "proto/pod_id.h"
 
 namespace fermata::node_agent {
 namespace {
@@ -41,15 +42,6 @@ constexpr size_t kMaxPending = pod::kMaxExchangeFiles;
 bool same_pod(const wire::PodId& a, const PodId& b) {
   return a.job() == b.step.job && a.step() == b.step.step && a.pod() == b.pod &&
          a.start() == b.start;
-}
-
-wire::PodId to_wire(const PodId& pod) {
-  wire::PodId id;
-  id.set_job(pod.step.job);
-  id.set_step(pod.step.step);
-  id.set_pod(pod.pod);
-  id.set_start(pod.start);
-  return id;
 }
 
 }  // namespace
@@ -212,7 +204,7 @@ class ExchangeFolder::Worker {
                            text ? "is none" : text.error().message()));
       return;
     }
-    *message.mutable_pod() = to_wire(pod_);
+    *message.mutable_pod() = wire::to_wire(pod_);
     // Only agents speak for several pods.
     if (message.has_contribution()) message.mutable_contribution()->clear_parts();
     sender_(std::move(message));

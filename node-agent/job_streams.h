@@ -23,11 +23,8 @@ struct JobStreams {
   std::array<int, 3> fds() const { return {in.get(), out.get(), err.get()}; }
 };
 
-/// %j job, %s step, %n pod, %N host, %% a percent sign; other signs stay as they are.
-std::string expand_stream_name(std::string_view name, const PodId& pod, std::string_view host);
-
-/// Opens them; files that are missing are made. An empty name is /dev/null. A path has to be
-/// absolute (kUsage).
+/// Opens them, by names as expand_stream_name() has them; files that are missing are made. An empty
+/// name is /dev/null. A path has to be absolute (kUsage).
 Result<JobStreams> open_streams(const wire::Streams& names, const PodId& pod, std::string_view host,
                                 const Credentials& owner);
 

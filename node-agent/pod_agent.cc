@@ -336,8 +336,13 @@ Status PodAgent::write_back() {
 
 Status PodAgent::commit() {
   FAULT_POINT("commit.rename");
-  FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(pod_.owner));
-  return storage::publish(part_file(), work_->order.folder / numbers_.image);
+  {
+    FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(pod_.owner));
+    FERMATA_TRY(storage::publish(part_file(), work_->order.folder / numbers_.image));
+  }
+  // Of a pod that runs nothing is left to be done or undone.
+  if (!work_->frozen) work_.reset();
+  return {};
 }
 
 void PodAgent::roll_back() {

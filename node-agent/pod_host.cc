@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "node-agent/pod_worker.h"
+#include "proto/pod_id.h"
 
 namespace fermata::node_agent {
 namespace {
@@ -33,20 +34,9 @@ void PodHost::signal_rank(uint32_t rank, int signo) { worker_->signal_rank(rank,
 void PodHost::kill() { worker_->kill(); }
 std::optional<wire::LivingPod> PodHost::living() const { return worker_->living(); }
 
-PodId pod_id_of(const wire::PodId& id) { return {{id.job(), id.step()}, id.pod(), id.start()}; }
-
-wire::PodId wire_of(const PodId& id) {
-  wire::PodId out;
-  out.set_job(id.step.job);
-  out.set_step(id.step.step);
-  out.set_pod(id.pod);
-  out.set_start(id.start);
-  return out;
-}
-
 wire::PodEnded report_of(const PodRecord& record) {
   wire::PodEnded report;
-  *report.mutable_id() = wire_of(record.id);
+  *report.mutable_id() = wire::to_wire(record.id);
   report.set_status_known(record.wait_status.has_value());
   report.set_wait_status(record.wait_status.value_or(0));
   report.set_reason(record.reason);

@@ -70,9 +70,6 @@ class PodHost {
   std::unique_ptr<PodWorker> worker_;
 };
 
-PodId pod_id_of(const wire::PodId& id);
-wire::PodId wire_of(const PodId& id);
-
 /// The report of a pod that ended, from its record.
 wire::PodEnded report_of(const PodRecord& record);
 

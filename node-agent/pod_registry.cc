@@ -58,6 +58,9 @@ std::string text_of(const PodRecord& record) {
   for (const std::string& address : record.known_addresses) {
     out["known_addresses"].push_back(fmt::format("{:02x}", fmt::join(bytes_of(address), "")));
   }
+  for (const StubProcess& stub : record.stub_processes) {
+    out["stub_processes"].push_back({stub.rank, stub.pid, stub.start});
+  }
   if (record.wait_status) out["wait_status"] = *record.wait_status;
   // An argument may hold any bytes; what is not UTF-8 is replaced.
   return out.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
@@ -91,6 +94,10 @@ std::optional<PodRecord> record_of(const fs::path& file) {
     for (const json& address : object.value("known_addresses", json::array())) {
       record.known_addresses.push_back(from_hex(address.get<std::string>()));
     }
+    for (const json& stub : object.value("stub_processes", json::array())) {
+      record.stub_processes.push_back(
+          {stub.at(0).get<uint32_t>(), stub.at(1).get<pid_t>(), stub.at(2).get<uint64_t>()});
+    }
     if (object.contains("wait_status")) record.wait_status = object["wait_status"].get<int>();
     return record;
   } catch (const json::exception&) {
@@ -99,6 +106,8 @@ std::optional<PodRecord> record_of(const fs::path& file) {
 }
 
 }  // namespace
+
+bool StubProcess::lives() const { return pid > 0 && process_start_time(pid) == start; }
 
 bool PodRecord::alive() const {
   return !ended && init > 0 && process_start_time(init) == init_start;

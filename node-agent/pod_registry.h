@@ -21,6 +21,15 @@
 
 namespace fermata::node_agent {
 
+/// The process that Slurm has for a rank (spank-plugin/stub.h).
+struct StubProcess {
+  uint32_t rank = 0;
+  pid_t pid = 0;
+  uint64_t start = 0;  ///< process_start_time(pid)
+
+  bool lives() const;
+};
+
 struct PodRecord {
   PodId id;
   pid_t init = -1;                    ///< host PID of PID 1; -1: the pod was being made
@@ -32,7 +41,8 @@ struct PodRecord {
   std::filesystem::path folder;       ///< of checkpoints
   /// Of the node it was first started on (PodState.known_addresses).
   std::vector<std::string> known_addresses;
-  bool stubs = false;   ///< of a Slurm step: a process outside stands for each rank
+  bool stubs = false;  ///< of a Slurm step: a process outside stands for each rank
+  std::vector<StubProcess> stub_processes;
   int64_t started = 0;  ///< seconds since the epoch
   bool ended = false;
   std::optional<int> wait_status;  ///< of a pod that has ended, where that is known

@@ -113,6 +113,7 @@ void PodWorker::signal_rank(uint32_t rank, int signo) {
 void PodWorker::kill() {
   const std::lock_guard lock(mutex_);
   ending_signal_ = SIGKILL;
+  abandoned_ = true;
   if (group_.empty()) return;
   const Status killed = pod::kill_group(group_);
   if (!killed) log_error(killed.message());

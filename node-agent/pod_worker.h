@@ -85,6 +85,7 @@ class PodWorker {
   pod::GroupSpec group_spec();
   Status put_record(const pod::Pod& pod);
   /// The pod runs: from here on it is ours, unless this fails.
+  bool abandoned() const;
   Status hold(pod::Pod& pod);
   /// hold(), for a pod that was just made: it is destroyed where that fails, and where the
   /// coordinator was lost before a Hello could name it.
@@ -128,6 +129,7 @@ class PodWorker {
   bool closed_ = false;                       ///< guarded by mutex_: the pod is over
   std::filesystem::path group_;               ///< guarded by mutex_: what destroy kills at once
   UniqueFd pidfd_;                            ///< guarded by mutex_: whom signals go to
+  bool abandoned_ = false;                    ///< guarded by mutex_: kill() was called
   int ending_signal_ = 0;                     ///< guarded by mutex_: Slurm's last word, if any
   std::optional<wire::LivingPod> living_;     ///< guarded by mutex_
   std::unique_ptr<ExchangeFolder> exchange_;  ///< guarded by mutex_, written by the thread

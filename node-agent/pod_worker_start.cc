@@ -14,6 +14,7 @@
 #include "node-agent/pod_worker.h"
 #include "node-agent/record_file.h"
 #include "node-agent/thaw_guard.h"
+#include "proto/pod_id.h"
 
 namespace fermata::node_agent {
 namespace {
@@ -68,6 +69,7 @@ Result<std::unique_ptr<StepPart>> PodWorker::step_part(bool stubs) {
   }
   record_.stubs = true;
   FERMATA_ASSIGN(StepPart part, settings_.steps->take(record_.id, record_.ranks_here()));
+  for (const TaskPart& task : part.tasks) record_.stub_processes.push_back(task.stub);
   return std::make_unique<StepPart>(std::move(part));
 }
 
@@ -99,7 +101,9 @@ pod::GroupSpec PodWorker::group_spec() {
     FERMATA_ASSIGN_STATUS(isolation_, isolation::Isolation::install(group));
     FAULT_POINT("start.group");
     const std::lock_guard lock(mutex_);
-    if (queue_.stop()) return {Code::kGone, "given up before the pod was started"};
+    if (queue_.stop() || abandoned_) {
+      return {Code::kGone, "given up before the pod was started"};
+    }
     group_ = group;
     return {};
   };
@@ -189,6 +193,11 @@ void PodWorker::never_stood() {
   if (!stays_) registry_.remove(record_.id);
 }
 
+bool PodWorker::abandoned() const {
+  const std::lock_guard lock(mutex_);
+  return abandoned_;
+}
+
 Status PodWorker::hold(pod::Pod& pod) {
   PodToHold held;
   held.job = record_.id.step;
@@ -217,10 +226,11 @@ Status PodWorker::hold(pod::Pod& pod) {
     }
   }
   wire::LivingPod living;
-  *living.mutable_id() = wire_of(record_.id);
+  *living.mutable_id() = wire::to_wire(record_.id);
   living.set_owner_uid(record_.owner.uid);
   for (const uint32_t number : record_.pod_of_rank) living.add_pod_of_rank(number);
 
+  if (abandoned()) return {Code::kGone, "given up while the pod was being started"};
   agent_ = std::make_unique<PodAgent>(std::move(held));
   pod_ = std::move(pod);
   // Before the first of its ranks can be said to have ended.
@@ -286,7 +296,7 @@ Status PodWorker::take_over() {
 RestoreOrder PodWorker::restore_order(const wire::RestoreOrder& wanted, const Credentials& owner) {
   RestoreOrder order;
   order.job = record_.id.step;
-  order.saved = pod_id_of(wanted.saved()).step;
+  order.saved = wire::from_wire(wanted.saved()).step;
   order.pod = wanted.saved().pod();
   order.crid = Crid{wanted.crid()};
   order.image = wanted.image();

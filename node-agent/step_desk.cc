@@ -3,19 +3,16 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cstring>
+#include <algorithm>
 #include <utility>
 
 #include "common/file_util.h"
 #include "common/log.h"
+#include "node-agent/record_file.h"
 
 namespace fermata::node_agent {
 namespace {
@@ -23,6 +20,9 @@ namespace {
 // A command line and an environment of a task; execve(2) takes less.
 constexpr off_t kLongestCommand = 64 << 20;
 constexpr const char* kFolder = "fermata-checkpoints";
+// Of the lies that anybody can tell, one in a while is enough for the log.
+constexpr std::chrono::seconds kBetweenWarnings{10};
+constexpr size_t kMostEarlySignals = 64;
 
 PodId id_of(const std::tuple<uint64_t, uint32_t, uint32_t>& key, uint32_t pod) {
   return {{std::get<0>(key), std::get<1>(key)}, pod, std::get<2>(key)};
@@ -30,12 +30,6 @@ PodId id_of(const std::tuple<uint64_t, uint32_t, uint32_t>& key, uint32_t pod) {
 
 std::tuple<uint64_t, uint32_t, uint32_t> key_of(const PodId& pod) {
   return {pod.step.job, pod.step.step, pod.start};
-}
-
-bool tell(int fd, const StubFields& fields) {
-  const std::string text = encode_stub_fields(fields);
-  return send(fd, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT) ==
-         static_cast<ssize_t>(text.size());
 }
 
 std::optional<TaskCommand> read_command(int memfd) {
@@ -58,239 +52,223 @@ std::optional<TaskCommand> read_command(int memfd) {
   return command;
 }
 
-/// One message and the descriptors with it; nullopt: who said it is gone.
-std::optional<std::pair<StubFields, std::vector<UniqueFd>>> receive(int fd) {
-  std::string text(kLongestStubMessage, '\0');
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(8 * sizeof(int))> control{};
-  iovec part{text.data(), text.size()};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control.data();
-  message.msg_controllen = control.size();
-  const ssize_t got = recvmsg(fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-  if (got < 0 && (errno == EAGAIN || errno == EINTR))
-    return std::pair{StubFields{}, std::vector<UniqueFd>{}};
-  if (got <= 0) return std::nullopt;
-  std::vector<UniqueFd> with;
-  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
-       header = CMSG_NXTHDR(&message, header)) {
-    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
-    for (size_t i = 0; i < (header->cmsg_len - CMSG_LEN(0)) / sizeof(int); ++i) {
-      int one = -1;
-      memcpy(&one, CMSG_DATA(header) + i * sizeof one, sizeof one);
-      with.emplace_back(one);
-    }
-  }
-  text.resize(static_cast<size_t>(got));
-  std::optional<StubFields> fields = decode_stub_fields(text);
-  if (!fields) return std::nullopt;
-  return std::pair{*std::move(fields), std::move(with)};
-}
-
 std::string absolute(const std::string& path, const std::string& below) {
   return path.starts_with('/') ? path : (std::filesystem::path(below) / path).string();
 }
 
 }  // namespace
 
+StepPart::~StepPart() {
+  std::vector<UniqueFd> streams;
+  for (TaskPart& task : tasks) {
+    for (UniqueFd& stream : task.streams) streams.push_back(std::move(stream));
+  }
+  close_elsewhere(std::move(streams));
+}
+
+class StepDesk::Held {
+ public:
+  explicit Held(StepDesk& desk) : desk_(desk), lock_(desk.mutex_) {}
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+  ~Held() {
+    const auto offers = std::exchange(desk_.to_offer_, {});
+    const auto signals = std::exchange(desk_.to_signal_, {});
+    const auto abandoned = std::exchange(desk_.to_abandon_, {});
+    close_elsewhere(std::exchange(desk_.to_close_, {}));
+    lock_.unlock();
+    for (const wire::StepOffer& offer : offers) desk_.events_.offer(offer);
+    for (const Signal& one : signals) desk_.events_.signal(one.pod, one.rank, one.number);
+    for (const PodId& pod : abandoned) desk_.events_.abandoned(pod);
+  }
+
+ private:
+  StepDesk& desk_;
+  std::unique_lock<std::mutex> lock_;
+};
+
 Result<std::unique_ptr<StepDesk>> StepDesk::open(const std::filesystem::path& socket,
                                                  std::filesystem::path folder,
                                                  StepDeskEvents events) {
-  UniqueFd listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (!listener) return errno_failure(errno, "socket");
-  if (socket.native().size() >= sizeof address.sun_path) {
-    return failure(Code::kUsage,
-                   fmt::format("{}: the path of a socket is too long", socket.native()));
-  }
-  memcpy(address.sun_path, socket.c_str(), socket.native().size() + 1);
-  unlink(socket.c_str());
-  // A user's stub comes back to an agent that was started anew; what it may say is checked.
-  if (bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
-      chmod(socket.c_str(), 0666) != 0 || listen(listener.get(), SOMAXCONN) != 0) {
-    return errno_failure(errno, socket.native());
-  }
-  std::unique_ptr<StepDesk> desk(
-      new StepDesk(std::move(listener), socket, std::move(folder), std::move(events)));
-  if (!desk->poll_ || !desk->stop_) return errno_failure(errno, "an epoll and an eventfd");
-  for (const int fd : {desk->listener_.get(), desk->stop_.get()}) {
-    epoll_event event{};
-    event.events = EPOLLIN;
-    event.data.fd = fd;
-    if (epoll_ctl(desk->poll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
-      return errno_failure(errno, "epoll_ctl");
-    }
-  }
-  desk->thread_ = std::thread([raw = desk.get()] { raw->work(); });
-  return desk;
+  FERMATA_ASSIGN(std::unique_ptr<StepDoor> door, StepDoor::open(socket));
+  return std::unique_ptr<StepDesk>(
+      new StepDesk(std::move(door), std::move(folder), std::move(events)));
 }
 
-StepDesk::StepDesk(UniqueFd listener, std::filesystem::path socket, std::filesystem::path folder,
+StepDesk::StepDesk(std::unique_ptr<StepDoor> door, std::filesystem::path folder,
                    StepDeskEvents events)
-    : listener_(std::move(listener)),
-      socket_(std::move(socket)),
-      folder_(std::move(folder)),
-      events_(std::move(events)),
-      poll_(epoll_create1(EPOLL_CLOEXEC)),
-      stop_(eventfd(0, EFD_CLOEXEC)) {}
+    : folder_(std::move(folder)), events_(std::move(events)), door_(std::move(door)) {}
 
-StepDesk::~StepDesk() {
-  if (stop_) (void)eventfd_write(stop_.get(), 1);
-  if (thread_.joinable()) thread_.join();
+void StepDesk::begin() {
+  StepDoor::Events events;
+  events.said = [this](StepDoor::Said said) { return hear(std::move(said)); };
+  events.left = [this](int guest) { lose(guest); };
+  events.time_passed = [this] { return look_for_awaited(); };
+  door_->begin(std::move(events));
 }
 
-// ---- the thread
+// ---- what the door tells
 
-void StepDesk::work() {
-  std::array<epoll_event, 64> events{};
-  for (;;) {
-    const int count = epoll_wait(poll_.get(), events.data(), static_cast<int>(events.size()), -1);
-    for (int i = 0; i < count; ++i) {
-      const int fd = events.at(static_cast<size_t>(i)).data.fd;
-      if (fd == stop_.get()) return;
-      if (fd == listener_.get()) {
-        welcome();
+bool StepDesk::hear(StepDoor::Said said) {
+  const Held held(*this);
+  const std::string_view kind = stub_field(said.fields, "kind");
+  const auto found = guests_.find(said.guest);
+  if (found == guests_.end()) {
+    if (kind == "task") return introduce(said);
+    if (kind == "attach") return attach(said);
+    return false;
+  }
+  const Place place = found->second;
+  if (kind == "ready") make_ready(place, std::move(said.with));
+  if (kind == "signal") pass_on(place, static_cast<int>(stub_number(said.fields, "number")));
+  return true;
+}
+
+void StepDesk::lose(int guest) {
+  const Held held(*this);
+  const auto found = guests_.find(guest);
+  if (found == guests_.end()) return;
+  const auto [key, rank] = found->second;
+  guests_.erase(found);
+  stub_gone(key, rank);
+}
+
+/// Those that died while no agent was there will not come. True: some are still awaited.
+bool StepDesk::look_for_awaited() {
+  const Held held(*this);
+  std::vector<Place> gone;
+  bool more = false;
+  for (const auto& [key, step] : steps_) {
+    for (const auto& [rank, task] : step.tasks) {
+      if (!task.awaited) continue;
+      if (task.process.lives()) {
+        more = true;
       } else {
-        hear(fd);
+        gone.emplace_back(key, rank);
       }
     }
   }
+  for (const auto& [key, rank] : gone) {
+    steps_.at(key).tasks.at(rank).awaited = false;
+    stub_gone(key, rank);
+  }
+  return more;
 }
 
-void StepDesk::welcome() {
-  UniqueFd fd(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  ucred who{};
-  socklen_t length = sizeof who;
-  if (!fd || getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &who, &length) != 0) return;
-  epoll_event event{};
-  event.events = EPOLLIN;
-  event.data.fd = fd.get();
-  if (epoll_ctl(poll_.get(), EPOLL_CTL_ADD, fd.get(), &event) != 0) return;
-  const std::lock_guard lock(mutex_);
-  const int number = fd.get();
-  guests_[number] = Guest{std::move(fd), who.pid, who.uid, std::nullopt};
-}
-
-void StepDesk::hear(int fd) {
-  auto said = receive(fd);
-  if (!said) return lose(fd);
-  auto& [fields, with] = *said;
-  const std::string_view kind = stub_field(fields, "kind");
-  std::optional<std::tuple<PodId, uint32_t, int>> signal;
-  std::vector<wire::StepOffer> offers;
-  {
-    const std::lock_guard lock(mutex_);
-    const auto found = guests_.find(fd);
-    if (found == guests_.end()) return;
-    Guest& guest = found->second;
-    if (kind == "task") introduce(guest, fields);
-    if (kind == "attach") attach(guest, fields);
-    if (kind == "ready") make_ready(guest, std::move(with));
-    if (kind == "signal") {
-      const Task* task = task_of(guest);
-      const auto number = static_cast<int>(stub_number(fields, "number"));
-      if (task != nullptr && task->pod && task->started && number > 0 && number <= SIGRTMAX) {
-        signal = {id_of(guest.task->first, *task->pod), guest.task->second, number};
-      }
+/// Slurm has killed the stub of a task, or it has ended as its rank did.
+void StepDesk::stub_gone(const StepKey& key, uint32_t rank) {
+  Task* task = task_of({key, rank});
+  if (task == nullptr) return;
+  task->stub.reset();
+  if (task->pod && !task->status && !task->over) {
+    const PodId pod = id_of(key, *task->pod);
+    const auto& tasks = steps_.at(key).tasks;
+    const bool last = std::none_of(tasks.begin(), tasks.end(), [&](const auto& one) {
+      const Task& other = one.second;
+      return other.pod == task->pod && (other.stub.valid() || other.awaited) && !other.over;
+    });
+    if (last) {
+      to_abandon_.push_back(pod);
+    } else if (task->started) {
+      to_signal_.push_back({pod, rank, SIGKILL});
     }
-    offers.swap(to_offer_);
   }
-  if (signal) events_.signal(std::get<0>(*signal), std::get<1>(*signal), std::get<2>(*signal));
-  for (wire::StepOffer& offer : offers) events_.offer(std::move(offer));
-}
-
-void StepDesk::lose(int fd) {
-  std::optional<std::pair<PodId, uint32_t>> killed;
-  bool abandoned = false;
-  {
-    const std::lock_guard lock(mutex_);
-    const auto found = guests_.find(fd);
-    if (found == guests_.end()) return;
-    if (Task* task = task_of(found->second)) {
-      const auto [key, rank] = *found->second.task;
-      task->stub.reset();
-      if (task->started && !task->status && task->pod) {
-        killed = {id_of(key, *task->pod), rank};
-        abandoned = true;
-        for (const auto& [number, other] : steps_.at(key).tasks) {
-          const bool lives = other.stub.valid() || other.awaited;
-          if (other.pod == task->pod && lives && !other.over) abandoned = false;
-        }
-      }
-      if (!task->started) steps_.at(key).tasks.erase(rank);
-      settle(key);
-    }
-    guests_.erase(found);
+  if (!task->pod) {
+    drop_streams(*task);
+    steps_.at(key).tasks.erase(rank);
   }
-  if (abandoned) {
-    events_.abandoned(killed->first);
-  } else if (killed) {
-    events_.signal(killed->first, killed->second, SIGKILL);
-  }
+  settle(key);
 }
 
 // ---- what stubs say
 
-StepDesk::Task* StepDesk::task_of(const Guest& guest) {
-  if (!guest.task) return nullptr;
-  const auto step = steps_.find(guest.task->first);
+StepDesk::Task* StepDesk::task_of(const Place& place) {
+  const auto step = steps_.find(place.first);
   if (step == steps_.end()) return nullptr;
-  const auto task = step->second.tasks.find(guest.task->second);
+  const auto task = step->second.tasks.find(place.second);
   return task == step->second.tasks.end() ? nullptr : &task->second;
 }
 
-void StepDesk::introduce(Guest& guest, const StubFields& said) {
-  const std::optional<StepTask> facts = step_task_of(said);
-  if (guest.uid != 0 || guest.task || !facts) {
-    log_warning(fmt::format("process {} of user {} says it is a task of a Slurm step: not believed",
-                            guest.pid, guest.uid));
-    return;
+bool StepDesk::introduce(const StepDoor::Said& said) {
+  const std::optional<StepTask> facts = step_task_of(said.fields);
+  if (said.uid != 0 || !facts) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now >= next_warning_) {
+      log_warning(
+          fmt::format("process {} of user {} says it is a task of a Slurm step: not "
+                      "believed",
+                      said.pid, said.uid));
+      next_warning_ = now + kBetweenWarnings;
+    }
+    return false;
   }
   const StepKey key{facts->job, facts->step, facts->start};
   Step& step = steps_[key];
   step.facts = *facts;
   Task& task = step.tasks[facts->rank];
+  drop_streams(task);
   task = Task{};
-  task.stub.reset(fcntl(guest.fd.get(), F_DUPFD_CLOEXEC, 0));
-  task.pid = guest.pid;
-  guest.task = {key, facts->rank};
+  task.stub.reset(fcntl(said.guest, F_DUPFD_CLOEXEC, 0));
+  task.process = {facts->rank, said.pid, process_start_time(said.pid)};
+  guests_[said.guest] = {key, facts->rank};
+  return true;
 }
 
-void StepDesk::attach(Guest& guest, const StubFields& said) {
-  const StepKey key{stub_number(said, "job"), static_cast<uint32_t>(stub_number(said, "step")),
-                    static_cast<uint32_t>(stub_number(said, "start"))};
-  const auto rank = static_cast<uint32_t>(stub_number(said, "rank"));
-  guest.task = {key, rank};
-  Task* task = task_of(guest);
-  if (task == nullptr || !task->awaited || guest.task->second != rank ||
-      (guest.uid != 0 && guest.uid != steps_.at(key).facts.uid)) {
-    guest.task.reset();
-    tell(guest.fd.get(), {{"kind", "ended"}, {"status", std::to_string(W_EXITCODE(1, 0))}});
-    return;
+bool StepDesk::attach(const StepDoor::Said& said) {
+  const StubFields& fields = said.fields;
+  const Place place{{stub_number(fields, "job"), static_cast<uint32_t>(stub_number(fields, "step")),
+                     static_cast<uint32_t>(stub_number(fields, "start"))},
+                    static_cast<uint32_t>(stub_number(fields, "rank"))};
+  Task* task = task_of(place);
+  if (task == nullptr || !task->awaited ||
+      (said.uid != 0 && said.uid != steps_.at(place.first).facts.uid)) {
+    tell_stub(said.guest, {{"kind", "ended"}, {"status", std::to_string(W_EXITCODE(1, 0))}});
+    return false;
   }
   task->awaited = false;
-  task->stub.reset(fcntl(guest.fd.get(), F_DUPFD_CLOEXEC, 0));
-  task->pid = guest.pid;
-  if (deliver(*task)) settle(key);
+  task->stub.reset(fcntl(said.guest, F_DUPFD_CLOEXEC, 0));
+  task->process = {place.second, said.pid, process_start_time(said.pid)};
+  guests_[said.guest] = place;
+  if (deliver(*task)) settle(place.first);
+  return true;
 }
 
-void StepDesk::make_ready(const Guest& guest, std::vector<UniqueFd> with) {
-  Task* task = task_of(guest);
-  if (task == nullptr || task->ready || with.size() != 4) return;
-  std::optional<TaskCommand> command = read_command(with[0].get());
-  if (!command) {
-    tell(task->stub.get(),
-         {{"kind", "refused"}, {"status", "1"}, {"text", "the task has no command"}});
+void StepDesk::make_ready(const Place& place, std::vector<UniqueFd> with) {
+  Task* task = task_of(place);
+  if (task == nullptr || task->ready || with.size() != 4) {
+    std::move(with.begin(), with.end(), std::back_inserter(to_close_));
     return;
   }
-  task->command = *std::move(command);
+  std::optional<TaskCommand> command = read_command(with[0].get());
   for (size_t stream = 0; stream < task->streams.size(); ++stream) {
     task->streams.at(stream) = std::move(with[stream + 1]);
   }
+  if (!command) {
+    drop_streams(*task);
+    tell_stub(task->stub.get(),
+              {{"kind", "refused"}, {"status", "1"}, {"text", "the task has no command"}});
+    return;
+  }
+  task->command = *std::move(command);
   task->ready = true;
-  offer_if_complete(steps_.at(guest.task->first));
+  offer_if_complete(steps_.at(place.first));
+}
+
+void StepDesk::pass_on(const Place& place, int signal) {
+  Task* task = task_of(place);
+  if (task == nullptr || signal <= 0 || signal > SIGRTMAX) return;
+  if (task->started && task->pod) {
+    to_signal_.push_back({id_of(place.first, *task->pod), place.second, signal});
+  } else if (task->signals.size() < kMostEarlySignals) {
+    task->signals.push_back(signal);
+  }
+}
+
+/// What is held here would keep their ends from being seen.
+void StepDesk::drop_streams(Task& task) {
+  for (UniqueFd& stream : task.streams) {
+    if (stream) to_close_.push_back(std::move(stream));
+  }
 }
 
 void StepDesk::offer_if_complete(Step& step) {
@@ -335,7 +313,7 @@ StepDesk::Step* StepDesk::step_of(const PodId& pod) {
 /// when the pod has, so that nothing is left when Slurm looks. True: it was told.
 bool StepDesk::deliver(Task& task) const {
   if (!task.stub || !task.status || !task.over) return false;
-  tell(task.stub.get(), {{"kind", "ended"}, {"status", std::to_string(*task.status)}});
+  tell_stub(task.stub.get(), {{"kind", "ended"}, {"status", std::to_string(*task.status)}});
   return true;
 }
 
@@ -349,19 +327,16 @@ void StepDesk::settle(const StepKey& key) {
 }
 
 void StepDesk::resend() {
-  std::vector<wire::StepOffer> offers;
-  {
-    const std::lock_guard lock(mutex_);
-    for (auto& [key, step] : steps_) {
-      if (step.offered) offer_if_complete(step);
-    }
-    offers.swap(to_offer_);
+  const Held held(*this);
+  for (auto& [key, step] : steps_) {
+    if (!step.offered) continue;
+    step.again = true;
+    offer_if_complete(step);
   }
-  for (wire::StepOffer& offer : offers) events_.offer(std::move(offer));
 }
 
 void StepDesk::refuse(const PodId& offer, const std::string& text, int exit_status) {
-  const std::lock_guard lock(mutex_);
+  const Held held(*this);
   Step* step = step_of(offer);
   if (step == nullptr) return;
   bool first = true;
@@ -369,14 +344,14 @@ void StepDesk::refuse(const PodId& offer, const std::string& text, int exit_stat
     if (task.started || !task.stub) continue;
     // Once is enough.
     const bool says = std::exchange(first, false) && !text.empty();
-    tell(task.stub.get(), {{"kind", "refused"},
-                           {"status", std::to_string(exit_status)},
-                           {"text", says ? text : std::string()}});
+    tell_stub(task.stub.get(), {{"kind", "refused"},
+                                {"status", std::to_string(exit_status)},
+                                {"text", says ? text : std::string()}});
   }
 }
 
 Result<StepPart> StepDesk::take(const PodId& pod, const std::vector<uint32_t>& ranks) {
-  const std::lock_guard lock(mutex_);
+  const Held held(*this);
   Step* step = step_of(pod);
   StepPart part;
   for (const uint32_t rank : ranks) {
@@ -388,9 +363,15 @@ Result<StepPart> StepDesk::take(const PodId& pod, const std::vector<uint32_t>& r
                                               rank, to_string(pod.step)));
     }
     Task& task = found->second;
-    FERMATA_ASSIGN(pod::ModelProcess model, pod::ModelProcess::of(task.pid));
+    FERMATA_ASSIGN(pod::ModelProcess model, pod::ModelProcess::of(task.process.pid));
+    // Were it gone, its number could be another's by now.
+    if (!stub_is_there(task.stub.get())) {
+      return failure(Code::kGone, fmt::format("task {} of Slurm's step {} has just ended", rank,
+                                              to_string(pod.step)));
+    }
     TaskPart& one = part.tasks.emplace_back();
     one.rank = rank;
+    one.stub = task.process;
     one.command = task.command;
     one.processors = model.processors();
     for (size_t stream = 0; stream < task.streams.size(); ++stream) {
@@ -398,37 +379,50 @@ Result<StepPart> StepDesk::take(const PodId& pod, const std::vector<uint32_t>& r
       if (!one.streams.at(stream)) return errno_failure(errno, "a stream of a task");
     }
     task.pod = pod.pod;
-    if (part.tasks.size() == 1) part.model = std::move(model);
+    if (part.tasks.size() == 1) {
+      part.model = std::move(model);
+    } else {
+      part.model.run_also_on(one.processors);
+    }
   }
   if (part.tasks.empty()) return failure(Code::kInternal, "a pod without a task");
   return part;
 }
 
-void StepDesk::expect(const PodId& pod, const std::vector<uint32_t>& ranks, uid_t owner) {
-  const std::lock_guard lock(mutex_);
+void StepDesk::expect(const PodId& pod, const std::vector<uint32_t>& ranks, uid_t owner,
+                      const std::vector<StubProcess>& stubs) {
+  const Held held(*this);
   Step& step = steps_[key_of(pod)];
   step.facts.uid = owner;
   for (const uint32_t rank : ranks) {
     Task& task = step.tasks[rank];
     task.awaited = task.started = task.ready = true;
     task.pod = pod.pod;
+    for (const StubProcess& stub : stubs) {
+      if (stub.rank == rank) task.process = stub;
+    }
   }
 }
 
 void StepDesk::started(const PodId& pod) {
-  const std::lock_guard lock(mutex_);
+  const Held held(*this);
   Step* step = step_of(pod);
   if (step == nullptr) return;
   for (auto& [rank, task] : step->tasks) {
     if (task.pod != pod.pod || task.started) continue;
     task.started = true;
-    task.streams = {};  // what is held here would keep their ends from being seen
-    if (task.stub) tell(task.stub.get(), {{"kind", "started"}});
+    task.command = {};
+    drop_streams(task);
+    if (task.stub) tell_stub(task.stub.get(), {{"kind", "started"}});
+    for (const int signal : std::exchange(task.signals, {})) {
+      to_signal_.push_back({pod, rank, signal});
+    }
+    if (!task.stub) to_signal_.push_back({pod, rank, SIGKILL});
   }
 }
 
 void StepDesk::rank_ended(const PodId& pod, uint32_t rank, int wait_status) {
-  const std::lock_guard lock(mutex_);
+  const Held held(*this);
   Step* step = step_of(pod);
   if (step == nullptr) return;
   const auto found = step->tasks.find(rank);
@@ -444,19 +438,27 @@ void StepDesk::rank_ended(const PodId& pod, uint32_t rank, int wait_status) {
 }
 
 void StepDesk::pod_over(const PodId& pod, std::optional<int> wait_status) {
-  const std::lock_guard lock(mutex_);
+  const Held held(*this);
   Step* step = step_of(pod);
   if (step == nullptr) return;
-  for (auto& [rank, task] : step->tasks) {
-    if (task.pod != pod.pod) continue;
-    if (!task.started) {
+  for (auto it = step->tasks.begin(); it != step->tasks.end();) {
+    Task& task = it->second;
+    if (task.pod == pod.pod && !task.started) {
       task.pod.reset();  // the pod did not come to be; the coordinator says why
-      continue;
+      if (!task.stub) {
+        drop_streams(task);
+        it = step->tasks.erase(it);
+        continue;
+      }
+    } else if (task.pod == pod.pod) {
+      if (!task.status) task.status = wait_status.value_or(W_EXITCODE(0, SIGKILL));
+      task.over = true;
+      deliver(task);
     }
-    if (!task.status) task.status = wait_status.value_or(W_EXITCODE(0, SIGKILL));
-    task.over = true;
-    deliver(task);
+    ++it;
   }
+  // A coordinator that came meanwhile was told of it as of one that runs.
+  if (std::exchange(step->again, false)) offer_if_complete(*step);
   settle(key_of(pod));
 }
 

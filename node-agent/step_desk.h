@@ -5,10 +5,11 @@
 //
 // Who a task is the desk believes root alone (SO_PEERCRED at connect: slurmstepd before it drops
 // its rights); what a task is to execute is its user's say. All functions: any thread. Events come
-// from the desk's thread, without a lock held.
+// from the desk's thread, or from who called, without a lock held.
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -16,7 +17,6 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 #include <tuple>
 #include <vector>
 
@@ -25,6 +25,8 @@
 #include "common/stub_message.h"
 #include "common/unique_fd.h"
 #include "node-agent/pod/model_process.h"
+#include "node-agent/pod_registry.h"
+#include "node-agent/step_door.h"
 #include "proto/control.pb.h"
 
 namespace fermata::node_agent {
@@ -32,15 +34,22 @@ namespace fermata::node_agent {
 /// A task that becomes a rank of a pod.
 struct TaskPart {
   uint32_t rank = 0;
+  StubProcess stub;
   TaskCommand command;
   std::vector<uint32_t> processors;
   std::array<UniqueFd, 3> streams;
 };
 
-/// The tasks of one pod.
+/// The tasks of one pod. Its streams are closed elsewhere when it goes.
 struct StepPart {
+  StepPart() = default;
+  StepPart(StepPart&&) = default;
+  StepPart(const StepPart&) = delete;
+  StepPart& operator=(const StepPart&) = delete;
+  ~StepPart();
+
   std::vector<TaskPart> tasks;  ///< by rank, ascending
-  pod::ModelProcess model;      ///< the first task's stub
+  pod::ModelProcess model;      ///< the first task's stub, on the processors of all
 };
 
 struct StepDeskEvents {
@@ -58,9 +67,10 @@ class StepDesk {
   static Result<std::unique_ptr<StepDesk>> open(const std::filesystem::path& socket,
                                                 std::filesystem::path folder,
                                                 StepDeskEvents events);
+  /// Hears the stubs from now on. Once, when expect() has been told of all that run.
+  void begin();
   StepDesk(const StepDesk&) = delete;
   StepDesk& operator=(const StepDesk&) = delete;
-  ~StepDesk();
 
   /// A new stream to the coordinator: what waits is offered again.
   void resend();
@@ -69,8 +79,9 @@ class StepDesk {
 
   /// The tasks with these ranks are this pod's from now on. kGone: one is not there.
   Result<StepPart> take(const PodId& pod, const std::vector<uint32_t>& ranks);
-  /// A pod that an agent before this one has started: its stubs will come.
-  void expect(const PodId& pod, const std::vector<uint32_t>& ranks, uid_t owner);
+  /// A pod that an agent before this one has started: its stubs will come, as long as they live.
+  void expect(const PodId& pod, const std::vector<uint32_t>& ranks, uid_t owner,
+              const std::vector<StubProcess>& stubs);
   void started(const PodId& pod);
   void rank_ended(const PodId& pod, uint32_t rank, int wait_status);
   /// nullopt: how is not known; it was killed then.
@@ -80,9 +91,10 @@ class StepDesk {
   using StepKey = std::tuple<uint64_t, uint32_t, uint32_t>;  // job, step, start
   struct Task {
     UniqueFd stub;  ///< none: it is gone, or (awaited) has not come yet
-    pid_t pid = 0;
+    StubProcess process;
     TaskCommand command;
     std::array<UniqueFd, 3> streams;
+    std::vector<int> signals;  ///< of before it was started
     bool ready = false;
     bool awaited = false;
     std::optional<uint32_t> pod;
@@ -94,44 +106,49 @@ class StepDesk {
     StepTask facts;
     std::map<uint32_t, Task> tasks;  ///< by rank
     bool offered = false;
+    bool again = false;  ///< to be offered when a start that is under way has failed
   };
-  /// A connection, and whose it is once it has said so.
-  struct Guest {
-    UniqueFd fd;
-    pid_t pid = 0;
-    uid_t uid = 0;
-    std::optional<std::pair<StepKey, uint32_t>> task;
+  /// A connection that is a task's.
+  using Place = std::pair<StepKey, uint32_t>;
+  struct Signal {
+    PodId pod;
+    uint32_t rank;
+    int number;
   };
+  /// The table, locked; what came of it is done when the lock has been given back.
+  class Held;
 
-  StepDesk(UniqueFd listener, std::filesystem::path socket, std::filesystem::path folder,
-           StepDeskEvents events);
-  void work();
-  void welcome();
-  void hear(int fd);
-  void lose(int fd);
+  StepDesk(std::unique_ptr<StepDoor> door, std::filesystem::path folder, StepDeskEvents events);
+  bool hear(StepDoor::Said said);
+  void lose(int guest);
+  bool look_for_awaited();
   // With mutex_ held:
-  void introduce(Guest& guest, const StubFields& said);
-  void attach(Guest& guest, const StubFields& said);
-  void make_ready(const Guest& guest, std::vector<UniqueFd> with);
+  bool introduce(const StepDoor::Said& said);
+  bool attach(const StepDoor::Said& said);
+  void make_ready(const Place& place, std::vector<UniqueFd> with);
+  void pass_on(const Place& place, int signal);
+  void stub_gone(const StepKey& key, uint32_t rank);
   void offer_if_complete(Step& step);
+  void drop_streams(Task& task);
   bool deliver(Task& task) const;
   void settle(const StepKey& key);
-  Task* task_of(const Guest& guest);
+  Task* task_of(const Place& place);
   Step* step_of(const PodId& pod);
 
-  const UniqueFd listener_;
-  const std::filesystem::path socket_;
   const std::filesystem::path folder_;
   const StepDeskEvents events_;
-  UniqueFd poll_;
-  UniqueFd stop_;
 
   std::mutex mutex_;
-  std::map<int, Guest> guests_;  ///< by descriptor
+  std::map<int, Place> guests_;  ///< by number of the connection
   std::map<StepKey, Step> steps_;
-  std::vector<wire::StepOffer> to_offer_;  ///< as soon as the lock is given back
+  // For when the lock is given back:
+  std::vector<wire::StepOffer> to_offer_;
+  std::vector<Signal> to_signal_;
+  std::vector<PodId> to_abandon_;
+  std::vector<UniqueFd> to_close_;
+  std::chrono::steady_clock::time_point next_warning_;
 
-  std::thread thread_;  ///< the last member: it uses the others
+  std::unique_ptr<StepDoor> door_;  ///< the last member: its thread uses the others
 };
 
 }  // namespace fermata::node_agent

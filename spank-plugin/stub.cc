@@ -18,6 +18,9 @@
 #include <array>
 #include <cstring>
 #include <span>
+#include <vector>
+
+#include "spank-plugin/limits.h"
 
 namespace fermata::spank_plugin {
 namespace {
@@ -25,6 +28,7 @@ namespace {
 // An agent that is being started anew is back by then.
 constexpr int kConnectTries = 300;
 constexpr timespec kBetweenTries{0, 100'000'000};
+constexpr size_t kMostSignals = 256;
 
 Result<UniqueFd> connect_to(const std::string& path) {
   UniqueFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
@@ -108,8 +112,10 @@ class Stub {
   Stub(UniqueFd agent, std::string socket, const StepTask& task)
       : agent_(std::move(agent)), socket_(std::move(socket)), task_(task) {}
 
-  Status hand_over(const TaskCommand& command) {
+  Status hand_over(TaskCommand command) {
+    const std::vector<SoftLimit> limits = take_limits(command.environment);
     FERMATA_ASSIGN_STATUS(const UniqueFd memory, memfd_of(encode_stub_fields(to_fields(command))));
+    set_limits(limits);  // the pod takes them over from here
     const std::array<int, 4> with{memory.get(), STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO};
     return send_fields(agent_.get(), {{"kind", "ready"}}, with);
   }
@@ -163,10 +169,25 @@ class Stub {
   void take_signals() {
     signalfd_siginfo info{};
     while (read(signals_.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
-      if (info.ssi_signo == SIGCHLD || !agent_) continue;
-      // An agent that is gone hears nothing: as a signal at the wrong moment.
-      [[maybe_unused]] const Status sent = send_fields(
-          agent_.get(), {{"kind", "signal"}, {"number", std::to_string(info.ssi_signo)}});
+      if (info.ssi_signo == SIGCHLD) continue;
+      const auto number = static_cast<int>(info.ssi_signo);
+      // As the kernel has it, of each standard signal one is pending.
+      const bool there =
+          std::find(signals_kept_.begin(), signals_kept_.end(), number) != signals_kept_.end();
+      if (signals_kept_.size() < kMostSignals && (number >= SIGRTMIN || !there)) {
+        signals_kept_.push_back(number);
+      }
+    }
+    pass_signals_on();
+  }
+
+  /// Those that came while no agent was there wait for the next.
+  void pass_signals_on() {
+    while (agent_ && !signals_kept_.empty()) {
+      const Status sent = send_fields(
+          agent_.get(), {{"kind", "signal"}, {"number", std::to_string(signals_kept_.front())}});
+      if (!sent) return;  // the agent's end is about to be seen
+      signals_kept_.erase(signals_kept_.begin());
     }
   }
 
@@ -178,11 +199,14 @@ class Stub {
                                                    {"step", std::to_string(task_.step)},
                                                    {"start", std::to_string(task_.start)},
                                                    {"rank", std::to_string(task_.rank)}});
-    if (said) agent_ = *std::move(found);
+    if (!said) return;
+    agent_ = *std::move(found);
+    pass_signals_on();
   }
 
   UniqueFd agent_;
   UniqueFd signals_;
+  std::vector<int> signals_kept_;  ///< that no agent has heard of yet
   const std::string socket_;
   const StepTask& task_;
   bool started_ = false;

@@ -223,6 +223,8 @@ Result<WrittenImage> ImageWriter::finish() {
   for (const MemoryRegion& region : state.regions) written.memory_bytes += region.bytes_here();
   written.digest = to_hex(digest128(bytes));
   state.finished = true;
+  state.direct.reset();
+  state.fd.reset();
   return written;
 }
 

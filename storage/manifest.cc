@@ -76,6 +76,7 @@ Json to_json(const Manifest& manifest) {
            {"tool_version", manifest.tool_version},
            {"images", std::move(images)},
            {"phases", std::move(phases)},
+           {"request_ms", manifest.request_ms},
            {"stand_still_ms", manifest.stand_still_ms},
            {"result", manifest.result}};
   // As it will be read: the checksum is of the text, and text that is not UTF-8 changes on its way
@@ -237,6 +238,7 @@ Manifest manifest_from(Fields& fields) {
     inner.get("ms", ms);
     fields.take(inner);
   }
+  fields.get_optional("request_ms", manifest.request_ms);
   fields.get("stand_still_ms", manifest.stand_still_ms);
   fields.get("result", manifest.result);
   if (manifest.crid.value == 0 || manifest.parent >= manifest.crid) fields.note("crid");

@@ -45,6 +45,8 @@ struct Manifest {
   std::vector<ManifestImage> images;
   /// Name and milliseconds of each phase, in order.
   std::vector<std::pair<std::string, double>> phases_ms;
+  /// From the request until the first phase began, earlier attempts included; 0: not recorded.
+  double request_ms = 0;
   double stand_still_ms = 0;
   std::string result;  ///< "resumed" or "killed": what became of the job after the cut
 

@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <sstream>
 #include <string_view>
@@ -116,10 +117,21 @@ Result<ModelProcess> ModelProcess::of(pid_t pid) {
   return model;
 }
 
+void ModelProcess::run_also_on(const std::vector<uint32_t>& processors) {
+  processors_.insert(processors_.end(), processors.begin(), processors.end());
+  std::sort(processors_.begin(), processors_.end());
+  processors_.erase(std::unique(processors_.begin(), processors_.end()), processors_.end());
+}
+
 const char* ModelProcess::become_like() const {
   for (const UniqueFd& group : groups_) {
     if (write(group.get(), "0", 1) != 1) return "joining a cgroup v1 group";
   }
+  // After the groups: joining a cpuset sets it anew.
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const uint32_t processor : processors_) CPU_SET(processor, &set);
+  if (sched_setaffinity(0, sizeof set, &set) != 0) return "sched_setaffinity";
   if (setns(mounts_.get(), CLONE_NEWNS) != 0) return "entering the mount namespace";
   const int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
   if (fd < 0 || write(fd, oom_score_.data(), oom_score_.size()) < 0) return "oom_score_adj";

@@ -1,6 +1,7 @@
 // What a pod takes over from a process outside that stands for it (the stub of a Slurm task): the
-// mount namespace it derives from, its cgroup v1 groups, limits and niceness. So what Slurm has
-// given to the task - a private /tmp, cpusets, memory limits, the freezer - holds for the pod.
+// mount namespace it derives from, its cgroup v1 groups, processors, limits and niceness. So what
+// Slurm has given to the task - a private /tmp, cpusets, memory limits, the freezer - holds for the
+// pod.
 #pragma once
 
 #include <sys/resource.h>
@@ -22,6 +23,9 @@ class ModelProcess {
 
   /// In a child between clone and execve that has no threads: null, or what failed, with errno.
   const char* become_like() const;
+
+  /// The pod stands for a process on these, too.
+  void run_also_on(const std::vector<uint32_t>& processors);
 
   mode_t umask() const { return umask_; }
   const std::vector<uint32_t>& processors() const { return processors_; }

@@ -43,8 +43,10 @@ def process_state(pid):
 class Cluster:
     """PIDs are the host's."""
 
-    def __init__(self, workspace, nodes, config="", slots=8):
+    def __init__(self, workspace, nodes, config="", slots=8, daemons=None):
+        """`daemons`: what their environment has besides."""
         self.workspace = workspace
+        self.daemons = daemons or {}
         self.folder = workspace.at("cluster")
         self.names = [f"n{k + 1}" for k in range(nodes)]
         self.environment = dict(os.environ, FERMATA_CLUSTER=self.folder, FERMATA_CLUSTER_BIN=BIN,
@@ -62,7 +64,7 @@ class Cluster:
         self.groups = cgroup2_mount()
 
     def up(self):
-        self.script("up", len(self.names))
+        self.script("up", len(self.names), environment=self.daemons)
 
     def clean_up(self):
         for log in glob.glob(os.path.join(self.folder, "log", "*.log")):
@@ -113,7 +115,7 @@ class Cluster:
         self.script("kill-node", node)
 
     def start_node(self, node):
-        self.script("start-node", node)
+        self.script("start-node", node, environment=self.daemons)
 
     def daemon(self, node):
         """PID of its fermata-agentd or, on ctl, fermata-coordd."""
@@ -124,7 +126,8 @@ class Cluster:
         raise Failure(f"no {name} runs on {node}")
 
     def start_daemon(self, node, environment=None):
-        self.script("start-daemon", node, "coordd" if node == "ctl" else "agentd", environment=environment)
+        self.script("start-daemon", node, "coordd" if node == "ctl" else "agentd",
+                    environment=dict(self.daemons, **(environment or {})))
 
     def log(self, node):
         return read(os.path.join(self.folder, "log", ("coordd" if node == "ctl" else "agentd") + f"-{node}.log"))

@@ -45,15 +45,15 @@ def small_file_system(path, size):
         subprocess.run(["umount", "--lazy", path], check=True)
 
 
-def run_scenario(name, arguments, body, seconds, nodes=3, config="", small=None):
+def run_scenario(name, arguments, body, seconds, nodes=3, config="", small=None, daemons=None):
     """Runs body(cluster, jobs, dice) in a fresh cluster and exits 0 or 1. `jobs`: whose clean_up() is called at the
-    end. `small`: size of a file system at <workspace>/small that all nodes share."""
+    end. `small`: size of a file system at <workspace>/small that all nodes share. `daemons`: as Cluster has it."""
     if arguments.seed is None:
         arguments.seed = random.randrange(1 << 30)
     print(f"seed {arguments.seed}", flush=True)
 
     def in_cluster(workspace, _):
-        jobs, cluster = [], Cluster(workspace, nodes, config)
+        jobs, cluster = [], Cluster(workspace, nodes, config, daemons=daemons)
         with small_file_system(workspace.at("small"), small):
             try:
                 cluster.up()

@@ -98,6 +98,14 @@ class CoordinatorTest : public testing::Test {
   FileAgent agent_;
 };
 
+TEST_F(CoordinatorTest, ManifestTellsHowLongTheRequestWaited) {
+  Coordinator coordinator = this->coordinator();
+  job_.requested = Clock::steady().now() - std::chrono::seconds(3);
+  const TriedSet tried = take(coordinator);
+  ASSERT_TRUE(tried.outcome.committed()) << tried.outcome.status.message();
+  EXPECT_GE(tried.manifest.request_ms, 3000);
+}
+
 TEST_F(CoordinatorTest, CommittedSetHasManifestAndLedgerEntry) {
   Coordinator coordinator = this->coordinator();
   const TriedSet tried = take(coordinator);
@@ -111,6 +119,7 @@ TEST_F(CoordinatorTest, CommittedSetHasManifestAndLedgerEntry) {
   EXPECT_EQ(manifest->command, job_.command);
   EXPECT_EQ(manifest->result, "resumed");
   EXPECT_EQ(manifest->stand_still_ms, 4);
+  EXPECT_GT(manifest->request_ms, 0);
   EXPECT_EQ(manifest->time, "2026-11-20T21:00:00Z");
   EXPECT_EQ(manifest->phases_ms.size(), kPhases.size());
   EXPECT_EQ(manifest->images[0].phases_ms, std::vector<double>(kPhases.size(), 6));

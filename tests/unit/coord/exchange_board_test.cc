@@ -192,7 +192,12 @@ TEST(ExchangeBoardLimitsTest, WhatIsCompleted_IsForgottenFirst) {
     EXPECT_LE(board.bytes(), 3000U);
   }
   EXPECT_THAT(board.take(contribution(0, "9", 1, {0, 1}, blob)), SizeIs(1));
-  EXPECT_THAT(board.take(contribution(0, "0", 1, {0, 1}, blob)), IsEmpty());
+  // Who asks for it again is not left waiting.
+  const auto late = board.take(contribution(0, "0", 1, {0, 1}, blob));
+  ASSERT_THAT(pods_of(late), ElementsAre(0));
+  EXPECT_EQ(late[0].gathered().key(), "0");
+  EXPECT_EQ(late[0].gathered().number(), 1U);
+  EXPECT_NE(late[0].gathered().status(), 0);
 }
 
 TEST(ExchangeBoardLimitsTest, TooMuchUnderWay_AbortsTheStep) {

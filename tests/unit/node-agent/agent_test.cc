@@ -8,6 +8,7 @@
 
 #include "host_fixture.h"
 #include "node-agent/pod/cgroup.h"
+#include "proto/pod_id.h"
 
 namespace fermata::node_agent {
 namespace {
@@ -75,7 +76,7 @@ class AgentTest : public HostTest {
   }
   wire::Done ask(Agent& agent, wire::Order order, const PodId& id) {
     order.set_id(++last_);
-    *order.mutable_pod() = wire_of(id);
+    *order.mutable_pod() = wire::to_wire(id);
     agent.order(std::move(order));
     return stream_.answer_to(last_);
   }
@@ -98,7 +99,7 @@ TEST_F(AgentTest, HelloTellsWhatTheNodeIsAndHas) {
   EXPECT_FALSE(hello.machine().kernel_release().empty());
   EXPECT_GT(hello.machine().vdso_size(), 0U);
   ASSERT_THAT(hello.pods(), SizeIs(1));
-  EXPECT_EQ(pod_id_of(hello.pods(0).id()), pod());
+  EXPECT_EQ(wire::from_wire(hello.pods(0).id()), pod());
   EXPECT_EQ(ask(*agent, destroy(), pod()).outcome().code(), 0);
   EXPECT_THAT(agent->hello().pods(), IsEmpty());
   EXPECT_THAT(stream_.ended(), IsEmpty());
@@ -189,7 +190,7 @@ TEST_F(AgentTest, AnEndThatNobodyHeard_IsToldByTheNextAgent) {
   stream_.set(true);
   agent->attached({});
   ASSERT_THAT(stream_.ended(), SizeIs(2));
-  EXPECT_EQ(pod_id_of(stream_.ended()[1].id()), pod(1));
+  EXPECT_EQ(wire::from_wire(stream_.ended()[1].id()), pod(1));
   EXPECT_EQ(stream_.ended()[1].wait_status(), W_EXITCODE(4, 0));
   EXPECT_THAT(records(), IsEmpty());
 }
@@ -227,7 +228,7 @@ TEST_F(AgentTest, KilledWithSeveralPods_TheNextTakesOverThoseThatLive) {
   const std::unique_ptr<Agent> next = start();
   EXPECT_THAT(next->hello().pods(), SizeIs(2)) << "by the first hello";
   EXPECT_TRUE(eventually([&] { return stream_.ended().size() == 1; }));
-  EXPECT_EQ(pod_id_of(stream_.ended()[0].id()), pod(1));
+  EXPECT_EQ(wire::from_wire(stream_.ended()[0].id()), pod(1));
   EXPECT_TRUE(counts_on());
   for (const uint32_t number : {0U, 2U}) {
     EXPECT_EQ(ask(*next, destroy(), pod(number)).outcome().code(), 0);

@@ -10,6 +10,7 @@
 
 #include "node-agent/pod/cgroup.h"
 #include "node-agent/pod/pod.h"
+#include "proto/pod_id.h"
 
 namespace fermata::node_agent {
 
@@ -154,7 +155,7 @@ wire::Order HostTest::restore(uint64_t crid, const wire::PodReport& image, uint3
   wire::RestoreOrder& restore = *order.mutable_restore();
   restore.set_owner_uid(0);
   restore.set_crid(crid);
-  *restore.mutable_saved() = wire_of(pod(number));
+  *restore.mutable_saved() = wire::to_wire(pod(number));
   restore.set_image((set_folder(crid) / image.image()).string());
   restore.set_digest(image.digest());
   set_shape(*restore.mutable_shape(), pods);

@@ -22,11 +22,6 @@ void put(const UniqueFd& fd, std::string_view text) {
   ASSERT_EQ(write(fd.get(), text.data(), text.size()), static_cast<ssize_t>(text.size()));
 }
 
-TEST(JobStreams, NamesAreFilledIn) {
-  EXPECT_EQ(expand_stream_name("/a/%j.%s.%n.%N.out", kPod, "n7"), "/a/17.2.3.n7.out");
-  EXPECT_EQ(expand_stream_name("/a/100%%/%x/%", kPod, "n7"), "/a/100%/%x/%");
-}
-
 TEST(JobStreams, WhatStoodInAFile_Stays) {
   const ScratchFolder folder;
   const fs::path file = folder.path() / "job-17.out";

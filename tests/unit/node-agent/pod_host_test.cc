@@ -12,6 +12,7 @@
 #include "host_fixture.h"
 #include "node-agent/isolation/isolation.h"
 #include "node-agent/record_file.h"
+#include "proto/pod_id.h"
 #include "storage/image_reader.h"
 
 namespace fermata::node_agent {
@@ -63,7 +64,7 @@ TEST_F(PodHostTest, APodIsLaunched_AndEndsWithItsStatus) {
   ASSERT_TRUE(host->report());
   EXPECT_TRUE(host->report()->status_known());
   EXPECT_EQ(host->report()->wait_status(), W_EXITCODE(7, 0));
-  EXPECT_EQ(pod_id_of(host->report()->id()), pod());
+  EXPECT_EQ(wire::from_wire(host->report()->id()), pod());
   EXPECT_EQ(*read_file(file("out.0")), "said\n");
   EXPECT_FALSE(fs::exists(group()));
   ASSERT_THAT(records(), SizeIs(1)) << "its end was not told yet";
@@ -86,7 +87,7 @@ TEST_F(PodHostTest, ItIsNamedWhileItRuns) {
   std::unique_ptr<TestHost> host = start_counter();
   const std::optional<wire::LivingPod> living = host->host().living();
   ASSERT_TRUE(living);
-  EXPECT_EQ(pod_id_of(living->id()), pod());
+  EXPECT_EQ(wire::from_wire(living->id()), pod());
   EXPECT_THAT(living->pod_of_rank(), SizeIs(1));
   ASSERT_THAT(records(), SizeIs(1));
   EXPECT_TRUE(records()[0].alive());

@@ -11,6 +11,7 @@
 #include "common/file_util.h"
 #include "common/unique_fd.h"
 #include "host_fixture.h"
+#include "proto/pod_id.h"
 
 namespace fermata::node_agent {
 namespace {
@@ -140,7 +141,7 @@ class PodPeersTest : public HostTest {
       EXPECT_EQ(host->ask(destroy()).outcome().code(), 0);
       EXPECT_TRUE(host->wait_over());
       // The one may have ended because the other was gone: that is for an agent to tell.
-      if (host->report()) PodRegistry(run_dir()).remove(pod_id_of(host->report()->id()));
+      if (host->report()) PodRegistry(run_dir()).remove(wire::from_wire(host->report()->id()));
     }
     hosts_.clear();
     expect_nothing_left(2);

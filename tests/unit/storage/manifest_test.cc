@@ -32,6 +32,7 @@ Manifest sample_manifest(uint64_t crid = 9) {
   manifest.pod_of_rank = {0, 0, 0, 0};
   manifest.external_tcp = "reset";
   manifest.phases_ms = {{"freeze", 1.25}, {"capture", 30}};
+  manifest.request_ms = 4.5;
   manifest.stand_still_ms = 31.25;
   manifest.result = "resumed";
   return manifest;
@@ -64,6 +65,7 @@ TEST_F(ManifestTest, IsReadAsItWasWritten) {
   EXPECT_EQ(read->crid, written.crid);
   EXPECT_EQ(read->images[0].digest, written.images[0].digest);
   EXPECT_EQ(read->phases_ms, written.phases_ms);
+  EXPECT_EQ(read->request_ms, 4.5);
   EXPECT_EQ(read->bytes(), 1U << 20);
   EXPECT_TRUE(read_manifest(set_ / ""));
 }
@@ -82,6 +84,7 @@ TEST_F(ManifestTest, OfVersion10IsRead) {
   EXPECT_TRUE(read->pod_of_rank.empty());
   EXPECT_TRUE(read->images[0].phases_ms.empty());
   EXPECT_TRUE(read->external_tcp.empty());
+  EXPECT_EQ(read->request_ms, 0);
 }
 
 TEST_F(ManifestTest, IsRefused_WhenARankIsInNoPodOfIt) {

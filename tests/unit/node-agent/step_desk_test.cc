@@ -1,0 +1,265 @@
+#include "node-agent/step_desk.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "node-agent/record_file.h"
+#include "tests/support/scratch_folder.h"
+
+namespace fermata::node_agent {
+namespace {
+
+using std::chrono::seconds;
+
+constexpr seconds kPatience{30};
+constexpr uid_t kNobody = 65534;
+constexpr PodId kPod{{7, 0}, 0, 0};
+
+/// What the desk has said, waited for.
+class Heard {
+ public:
+  StepDeskEvents events() {
+    StepDeskEvents made;
+    made.offer = [this](const wire::StepOffer&) { add("offer"); };
+    made.signal = [this](const PodId&, uint32_t rank, int signo) {
+      add("signal " + std::to_string(signo) + " to " + std::to_string(rank));
+    };
+    made.abandoned = [this](const PodId& pod) { add("abandoned " + std::to_string(pod.pod)); };
+    return made;
+  }
+  bool wait_for(const std::string& what) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, kPatience, [&] {
+      return std::find(said_.begin(), said_.end(), what) != said_.end();
+    });
+  }
+  std::vector<std::string> all() {
+    const std::lock_guard lock(mutex_);
+    return said_;
+  }
+
+ private:
+  void add(std::string what) {
+    const std::lock_guard lock(mutex_);
+    said_.push_back(std::move(what));
+    changed_.notify_all();
+  }
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::string> said_;
+};
+
+UniqueFd connect_to(const std::filesystem::path& socket) {
+  UniqueFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  memcpy(address.sun_path, socket.c_str(), socket.native().size() + 1);
+  if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) fd = {};
+  return fd;
+}
+
+void say(const UniqueFd& fd, const StubFields& fields, const std::vector<int>& with = {}) {
+  const std::string text = encode_stub_fields(fields);
+  iovec part{const_cast<char*>(text.data()), text.size()};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(4 * sizeof(int))> control{};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  if (!with.empty()) {
+    message.msg_control = control.data();
+    message.msg_controllen = CMSG_SPACE(with.size() * sizeof(int));
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(with.size() * sizeof(int));
+    memcpy(CMSG_DATA(header), with.data(), with.size() * sizeof(int));
+  }
+  ASSERT_EQ(sendmsg(fd.get(), &message, MSG_NOSIGNAL), static_cast<ssize_t>(text.size()));
+}
+
+/// The kind of the next message; "gone" where the desk has hung up, "silence" after `timeout`.
+StubFields hear(const UniqueFd& fd, std::chrono::milliseconds timeout = kPatience) {
+  const timeval limit{timeout.count() / 1000, (timeout.count() % 1000) * 1000};
+  setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  std::string text(kLongestStubMessage, '\0');
+  const ssize_t got = recv(fd.get(), text.data(), text.size(), 0);
+  if (got < 0) return {{"kind", errno == EAGAIN ? "silence" : "gone"}};
+  if (got == 0) return {{"kind", "gone"}};
+  text.resize(static_cast<size_t>(got));
+  return decode_stub_fields(text).value_or(StubFields{});
+}
+
+std::string kind_of(const StubFields& said) { return std::string(stub_field(said, "kind")); }
+
+class StepDeskTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    Result<std::unique_ptr<StepDesk>> opened = StepDesk::open(socket_, "", heard_.events());
+    ASSERT_TRUE(opened) << opened.error().message();
+    desk_ = *std::move(opened);
+  }
+
+  /// A task of the step, as slurmstepd introduces it; of `here` on this node.
+  UniqueFd introduced(uint32_t rank, uint32_t here) const {
+    StepTask task;
+    task.job = kPod.step.job;
+    task.nodes = 1;
+    task.ranks = task.here = here;
+    task.rank = rank;
+    UniqueFd fd = connect_to(socket_);
+    say(fd, to_fields(task));
+    return fd;
+  }
+
+  void ready(const UniqueFd& stub) const {
+    const UniqueFd memory(memfd_create("task", MFD_CLOEXEC));
+    const std::string text =
+        encode_stub_fields(to_fields(TaskCommand{"/bin/true", {"true"}, {"A=b"}, "/"}));
+    ASSERT_EQ(write(memory.get(), text.data(), text.size()), static_cast<ssize_t>(text.size()));
+    const UniqueFd null(open("/dev/null", O_RDWR | O_CLOEXEC));
+    say(stub, {{"kind", "ready"}}, {memory.get(), null.get(), null.get(), null.get()});
+  }
+
+  static StubFields attach(uint32_t rank) {
+    return {{"kind", "attach"},
+            {"job", "7"},
+            {"step", "0"},
+            {"start", "0"},
+            {"rank", std::to_string(rank)}};
+  }
+
+  ScratchFolder folder_;
+  std::filesystem::path socket_ = folder_.path() / "steps";
+  Heard heard_;
+  std::unique_ptr<StepDesk> desk_;
+};
+
+// An agent that is started anew opens its socket before it has found its pods.
+TEST_F(StepDeskTest, Stub_IsNotToldThatItsRankHasEnded_WhenItComesBeforeThePodsAreKnown) {
+  const UniqueFd stub = connect_to(socket_);
+  say(stub, attach(0));
+  desk_->expect(kPod, {0}, 0, {{0, getpid(), process_start_time(getpid())}});
+  desk_->begin();
+  EXPECT_EQ(kind_of(hear(stub, std::chrono::milliseconds(300))), "silence");
+  desk_->pod_over(kPod, W_EXITCODE(3, 0));
+  const StubFields said = hear(stub);
+  EXPECT_EQ(kind_of(said), "ended");
+  EXPECT_EQ(stub_number(said, "status"), static_cast<uint64_t>(W_EXITCODE(3, 0)));
+}
+
+TEST_F(StepDeskTest, Pod_IsAbandoned_WhenItsStubsDieWhileItIsBeingMade) {
+  desk_->begin();
+  UniqueFd stub = introduced(0, 1);
+  ready(stub);
+  ASSERT_TRUE(heard_.wait_for("offer"));
+  ASSERT_TRUE(desk_->take(kPod, {0}));
+  stub = {};
+  EXPECT_TRUE(heard_.wait_for("abandoned 0"));
+}
+
+TEST_F(StepDeskTest, Rank_IsKilledOnceItRuns_WhenItsStubAloneDiedBefore) {
+  desk_->begin();
+  UniqueFd first = introduced(0, 2);
+  const UniqueFd second = introduced(1, 2);
+  ready(first);
+  ready(second);
+  ASSERT_TRUE(heard_.wait_for("offer"));
+  ASSERT_TRUE(desk_->take(kPod, {0, 1}));
+  first = {};
+  say(second, {{"kind", "signal"}, {"number", std::to_string(SIGUSR1)}});
+  // Its answer shows that what was said before has been heard.
+  const UniqueFd stranger = connect_to(socket_);
+  say(stranger, attach(9));
+  ASSERT_EQ(kind_of(hear(stranger)), "ended");
+  desk_->started(kPod);
+  EXPECT_TRUE(heard_.wait_for("signal 9 to 0"));
+  EXPECT_TRUE(heard_.wait_for("signal " + std::to_string(SIGUSR1) + " to 1"));
+  EXPECT_EQ(heard_.all().size(), 3U);
+  EXPECT_EQ(kind_of(hear(second)), "started");
+}
+
+TEST_F(StepDeskTest, Task_IsNotThere_WhenItsStubHasDied) {
+  desk_->begin();
+  UniqueFd first = introduced(0, 2);
+  const UniqueFd second = introduced(1, 2);
+  ready(second);
+  first = {};
+  EXPECT_FALSE(desk_->take(kPod, {0, 1}));
+}
+
+TEST_F(StepDeskTest, Pod_IsAbandoned_WhenItsStubsDiedWhileNoAgentWasThere) {
+  const pid_t gone = fork();
+  if (gone == 0) _exit(0);
+  waitpid(gone, nullptr, 0);
+  desk_->expect(kPod, {0, 1}, 0, {{0, gone, 1}, {1, gone, 1}});
+  desk_->begin();
+  EXPECT_TRUE(heard_.wait_for("abandoned 0"));
+}
+
+TEST_F(StepDeskTest, Pod_RunsOn_WhileItsStubsLiveAndAreSilent) {
+  desk_->expect(kPod, {0}, 0, {{0, getpid(), process_start_time(getpid())}});
+  desk_->begin();
+  std::this_thread::sleep_for(seconds(5));  // longer than two looks
+  EXPECT_TRUE(heard_.all().empty());
+}
+
+/// Runs it as a user of no rights; whether it found all as it should be.
+bool as_nobody(const std::function<bool()>& what) {
+  const pid_t child = fork();
+  if (child == 0) {
+    if (setgroups(0, nullptr) != 0 || setgid(kNobody) != 0 || setuid(kNobody) != 0) _exit(2);
+    _exit(what() ? 0 : 1);
+  }
+  int status = 0;
+  return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+TEST_F(StepDeskTest, User_IsNotBelieved) {
+  std::filesystem::permissions(folder_.path(), std::filesystem::perms(0755));
+  desk_->begin();
+  EXPECT_TRUE(as_nobody([&] {
+    const UniqueFd lies = introduced(0, 1);
+    return kind_of(hear(lies)) == "gone";
+  }));
+  EXPECT_TRUE(as_nobody([&] {
+    const UniqueFd nothing = connect_to(socket_);
+    say(nothing, {{"kind", "ready"}}, {0});
+    return kind_of(hear(nothing)) == "gone";
+  }));
+  EXPECT_TRUE(heard_.all().empty());
+}
+
+TEST_F(StepDeskTest, User_CannotHoldMoreThanSomeConnections) {
+  std::filesystem::permissions(folder_.path(), std::filesystem::perms(0755));
+  desk_->begin();
+  EXPECT_TRUE(as_nobody([&] {
+    std::vector<UniqueFd> held;
+    for (int i = 0; i < 600; ++i) held.push_back(connect_to(socket_));
+    return kind_of(hear(held.back())) == "gone";
+  }));
+  UniqueFd stub = introduced(0, 1);
+  ready(stub);
+  EXPECT_TRUE(heard_.wait_for("offer"));
+}
+
+}  // namespace
+}  // namespace fermata::node_agent
