@@ -31,7 +31,7 @@ Result<node_agent::ControlReply> ask(const Invocation& invocation, const Options
     request.set_end_job(options.end_job);
     if (options.keep) request.set_keep(*options.keep);
     request.set_compress(options.compress);
-    CheckpointWitness witness(access->client(), step);
+    CheckpointWitness witness(access->client(), step, options.end_job);
     const Result<wire::CheckpointReply> answer = access->client().checkpoint(request);
     if (!answer && answer.error().code() == Code::kGone) return witness.find_out(answer.error());
     FERMATA_ASSIGN(const wire::CheckpointReply reply, answer);

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
 
@@ -39,16 +38,20 @@ Seen look(ControlClient& client, JobStep job) {
 
 }  // namespace
 
-CheckpointWitness::CheckpointWitness(ControlClient& client, JobStep job)
-    : client_(client), job_(job), dir_(look(client, job).dir), before_(newest()) {}
+CheckpointWitness::CheckpointWitness(ControlClient& client, JobStep job, bool end_job)
+    : client_(client),
+      job_(job),
+      end_job_(end_job),
+      dir_(look(client, job).dir),
+      before_(newest()) {}
 
-std::optional<Crid> CheckpointWitness::newest() const {
+std::optional<NewestSet> CheckpointWitness::newest() const {
   if (dir_.empty()) return std::nullopt;
   const Result<Credentials> caller = credentials_of_caller();
   if (!caller) return std::nullopt;
   const Result<coord::ChosenSet> set = coord::Coordinator(dir_, *caller).choose(job_, std::nullopt);
-  if (set) return set->manifest.crid;
-  if (set.error().code() == Code::kNotFound) return Crid{};
+  if (set) return NewestSet{set->manifest.crid, set->manifest.result == "killed"};
+  if (set.error().code() == Code::kNotFound) return NewestSet{};
   return std::nullopt;
 }
 
@@ -67,23 +70,9 @@ node_agent::ControlReply CheckpointWitness::find_out(const Status& lost) {
   if (!before_) return {lost, {}};
   log_warning(fmt::format("{}; looking what became of the checkpoint", lost.message()));
   const bool back = wait_for_coordinator();
-  const std::optional<Crid> now = newest();
+  const std::optional<NewestSet> now = newest();
   if (!now) return {lost, {}};
-  if (*before_ < *now) {
-    const nlohmann::json out = {
-        {"crid", now->value},
-        {"committed", true},
-        {"sentence", fmt::format("checkpoint {} committed; the coordinator was lost meanwhile",
-                                 to_string(*now))}};
-    return {Status::ok(), out.dump(2)};
-  }
-  return {lost.within(
-              back ? "nothing was committed: the coordinator was lost meanwhile"
-                   : fmt::format(
-                         "nothing is committed yet: look again with `fermata ls --checkpoint-dir "
-                         "{}` when the coordinator is back",
-                         dir_.native())),
-          {}};
+  return verdict_of({lost, end_job_, dir_, before_->crid, *now, back});
 }
 
 }  // namespace fermata::cli

@@ -59,7 +59,8 @@ class Session {
                 .init = pod.init_pid(),
                 .group = pod.group(),
                 .owner = owner,
-                .write_bandwidth = options.write_bandwidth}) {}
+                .write_bandwidth = options.write_bandwidth,
+                .lazy = options.lazy}) {}
 
   int run() {
     const sigset_t set = forwarded_set();
@@ -135,6 +136,8 @@ class Session {
     const Status destroyed = pod_.destroy();
     if (!destroyed) say(destroyed.message());
     const std::string job = to_string(record_.job);
+    const Status loss = options_.lazy == nullptr ? Status::ok() : options_.lazy->loss();
+    if (!loss) return fail(loss.within(fmt::format("job {} was ended", job)));
     if (ended_by_request_) {
       say(fmt::format("job {} was ended after checkpoint {}; `fermata restart {}` continues it",
                       job, to_string(last_committed_), job));

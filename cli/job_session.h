@@ -21,8 +21,9 @@ struct SessionOptions {
   uint64_t write_bandwidth = 0;  ///< PodToHold::write_bandwidth
   std::string track = "none";    ///< how writes to memory are tracked
   uint32_t full_every = coord::kFullEvery;
-  uint32_t keep = storage::kKeptSets;  ///< newest sets that stay; 0: all
+  node_agent::LazyRestore* lazy = nullptr;  ///< PodToHold::lazy
   std::string compress = {};           ///< of memory in images: parse_compression(); empty: not
+  uint32_t keep = storage::kKeptSets;  ///< newest sets that stay; 0: all
 };
 
 /// The value of --checkpoint-interval; empty: 0.

@@ -32,6 +32,7 @@ struct Options {
   std::string numa = "replan";
   std::optional<uint32_t> keep;
   bool quiet = false;
+  bool lazy = false;
   ClusterOptions cluster;
   TrackOptions track;
 };
@@ -66,6 +67,9 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
       return failure(Code::kUsage,
                      "--user is for jobs of this machine alone (--coordinator \"\"); "
                      "with a coordinator a job is its folder's owner's");
+    }
+    if (options.lazy) {
+      return failure(Code::kUsage, "--lazy is for jobs of this machine alone (--coordinator \"\")");
     }
     return restart_on_cluster(
         invocation, options.cluster,
@@ -143,9 +147,10 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
   order.digest = image.digest;
   order.owner = owner;
   order.numa = numa_mode;
+  order.lazy = options.lazy;
   order.placement_file = claim.folder() / "placement";
   std::optional<Progress> progress;
-  if (!session.quiet) {
+  if (!session.quiet && !options.lazy) {
     progress.emplace("reading " + storage::printable(image.file), image.memory_bytes,
                      STDERR_FILENO);
     order.on_read = [&progress](uint64_t bytes) { progress->advance(bytes); };
@@ -161,6 +166,7 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
                     to_string(*wanted), to_string(order.crid), set.manifest.time,
                     restored.processes, format_size(restored.memory_bytes), took.count()));
   }
+  session.lazy = restored.lazy.get();
   return hold_job(restored.pod, record, owner, control, coordinator, session);
 }
 
@@ -201,6 +207,8 @@ void add_restart(CLI::App& app, Invocation& invocation) {
   add_compress_option(*sub, options->compress, "its checkpoints");
   sub->add_flag("--detach", options->cluster.detach,
                 "Return once the job runs (with a coordinator)");
+  sub->add_flag("--lazy", options->lazy,
+                "Let it run at once: its memory comes as it is needed, the rest meanwhile");
   sub->add_flag("-q,--quiet", options->quiet, "Say nothing but failures");
   sub->footer(
       "The job keeps its number. Its streams are those of this command, its exit status too, as\n"

@@ -98,9 +98,10 @@ void Job::judge_end(uint32_t number, const std::string& reason) {
   if (killing_ || killed_) return;
   const stored::Pod& pod = record_.pods(static_cast<int>(number));
   const int status = exit_status_of(pod);
-  // A rank may return what it likes; but others of an MPI job would wait for one that failed.
-  const bool failed = status != 0 && exchanged_ && living_ > 0;
-  if (reason.empty() && status >= 0 && status < 128 && !failed) return;
+  // A rank may return what it likes; but others of an MPI job would wait for one that failed. Of a
+  // step of Slurm's, Slurm knows what is to become of the others (srun --kill-on-bad-exit).
+  const bool failed = status >= 128 || (status != 0 && exchanged_ && living_ > 0);
+  if (reason.empty() && status >= 0 && (record_.slurm() || !failed)) return;
   std::string why = fmt::format("pod {} on {} {}", number, pod.node(), how_it_ended(pod));
   if (!reason.empty()) why += ": " + reason;
   end_because(std::move(why), status > 0 ? status : 1);

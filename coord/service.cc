@@ -28,7 +28,11 @@ Status Service::may(const Caller& caller, JobStep step, uid_t owner_uid, const s
 }
 
 Service::Service(Fleet& fleet, Store& store, ServiceOptions options)
-    : fleet_(fleet), store_(store), options_(options), gate_(options_.max_writers) {}
+    : fleet_(fleet),
+      store_(store),
+      options_(options),
+      gate_(options_.max_writers),
+      steps_(options_.offers) {}
 
 Service::~Service() { stop(); }
 
@@ -47,6 +51,8 @@ Status Service::adopt() {
       record.set_exit_status(1);
       record.set_sentence(fmt::format("job {}: the coordinator was ended while it was starting it",
                                       to_string(step)));
+      // What of it had not begun is offered again.
+      if (record.slurm()) steps_.refused(pod_of(record, 0), {record.sentence(), 1});
       FERMATA_TRY(store_.put(record));
     }
     if (record.state() == stored::Job::ENDED) {
@@ -84,6 +90,7 @@ Status Service::adopt() {
       tend(job, stop);
     });
   }
+  workers_.start([this](const std::stop_token& stop) { refuse_overdue(stop); });
   return Status::ok();
 }
 

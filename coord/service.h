@@ -16,6 +16,7 @@
 #include "coord/node_table.h"
 #include "coord/requests.h"
 #include "coord/restart.h"
+#include "coord/step_offers.h"
 #include "coord/store.h"
 #include "coord/workers.h"
 #include "coord/writer_gate.h"
@@ -26,6 +27,8 @@ struct ServiceOptions {
   JobOptions job;
   RestartDeadlines restart;
   Duration launch = std::chrono::minutes(1);
+  /// Of a Slurm step for the tasks of its other nodes.
+  Duration offers = std::chrono::minutes(5);
   /// Pods that write images at a time, over all jobs; 0: no limit.
   uint32_t max_writers = 0;
 };
@@ -84,19 +87,21 @@ class Service final : public Requests, public FleetListener {
   Result<Begun> begin_restart(const Caller& caller, const wire::RestartRequest& request,
                               const std::stop_token& stop);
   // Slurm's steps (service_steps.cc).
-  struct OfferOf {
-    std::string node;
-    wire::StepOffer offer;
-  };
-  using StepOffers = std::map<uint32_t, OfferOf>;  ///< by the step's number of the node
-  Result<std::shared_ptr<Job>> begin_step(const PodId& id, const StepOffers& offers,
-                                          const std::stop_token& stop);
-  Status end_earlier_start(const PodId& id);
+  struct StepPlan;
+  enum class Hearer { kFirst, kAll };
+  void begin_step(const PodId& id, const StepOffers& offers, const std::stop_token& stop);
+  /// What it is to be, when nothing of it is here any more.
+  Result<StepPlan> plan_step(const PodId& id, const StepOffers& offers,
+                             const std::stop_token& stop);
+  Result<std::shared_ptr<Job>> start_step(StepPlan& plan, const std::stop_token& stop);
+  Status end_earlier_start(const PodId& id, const std::stop_token& stop);
   Result<std::optional<ChosenSet>> set_for_step(const wire::StepOffer& offer,
                                                 const Coordinator& coordinator,
                                                 const stored::Job* before);
   static Status place_step(const StepOffers& offers, stored::Job& record);
-  void refuse(const StepOffers& offers, const std::string& text, int exit_status);
+  void refuse_overdue(const std::stop_token& stop);
+  /// Tells their tasks that they will not begin; who of them hears why.
+  void refuse(const StepOffers& offers, const Refusal& refusal, Hearer hearer);
 
   /// To its end, and then what it is restarted as, where that was asked for.
   void tend(std::shared_ptr<Job> job, const std::stop_token& stop);
@@ -130,6 +135,14 @@ class Service final : public Requests, public FleetListener {
     Service* service_;
     JobStep step_;
   };
+  struct StepPlan {
+    std::optional<Claim> claim;
+    std::optional<int> had_finished;  ///< with this status, and it is not to run again
+    stored::Job record;
+    std::optional<ChosenSet> set;  ///< none: it begins anew
+    std::shared_ptr<Coordinator> coordinator;
+    Credentials owner;
+  };
   /// kBusy: it runs, or is being begun.
   Result<Claim> claim(JobStep step);
   /// A number that no job has or had, for a new one.
@@ -153,8 +166,7 @@ class Service final : public Requests, public FleetListener {
   std::map<JobStep, std::shared_ptr<Job>> jobs_;
   std::map<JobStep, stored::Job> ended_;
   std::set<JobStep> claimed_;
-  std::map<std::pair<JobStep, uint32_t>, StepOffers> offers_;  ///< that wait for others
-  std::set<std::pair<JobStep, uint32_t>> beginning_;
+  StepBoard steps_;                   ///< Slurm's, that are not begun
   std::map<uid_t, size_t> asked_by_;  ///< starts and restarts under way, by who asked
   Workers workers_;
 };

@@ -196,6 +196,18 @@ Result<Service::Begun> Service::begin_restart(const Caller& caller,
                    fmt::format("job {} was user {}'s, folder {} is user {}'s", to_string(*wanted),
                                known->owner(), dir.native(), owner.name));
   }
+  if (!known && wanted->job <= kLastOfSlurm) {
+    FERMATA_ASSIGN(const uint64_t last, store_.last_job());
+    if (last >= kLastOfSlurm) {
+      // It would be in the way of Slurm's job of this number.
+      return failure(
+          Code::kUsage,
+          fmt::format("job numbers up to {} are Slurm's here: `srun --restart={} "
+                      "--restart-dir={}` continues job {} under a number of its own",
+                      kLastOfSlurm, crid ? std::to_string(crid->value) : std::string("latest"),
+                      dir.native(), to_string(*wanted)));
+    }
+  }
   FERMATA_ASSIGN(const Claim claimed, claim(*wanted));
   if (const Status settled = coordinator->settle_attempts(*wanted); !settled) {
     // A folder that is full or read-only: what is committed can be read all the same.

@@ -2,11 +2,12 @@
 // restarted from a set, under Slurm's own numbers. Slurm has placed it; here nothing is chosen but
 // the set.
 #include <fmt/format.h>
+#include <sys/wait.h>
 
 #include <algorithm>
 #include <charconv>
+#include <condition_variable>
 #include <ctime>
-#include <thread>
 
 #include "common/compression.h"
 #include "common/log.h"
@@ -27,8 +28,17 @@ constexpr std::chrono::milliseconds kBetweenLooks{20};
 /// nothing to be continued.
 bool came_to_its_end(const stored::Job& record) {
   return record.state() == stored::Job::ENDED && record.sentence().empty() &&
-         std::all_of(record.pods().begin(), record.pods().end(),
-                     [](const stored::Pod& pod) { return pod.ended() && pod.status_known(); });
+         std::all_of(record.pods().begin(), record.pods().end(), [](const stored::Pod& pod) {
+           return pod.ended() && pod.status_known() && WIFEXITED(pod.wait_status());
+         });
+}
+
+/// Up to here, sets of the step are of a run that is over: this one does not go on from them.
+uint64_t begun_after(const std::optional<ChosenSet>& set, JobStep step, const Coordinator& own,
+                     const stored::Job* before) {
+  if (set && set->manifest.job == step) return before == nullptr ? 0 : before->begun_after();
+  const Result<ChosenSet> newest = own.choose(step, std::nullopt);
+  return newest ? newest->manifest.crid.value : 0;
 }
 
 Result<Crid> crid_of(const std::string& text) {
@@ -81,63 +91,100 @@ std::string wanted_layout(const std::vector<std::vector<uint32_t>>& pods) {
 
 void Service::step_offered(const std::string& node, const wire::StepOffer& offer) {
   const PodId id = from_wire(offer.id());
-  StepOffers offers;
+  StepBoard::Answer answer;
   {
     const std::lock_guard lock(mutex_);
     // It has been begun, and the answer to that is under way.
     const auto job = jobs_.find(id.step);
     if (job != jobs_.end() && job->second->start() == id.start) return;
-    if (beginning_.contains({id.step, id.start})) return;
-    StepOffers& gathered = offers_[{id.step, id.start}];
-    gathered[id.pod] = {node, offer};
-    if (gathered.size() < offer.nodes()) return;
-    offers = std::move(gathered);
-    offers_.erase({id.step, id.start});
-    beginning_.insert({id.step, id.start});
+    answer = steps_.offered(node, offer);
   }
-  const bool started = workers_.start([this, id, offers](const std::stop_token& stop) {
-    Result<std::shared_ptr<Job>> job = begin_step(id, offers, stop);
-    {
-      const std::lock_guard lock(mutex_);
-      beginning_.erase({id.step, id.start});
-    }
-    if (job) return tend(*job, stop);
-    log_warning(fmt::format("Slurm's step {} does not begin: {}", to_string(id.step),
-                            storage::printable(job.error().message())));
-    refuse(offers, job.error().message(), 1);
-  });
-  // Stopped: the agents offer it again to the coordinator that comes.
-  if (!started) return;
+  if (const auto* refusal = std::get_if<Refusal>(&answer)) {
+    return refuse({{id.pod, {node, offer}}}, *refusal, Hearer::kFirst);
+  }
+  auto* offers = std::get_if<StepOffers>(&answer);
+  if (offers == nullptr) return;
+  // Not started, when stopped: the agents offer it again to the coordinator that comes.
+  [[maybe_unused]] const bool started =
+      workers_.start([this, id, offers = std::move(*offers)](const std::stop_token& stop) {
+        begin_step(id, offers, stop);
+      });
 }
 
-void Service::refuse(const StepOffers& offers, const std::string& text, int exit_status) {
+void Service::begin_step(const PodId& id, const StepOffers& offers, const std::stop_token& stop) {
+  const auto refused = [&](const Refusal& refusal, Hearer hearer) {
+    steps_.refused(id, refusal);
+    refuse(offers, refusal, hearer);
+  };
+  Result<StepPlan> plan = plan_step(id, offers, stop);
+  if (!plan) {
+    if (stop.stop_requested()) return;  // the next coordinator is offered it
+    log_warning(fmt::format("Slurm's step {} does not begin: {}", to_string(id.step),
+                            storage::printable(plan.error().message())));
+    return refused({plan.error().message()}, Hearer::kFirst);
+  }
+  if (plan->had_finished) {
+    log_info(fmt::format("step {} had finished with status {} and is not run again",
+                         to_string(id.step), *plan->had_finished));
+    return refused({"", *plan->had_finished}, Hearer::kFirst);
+  }
+  const Result<std::shared_ptr<Job>> job = start_step(*plan, stop);
+  if (!job) {
+    log_warning(fmt::format("Slurm's step {} does not begin: {}", to_string(id.step),
+                            storage::printable(job.error().message())));
+    // Where a pod had begun already nobody listens any more.
+    return refused({job.error().message()}, Hearer::kAll);
+  }
+  steps_.begun(id);
+  plan->claim.reset();
+  tend(*job, stop);
+}
+
+void Service::refuse_overdue(const std::stop_token& stop) {
+  while (const std::optional<StepBoard::Overdue> overdue = steps_.wait_overdue(stop)) {
+    log_warning(storage::printable(overdue->refusal.text));
+    refuse(overdue->offers, overdue->refusal, Hearer::kFirst);
+  }
+}
+
+void Service::refuse(const StepOffers& offers, const Refusal& refusal, Hearer hearer) {
   for (const auto& [number, offer] : offers) {
     wire::Order order;
     *order.mutable_pod() = offer.offer.id();
-    // Whoever hears it first says it: the one with rank 0.
-    if (number == 0) order.mutable_refuse()->set_text(text);
-    order.mutable_refuse()->set_exit_status(exit_status);
+    if (hearer == Hearer::kAll || number == offers.begin()->first) {
+      order.mutable_refuse()->set_text(refusal.text);
+    }
+    order.mutable_refuse()->set_exit_status(refusal.exit_status);
     fleet_.send(offer.node, std::move(order), [](const Result<wire::Done>&) {});
   }
 }
 
 /// An earlier start of the step may still be here: a node that is lost is not given up at once.
-Status Service::end_earlier_start(const PodId& id) {
+Status Service::end_earlier_start(const PodId& id, const std::stop_token& stop) {
   const auto until = std::chrono::steady_clock::now() + kOldStartPatience;
-  for (;;) {
+  std::mutex mutex;
+  std::unique_lock lock(mutex);
+  std::condition_variable_any never;
+  while (!stop.stop_requested()) {
     const std::shared_ptr<Job> job = find(id.step);
     if (!job) return {};
-    if (!job->record().slurm() || job->start() >= id.start) {
+    if (!job->record().slurm()) {
       return {Code::kConflict, fmt::format("job {} is one of `fermata run` here, and still runs",
                                            to_string(id.step))};
+    }
+    if (job->start() >= id.start) {
+      return {Code::kConflict, fmt::format("start {} of step {} runs here, so start {} of it is "
+                                           "none of Slurm's",
+                                           job->start(), to_string(id.step), id.start)};
     }
     job->superseded(id.start);
     if (std::chrono::steady_clock::now() > until) {
       return {Code::kTimeout, fmt::format("start {} of step {} does not come to its end",
                                           job->start(), to_string(id.step))};
     }
-    std::this_thread::sleep_for(kBetweenLooks);
+    never.wait_for(lock, stop, kBetweenLooks, [] { return false; });
   }
+  return {Code::kGone, "the coordinator is being stopped"};
 }
 
 /// The set it begins from; none: it begins anew.
@@ -147,8 +194,9 @@ Result<std::optional<ChosenSet>> Service::set_for_step(const wire::StepOffer& of
   const PodId id = from_wire(offer.id());
   const std::string& wish = offer.restart();
   if (wish == "never") return std::nullopt;
-  if (id.start > 0) {
-    if (before != nullptr && before->slurm() && came_to_its_end(*before)) return std::nullopt;
+  // One that had finished runs again as it ran first.
+  const bool over = before != nullptr && before->slurm() && came_to_its_end(*before);
+  if (id.start > 0 && !over) {
     // A set of this very job, wherever its first start came from.
     const Coordinator own(std::filesystem::path(offer.checkpoint_dir()), coordinator.owner(),
                           &store_);
@@ -160,8 +208,9 @@ Result<std::optional<ChosenSet>> Service::set_for_step(const wire::StepOffer& of
       const Coordinator elsewhere(before->checkpoint_dir(), coordinator.owner(), &store_);
       set = elsewhere.choose(id.step, Crid{before->last_crid()});
     }
-    if (set) return *std::move(set);
-    if (set.error().code() != Code::kNotFound) return Failure(set.error());
+    const uint64_t after = before == nullptr ? 0 : before->begun_after();
+    if (set && set->manifest.crid.value > after) return *std::move(set);
+    if (!set && set.error().code() != Code::kNotFound) return Failure(set.error());
   }
   if (wish.empty()) return std::nullopt;
   std::optional<Crid> crid;
@@ -196,31 +245,33 @@ Status Service::place_step(const StepOffers& offers, stored::Job& record) {
   return {};
 }
 
-Result<std::shared_ptr<Job>> Service::begin_step(const PodId& id, const StepOffers& offers,
-                                                 const std::stop_token& stop) {
+Result<Service::StepPlan> Service::plan_step(const PodId& id, const StepOffers& offers,
+                                             const std::stop_token& stop) {
   const wire::StepOffer& first = offers.begin()->second.offer;
-  FERMATA_TRY_RESULT(end_earlier_start(id));
+  // From now on `fermata run` counts where Slurm does not.
+  FERMATA_TRY_RESULT(store_.raise_job(kLastOfSlurm));
+  FERMATA_TRY_RESULT(end_earlier_start(id, stop));
   FERMATA_ASSIGN(Credentials owner, credentials_of(std::to_string(first.owner_uid())));
   auto coordinator = std::make_shared<Coordinator>(first.checkpoint_dir(), owner, &store_);
   const Coordinator from(first.restart_dir(), owner, &store_);
   std::optional<stored::Job> before = ended(id.step);
   if (before && before->owner_uid() != owner.uid) before.reset();
   FERMATA_TRY_RESULT(coordinator->make_folder());
-  FERMATA_ASSIGN(const Claim claimed, claim(id.step));
+  StepPlan plan;
+  FERMATA_ASSIGN(Claim claimed, claim(id.step));
+  plan.claim.emplace(std::move(claimed));
   if (const Status settled = coordinator->settle_attempts(id.step); !settled) {
     log_warning(fmt::format("{}: what earlier attempts left stays: {}", first.checkpoint_dir(),
                             storage::printable(settled.message())));
   }
   if (id.start > 0 && first.skip_done() && before && before->slurm() && came_to_its_end(*before)) {
-    log_info(fmt::format("step {} had finished with status {} and is not run again",
-                         to_string(id.step), before->exit_status()));
-    refuse(offers, "", before->exit_status());
-    return failure(Code::kGone, "it had finished");
+    plan.had_finished = before->exit_status();
+    return plan;
   }
-  FERMATA_ASSIGN(const std::optional<ChosenSet> set,
-                 set_for_step(first, from, before ? &*before : nullptr));
+  FERMATA_ASSIGN(plan.set, set_for_step(first, from, before ? &*before : nullptr));
 
-  stored::Job record;
+  const std::optional<ChosenSet>& set = plan.set;
+  stored::Job& record = plan.record;
   if (set) {
     FERMATA_TRY_RESULT(check_owner(*set, owner));
     FERMATA_ASSIGN(record, record_of(set->manifest, nullptr));
@@ -257,30 +308,38 @@ Result<std::shared_ptr<Job>> Service::begin_step(const PodId& id, const StepOffe
   record.set_interval_ms(first.interval_ms());
   if (check_compression(first.compress())) record.set_compress(first.compress());
   record.set_started(std::time(nullptr));
+  record.set_begun_after(begun_after(set, id.step, *coordinator, before ? &*before : nullptr));
+  plan.coordinator = std::move(coordinator);
+  plan.owner = std::move(owner);
+  return plan;
+}
 
+Result<std::shared_ptr<Job>> Service::start_step(StepPlan& plan, const std::stop_token& stop) {
+  const stored::Job& record = plan.record;
+  const JobStep step = step_of(record);
   std::vector<std::string> nodes;
   std::vector<uint32_t> ranks(static_cast<size_t>(record.pods_size()), 0);
   for (const stored::Pod& pod : record.pods()) nodes.push_back(pod.node());
   for (const uint32_t pod : record.pod_of_rank()) ++ranks[pod];
-  nodes_.adopt(id.step, nodes, ranks);
+  nodes_.adopt(step, nodes, ranks);
   auto job = std::make_shared<Job>(JobContext{fleet_, nodes_, store_, gate_, options_.job}, record);
   enter(job);
   const Status begun = [&]() -> Status {
     FERMATA_TRY(store_.put(record));
     job->tell_routes();
-    if (!set) return launch(fleet_, record, {}, options_.launch, stop);
+    if (!plan.set) return launch(fleet_, record, {}, options_.launch, stop);
     FERMATA_ASSIGN_STATUS(const std::vector<std::string> notes,
-                          coord::restart(fleet_, record, *set, "", options_.restart, stop));
+                          coord::restart(fleet_, record, *plan.set, "", options_.restart, stop));
     for (const std::string& note : notes) log_info(note);
-    log_info(fmt::format("Slurm's step {}, start {}: continued from checkpoint {}",
-                         to_string(id.step), id.start, set->manifest.crid.value));
+    log_info(fmt::format("Slurm's step {}, start {}: continued from checkpoint {}", to_string(step),
+                         record.start(), plan.set->manifest.crid.value));
     return {};
   }();
   if (!begun) {
     give_up(job, begun);
     return Failure(begun);
   }
-  job->begun(std::move(coordinator), std::move(owner));
+  job->begun(std::move(plan.coordinator), std::move(plan.owner));
   return job;
 }
 

@@ -142,6 +142,11 @@ Status Store::set_counter(const char* counter, uint64_t value) {
 
 Status Store::raise_job(uint64_t number) { return naming(raise(number), file_); }
 
+Result<uint64_t> Store::last_job() {
+  const std::lock_guard guard(mutex_);
+  return naming(last_allotted("job"), file_);
+}
+
 Status Store::raise(uint64_t number) {
   const std::lock_guard guard(mutex_);
   FERMATA_ASSIGN_STATUS(Transaction transaction, Transaction::begin(*db_));

@@ -21,6 +21,10 @@ class Database;
 
 namespace fermata::coord {
 
+/// No job of Slurm's has a higher number: they have 32 bits, in a federation too (slurm.conf(5),
+/// MaxJobId).
+constexpr uint64_t kLastOfSlurm = UINT32_MAX;
+
 /// A node that takes nothing new.
 struct DrainedNode {
   std::string name;
@@ -42,6 +46,8 @@ class Store final : public CridSource {
   Result<uint64_t> allot_job(uint64_t at_least);
   /// From now on only higher ones are allotted; a number as far above as said is passed over.
   Status raise_job(uint64_t number);
+  /// The highest number that was allotted, or raised to.
+  Result<uint64_t> last_job();
   /// A start of the step that was never begun before, 1 or higher.
   Result<uint32_t> allot_start(JobStep step);
 

@@ -51,6 +51,15 @@ void HugePages::note(const std::vector<pid_t>& processes) {
   }
 }
 
+void HugePages::want(pid_t pid, const std::vector<Extent>& ranges) {
+  Process process{UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))), {}};
+  if (!process.pidfd || ranges.empty()) return;
+  for (const Extent& one : ranges) {
+    process.ranges.push_back({one.address, one.address + one.length});
+  }
+  processes_.push_back(std::move(process));
+}
+
 uint64_t HugePages::bytes() const {
   uint64_t sum = 0;
   for (const Process& process : processes_) {

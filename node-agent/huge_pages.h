@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/memory_image.h"
 #include "common/unique_fd.h"
 
 namespace fermata::node_agent {
@@ -21,6 +22,8 @@ class HugePages {
   /// Notes where these processes, which run, have private huge pages (PAGEMAP_SCAN, Linux 6.7; an
   /// older kernel cannot tell, and then nothing is noted). Stops what mend() began.
   void note(const std::vector<pid_t>& processes);
+  /// Adds what else mend() is to make huge, of a process that is there.
+  void want(pid_t pid, const std::vector<Extent>& ranges);
   /// Bytes of huge pages noted.
   uint64_t bytes() const;
   /// Makes huge again what was noted, in a thread of its own, while the pod runs

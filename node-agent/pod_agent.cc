@@ -29,8 +29,9 @@ using SteadyClock = std::chrono::steady_clock;
 constexpr unsigned kThreads = 2;    // more gain little: disk and memory are shared with the job
 constexpr double kCopyShare = 0.4;  // of available memory that a copy may take
 constexpr double kTwinShare = 0.8;  // of what the job may take, that its copy-on-write may
-constexpr double kEstimateMargin = 1.1;  // the job grows between the estimate and the cut
-constexpr uint64_t kSlack = 16 << 20;    // it goes on writing until then
+constexpr double kEstimateMargin = 1.1;           // the job grows between the estimate and the cut
+constexpr uint64_t kSlack = 16 << 20;             // it goes on writing until then
+constexpr std::chrono::seconds kMemoryComes{20};  // after a lazy restart
 constexpr std::chrono::milliseconds kStartDeadline{2000};  // to stop, where it can be done later
 
 uint64_t with_margin(uint64_t bytes) {
@@ -108,6 +109,7 @@ std::filesystem::path PodAgent::part_file() const {
 Status PodAgent::prepare(const ImageOrder& order) {
   roll_back();
   numbers_ = {};
+  FERMATA_TRY(have_memory());
   work_ = std::make_unique<Work>();
   work_->order = order;
   FERMATA_ASSIGN_STATUS(work_->compress,
@@ -136,6 +138,14 @@ Status PodAgent::prepare(const ImageOrder& order) {
   header.host = host.nodename;
   header.kernel = host.release;
   return {};
+}
+
+/// Missing pages are in no image, and can be tracked by nobody else.
+Status PodAgent::have_memory() const {
+  if (pod_.lazy == nullptr) return Status::ok();
+  Status came = pod_.lazy->finish(kMemoryComes);
+  if (came.code() == Code::kTimeout) return {Code::kBusy, came.message()};
+  return came;
 }
 
 void PodAgent::note_huge_pages() {
@@ -381,6 +391,7 @@ Status PodAgent::end_job() {
 
 Result<AbleAnswer> PodAgent::able(std::chrono::milliseconds deadline) {
   roll_back();
+  FERMATA_TRY_RESULT(have_memory());
   FERMATA_TRY_RESULT(read_topology());
   const numa::PageSurvey pages = survey_placement(pod_.group);
   AbleAnswer answer;

@@ -18,6 +18,7 @@
 #include "common/ids.h"
 #include "common/status.h"
 #include "node-agent/huge_pages.h"
+#include "node-agent/lazy_restore.h"
 #include "node-agent/snapshot.h"
 #include "node-agent/write_tracking.h"
 #include "proto/addresses.pb.h"
@@ -52,6 +53,8 @@ struct PodToHold {
   std::function<bool()> stop{};
   /// Bytes a second at which images are written while the pod runs; 0: no limit.
   uint64_t write_bandwidth = 0;
+  /// Has the pod's memory come, after a restart: sets begin when it has. May be null; not owned.
+  LazyRestore* lazy = nullptr;
   std::string compress = "none";  ///< ImageOrder::compress, where that does not say
 };
 
@@ -129,6 +132,7 @@ class PodAgent {
  private:
   struct Work;  // of one set
 
+  Status have_memory() const;
   Status prepare_snapshot(const ImageOrder& order);
   Status start_tracking();
   Status read_topology();

@@ -128,6 +128,23 @@ void PodPlacer::settle(const engine::FrozenProcess& process) {
   }
 }
 
+std::function<void()> PodPlacer::settle_later(
+    const std::vector<engine::FrozenProcess>& processes) const {
+  if (!has_nodes_) return {};
+  std::vector<std::pair<pid_t, image::ProcessPlacement>> planned;
+  for (const image::ProcessPlacement& one : plan_.planned.processes()) {
+    for (const engine::FrozenProcess& process : processes) {
+      if (process.vpid == one.vpid()) planned.emplace_back(process.pid, one);
+    }
+  }
+  return [planned = std::move(planned)] {
+    for (const auto& [pid, placement] : planned) {
+      const Result<numa::Settled> settled = numa::settle_pages(pid, placement);
+      if (!settled) log_info(settled.error().message());
+    }
+  };
+}
+
 Status PodPlacer::each_thread(const engine::FrozenProcess& process,
                               const engine::FrozenThread& thread, engine::Remote& remote) {
   return make_those(plan_.thread_policies, process.vpid, thread.vtid, remote);

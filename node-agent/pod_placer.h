@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -30,6 +31,9 @@ class PodPlacer {
   Status after_contents(const engine::FrozenProcess& process, engine::Remote& remote);
   Status each_thread(const engine::FrozenProcess& process, const engine::FrozenThread& thread,
                      engine::Remote& remote);
+
+  /// What after_contents() does for pages that had not come then; to be called when they have.
+  std::function<void()> settle_later(const std::vector<engine::FrozenProcess>& processes) const;
 
   /// Binds every thread as planned.
   void bind(const std::vector<engine::FrozenProcess>& processes);

@@ -11,6 +11,7 @@
 
 #include "common/log.h"
 #include "node-agent/pod/cgroup.h"
+#include "node-agent/pod/outer_groups.h"
 #include "node-agent/set_phase.h"
 #include "proto/outcome.h"
 
@@ -104,6 +105,7 @@ void PodWorker::signal_rank(uint32_t rank, int signo) {
                                               to_string(record_.id)))
                   .message());
   }
+  if (signo == SIGTSTP || signo == SIGCONT) stopped_ = signo == SIGTSTP;
   // By these Slurm ends a step; whatever the ranks then return, they were not through.
   if (signo == SIGTERM || signo == SIGKILL || signo == SIGINT || signo == SIGXCPU) {
     ending_signal_ = signo;
@@ -282,6 +284,7 @@ Status PodWorker::carry_out(const wire::PhaseOrder& order, const Open& now) {
                 "the pod's group has no isolation: it was not started by this "
                 "agent, or its programs were detached"};
       }
+      FERMATA_TRY(check_runs());
       set_ = order.crid();
       return agent_->prepare({Crid{order.crid()}, Crid{order.parent()}, order.folder(),
                               order.end_job(), order.track(), order.compress()});
@@ -289,6 +292,8 @@ Status PodWorker::carry_out(const wire::PhaseOrder& order, const Open& now) {
       if (exchange_) FERMATA_TRY(exchange_->hold(kHoldPatience));
       return cut();
     case SetPhase::kCapture:
+      // Restarted, it would stand until somebody resumed it.
+      FERMATA_TRY(check_runs());
       FERMATA_TRY(cut());
       return agent_->capture(std::min<milliseconds>(left_until(now.deadline), kFreezeDeadline));
     case SetPhase::kJoin: {
@@ -307,6 +312,14 @@ Status PodWorker::carry_out(const wire::PhaseOrder& order, const Open& now) {
     }
   }
   return {Code::kInternal, fmt::format("there is no phase {}", order.phase())};
+}
+
+Status PodWorker::check_runs() const {
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopped_) return pod::suspended();
+  }
+  return pod::check_not_suspended(pod_->init_pid(), pod_->group());
 }
 
 void PodWorker::report_on(wire::Done& done) const {
@@ -339,6 +352,10 @@ void PodWorker::able(const wire::Order& order) {
   const Open now = open(order);
   if (set_ != 0) {
     answer(now, {Code::kBusy, fmt::format("set {} is being taken", set_)});
+    return;
+  }
+  if (const Status runs = check_runs(); !runs) {
+    answer(now, runs);
     return;
   }
   const Result<AbleAnswer> able =

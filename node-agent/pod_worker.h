@@ -62,6 +62,8 @@ class PodWorker {
   Status carry_out(const wire::PhaseOrder& phase, const Open& open);
   void report_on(wire::Done& done) const;
   void able(const wire::Order& order);
+  /// kConflict: Slurm has suspended the job, or is about to.
+  Status check_runs() const;
   void roll_back();
   void end_job(const wire::Order& order);
   void destroy(const wire::Order& order);
@@ -126,10 +128,12 @@ class PodWorker {
 
   OrderQueue queue_;
   mutable std::mutex mutex_;
-  bool closed_ = false;                       ///< guarded by mutex_: the pod is over
-  std::filesystem::path group_;               ///< guarded by mutex_: what destroy kills at once
-  UniqueFd pidfd_;                            ///< guarded by mutex_: whom signals go to
-  bool abandoned_ = false;                    ///< guarded by mutex_: kill() was called
+  bool closed_ = false;          ///< guarded by mutex_: the pod is over
+  std::filesystem::path group_;  ///< guarded by mutex_: what destroy kills at once
+  UniqueFd pidfd_;               ///< guarded by mutex_: whom signals go to
+  bool abandoned_ = false;       ///< guarded by mutex_: kill() was called
+  /// Guarded by mutex_: by a SIGTSTP of Slurm's; so `scontrol suspend` begins.
+  bool stopped_ = false;
   int ending_signal_ = 0;                     ///< guarded by mutex_: Slurm's last word, if any
   std::optional<wire::LivingPod> living_;     ///< guarded by mutex_
   std::unique_ptr<ExchangeFolder> exchange_;  ///< guarded by mutex_, written by the thread

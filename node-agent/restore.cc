@@ -39,6 +39,8 @@ Result<storage::PodImage> read_checked(const RestoreOrder& order) {
                                order.image.string(), to_string(header.crid), to_string(header.job),
                                header.pod, to_string(order.crid), to_string(saved), order.pod));
   }
+  // What is read later is read by nobody that could be told.
+  if (order.lazy) return image;
   make_stoppable(image.memory, order.stop);
   if (order.on_read) {
     for (MemoryRegion& region : image.memory) {
@@ -116,10 +118,19 @@ Result<RestoredPod> restore(const RestoreOrder& order,
                             const engine::FrozenThread& thread, engine::Remote& remote) {
     return placer->each_thread(process, thread, remote);
   };
+  std::unique_ptr<LazyRestore> lazy;
+  if (order.lazy) {
+    FERMATA_ASSIGN(lazy, LazyRestore::start(pod.init_pidfd(), pod.group()));
+    request.lazy = lazy->fill();
+  }
   FERMATA_ASSIGN(const std::unique_ptr<engine::RebuiltPod> rebuilt, engine::rebuild(request));
   placer->bind(rebuilt->processes());
   FERMATA_TRY_RESULT(before_run({pod, placer->notes()}));
   if (!order.placement_file.empty()) FERMATA_TRY_RESULT(placer->save(order.placement_file));
+  if (lazy) {
+    FERMATA_TRY_RESULT(lazy->let_run(image.objects, image.memory, rebuilt->processes(),
+                                     placer->settle_later(rebuilt->processes())));
+  }
   FAULT_POINT("restore.run");
   FERMATA_TRY_RESULT(rebuilt->run());
   undo.dismiss();
@@ -127,7 +138,7 @@ Result<RestoredPod> restore(const RestoreOrder& order,
   const size_t processes = rebuilt->processes().size();
   uint64_t bytes = 0;
   for (const MemoryRegion& region : image.memory) bytes += region.bytes_here();
-  return RestoredPod{std::move(pod), bytes, processes, placer->notes()};
+  return RestoredPod{std::move(pod), std::move(lazy), bytes, processes, placer->notes()};
 }
 
 }  // namespace fermata::node_agent

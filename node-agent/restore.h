@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "common/ids.h"
 #include "common/status.h"
 #include "node-agent/engine/rebuild.h"
+#include "node-agent/lazy_restore.h"
 #include "node-agent/pod/pod.h"
 #include "numa/plan.h"
 
@@ -27,6 +29,8 @@ struct RestoreOrder {
   Credentials owner;                ///< reads the image; what the processes become
   std::vector<int> stdio{0, 1, 2};  ///< engine::RebuildRequest::stdio
   numa::Mode numa = numa::Mode::kReplan;
+  /// The pod runs when all but its memory is there (RestoredPod::lazy).
+  bool lazy = false;
   /// Where the planned placement is kept for `fermata numa report`; empty: nowhere.
   std::filesystem::path placement_file;
   /// Told the bytes of memory that were read just now, from any thread. May be null.
@@ -47,6 +51,7 @@ struct RestoreOrder {
 
 struct RestoredPod {
   pod::Pod pod;
+  std::unique_ptr<LazyRestore> lazy;  ///< has its memory come; null: it is there
   uint64_t memory_bytes = 0;
   size_t processes = 0;
   std::vector<std::string> notes;  ///< what is not as it was, one sentence each

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "node-agent/engine/held.h"
+#include "node-agent/engine/lazy_fill.h"
 #include "node-agent/engine/maps.h"
 #include "node-agent/engine/page_finder.h"
 #include "node-agent/engine/pages.h"
@@ -23,9 +24,10 @@ bool overlaps(const image::Process& process, uint64_t start, uint64_t end);
 /// Makes the maps, empty. Files are opened by the process, with the owner's rights.
 Status rebuild_maps(RebuildRemote& remote, pid_t init, const image::Process& process,
                     const SharedObjectStore& store, const std::vector<MemoryRegion>& memory);
-/// Fills them, then applies final protections, advice and locks.
+/// Fills them, then applies final protections, advice and locks. `lazy`: takes over what may come
+/// later; may be null.
 Status rebuild_contents(RebuildRemote& remote, const image::Process& process,
-                        const std::vector<MemoryRegion>& memory);
+                        const std::vector<MemoryRegion>& memory, LazyFill* lazy);
 
 /// A syscall instruction in the rebuilt vDSO.
 Result<uint64_t> find_vdso_syscall(RebuildRemote& remote, const image::Process& process);

@@ -241,9 +241,15 @@ Status rebuild_maps(RebuildRemote& remote, pid_t init, const image::Process& pro
 }
 
 Status rebuild_contents(RebuildRemote& remote, const image::Process& process,
-                        const std::vector<MemoryRegion>& memory) {
+                        const std::vector<MemoryRegion>& memory, LazyFill* lazy) {
   FERMATA_ASSIGN_STATUS(const MemoryRegion* region, memory_of(process, memory));
-  FERMATA_TRY(fill_memory(remote.pid(), *region));
+  if (lazy == nullptr) {
+    FERMATA_TRY(fill_memory(remote.pid(), *region));
+  } else {
+    MemoryRegion now = *region;
+    FERMATA_ASSIGN_STATUS(now.extents, lazy->take(remote, process, *region));
+    FERMATA_TRY(fill_memory(remote.pid(), now));
+  }
   return apply_final(remote, process, *region);
 }
 

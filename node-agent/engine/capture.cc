@@ -63,6 +63,7 @@ class Capture : public CaptureContext {
       const Status status = process.zombie ? capture_zombie(process) : capture_process(process);
       FERMATA_TRY(note(status));
     }
+    FERMATA_TRY(capture_clocks());
     FERMATA_TRY(files_.finish(obstacles_));
     FERMATA_TRY(note(capture_shm_tree(init_, recorder_, objects_)));
     return obstacles_.sum();
@@ -100,6 +101,24 @@ class Capture : public CaptureContext {
 
   Status capture_pod() {
     image::PodState& pod = *objects_.mutable_pod();
+    FERMATA_ASSIGN_STATUS(Remote * init, remote(1));
+    FERMATA_ASSIGN_STATUS([[maybe_unused]] const long named,
+                          init->call("uname", SYS_uname, {init->argument_address()}));
+    utsname names{};
+    FERMATA_TRY(init->get(init->argument_address(), names));
+    FERMATA_ASSIGN_STATUS(const std::string last_pid,
+                          read_in_pod(*init, "/proc/sys/kernel/ns_last_pid"));
+    pod.set_last_pid(std::atoi(last_pid.c_str()));
+    FERMATA_TRY(refuse_system_v(*init));
+    FERMATA_TRY(refuse_shared_tables());
+    pod.set_host_name(names.nodename);
+    pod.set_domain_name(names.domainname);
+    return Status::ok();
+  }
+
+  /// After what timers have left was read: by these clocks none then is due too early.
+  Status capture_clocks() {
+    image::PodState& pod = *objects_.mutable_pod();
     timespec monotonic{};
     timespec boottime{};
     timespec realtime{};
@@ -117,18 +136,6 @@ class Capture : public CaptureContext {
     put(monotonic, *pod.mutable_monotonic());
     put(boottime, *pod.mutable_boottime());
     put(realtime, *pod.mutable_realtime());
-    FERMATA_ASSIGN_STATUS(Remote * init, remote(1));
-    FERMATA_ASSIGN_STATUS([[maybe_unused]] const long named,
-                          init->call("uname", SYS_uname, {init->argument_address()}));
-    utsname names{};
-    FERMATA_TRY(init->get(init->argument_address(), names));
-    FERMATA_ASSIGN_STATUS(const std::string last_pid,
-                          read_in_pod(*init, "/proc/sys/kernel/ns_last_pid"));
-    pod.set_last_pid(std::atoi(last_pid.c_str()));
-    FERMATA_TRY(refuse_system_v(*init));
-    FERMATA_TRY(refuse_shared_tables());
-    pod.set_host_name(names.nodename);
-    pod.set_domain_name(names.domainname);
     return Status::ok();
   }
 

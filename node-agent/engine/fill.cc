@@ -5,12 +5,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
-#include <memory>
 #include <mutex>
 #include <system_error>
 #include <thread>
 #include <vector>
+
+#include "node-agent/engine/fill_units.h"
 
 namespace fermata::engine {
 namespace {
@@ -22,28 +22,12 @@ constexpr uint64_t kUnit = 2U << 20;
 constexpr unsigned kThreads = 4;
 constexpr size_t kMostPieces = 1024;  // IOV_MAX, of process_vm_writev(2)
 
-struct FreeBuffer {
-  void operator()(std::byte* buffer) const { std::free(buffer); }
-};
-
 class Filling {
  public:
-  Filling(pid_t pid, const MemoryRegion& region) : pid_(pid), source_(region.source.get()) {
-    uint64_t position = 0;
-    for (const Extent& extent : region.extents) {
-      if (extent.where != Where::kHere) continue;
-      for (uint64_t done = 0; done < extent.length;) {
-        if (position % kUnit == 0 || units_.empty()) units_.push_back(pieces_.size());
-        const uint64_t length = std::min(extent.length - done, kUnit - position % kUnit);
-        pieces_.push_back({extent.address + done, length});
-        done += length;
-        position += length;
-      }
-    }
-  }
+  Filling(pid_t pid, const MemoryRegion& region) : pid_(pid), units_(region, kUnit) {}
 
   Status run() {
-    const size_t threads = std::min<size_t>(kThreads, units_.size());
+    const size_t threads = std::min<size_t>(kThreads, units_.count());
     std::vector<std::thread> helpers;
     for (size_t i = 1; i < threads; ++i) {
       try {
@@ -58,34 +42,24 @@ class Filling {
   }
 
  private:
-  struct Piece {
-    uint64_t address;
-    uint64_t length;
-  };
-
   void work() {
-    // Page-aligned: a source that reads a file can have the disk write into it.
-    const std::unique_ptr<std::byte, FreeBuffer> buffer(
-        static_cast<std::byte*>(std::aligned_alloc(kPageSize, kUnit)));
+    const FillBuffer buffer = make_fill_buffer(kUnit);
     Status status = buffer ? Status::ok() : Status(Code::kInternal, "no memory for pages");
     while (status) {
       const size_t unit = next_++;
-      if (unit >= units_.size()) return;
-      const size_t end = unit + 1 < units_.size() ? units_[unit + 1] : pieces_.size();
-      status = fill(std::span(pieces_).subspan(units_[unit], end - units_[unit]), buffer.get());
+      if (unit >= units_.count()) return;
+      status = fill(unit, buffer.get());
     }
-    next_ = units_.size();
+    next_ = units_.count();
     const std::lock_guard lock(mutex_);
     if (failure_) failure_ = std::move(status);
   }
 
-  Status fill(std::span<const Piece> pieces, std::byte* buffer) const {
+  Status fill(size_t unit, std::byte* buffer) const {
+    FERMATA_ASSIGN_STATUS(const size_t filled, units_.read(unit, buffer));
     std::vector<iovec> there;
-    size_t filled = 0;
-    for (const Piece& piece : pieces) {
-      FERMATA_TRY(source_->read(piece.address, {buffer + filled, piece.length}));
+    for (const FillUnits::Piece& piece : units_.pieces(unit)) {
       there.push_back({reinterpret_cast<void*>(piece.address), piece.length});
-      filled += piece.length;
     }
     std::span<iovec> left = there;
     for (size_t done = 0; done < filled;) {
@@ -117,9 +91,7 @@ class Filling {
   }
 
   const pid_t pid_;
-  const MemorySource* source_;
-  std::vector<Piece> pieces_;
-  std::vector<size_t> units_;  ///< the first piece of each
+  const FillUnits units_;
   std::atomic<size_t> next_{0};
   std::mutex mutex_;
   Status failure_;  ///< the first; guarded by mutex_

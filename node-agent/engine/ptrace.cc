@@ -173,10 +173,10 @@ Status resume_thread(pid_t tid, int request, int signal) {
   return Status::ok();
 }
 
-Status detach(pid_t tid) {
-  if (::ptrace(PTRACE_DETACH, tid, nullptr, nullptr) != 0 && errno != ESRCH) {
-    return thread_error("detaching from", tid);
-  }
+Status detach(pid_t tid, std::vector<pid_t>& dead) {
+  if (::ptrace(PTRACE_DETACH, tid, nullptr, nullptr) == 0) return Status::ok();
+  if (errno != ESRCH) return thread_error("detaching from", tid);
+  dead.push_back(tid);
   return Status::ok();
 }
 

@@ -50,8 +50,9 @@ Result<Stop> wait_stop(pid_t tid, std::chrono::milliseconds timeout = std::chron
 /// signal gets `signal`, if any.
 Status resume_thread(pid_t tid, int request, int signal = 0);
 
-/// Lets the thread go (PTRACE_DETACH). A thread that ended meanwhile is no error.
-Status detach(pid_t tid);
+/// Lets the thread go (PTRACE_DETACH). One that was killed meanwhile is added to `dead`: it stays a
+/// zombie, and its parent waits, until reap_tracees() has been told of it.
+Status detach(pid_t tid, std::vector<pid_t>& dead);
 
 /// Waits until every one of these killed tracees is gone. In whatever order they end: the last
 /// thread of a PID 1 stays until all others of its namespace were waited for (pid_namespaces(7)).

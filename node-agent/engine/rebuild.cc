@@ -91,10 +91,14 @@ class Rebuild : public RebuildContext, public RebuiltPod {
     files_.clear();
     running_ = true;
     Status first;
+    std::vector<pid_t> dead;
     for (const auto& [vtid, remote] : all_threads_) {
-      const Status detached = detach(remote->tid());
+      const Status detached = detach(remote->tid(), dead);
       if (first && !detached) first = detached;
     }
+    // Killed by those that ran before them: their parents wait until we have. PID 1 is for its own.
+    std::erase(dead, request_.init);
+    reap_tracees(std::move(dead));
     return first;
   }
 
@@ -185,7 +189,7 @@ class Rebuild : public RebuildContext, public RebuiltPod {
     RebuildRemote& leader = tree_->remote(vpid);
     FERMATA_TRY(rebuild_maps(leader, request_.init, process(vpid), store_, memory_));
     if (request_.before_contents) FERMATA_TRY(request_.before_contents(listed(vpid), leader));
-    FERMATA_TRY(rebuild_contents(leader, process(vpid), memory_));
+    FERMATA_TRY(rebuild_contents(leader, process(vpid), memory_, request_.lazy));
     if (request_.after_contents) FERMATA_TRY(request_.after_contents(listed(vpid), leader));
     return Status::ok();
   }

@@ -48,9 +48,14 @@ struct NetworkRequest {
   bool reset_outside = false;
 };
 
+class LazyFill;
+
 struct RebuildRequest {
   const image::PodObjects* objects = nullptr;
   const std::vector<MemoryRegion>* memory = nullptr;
+  /// Has what may come later of the memory come while the pod runs; null: all is there before. Not
+  /// owned.
+  LazyFill* lazy = nullptr;
   /// PID 1 of the new namespaces: a fork of ours that waits in pause(), root, in its cgroup, with
   /// the pod's mounts.
   pid_t init = -1;

@@ -125,6 +125,14 @@ void nap() {
   nanosleep(&pause, nullptr);
 }
 
+/// The part of the tree in which this process may make groups.
+Result<fs::path> our_part() {
+  FERMATA_ASSIGN(const Mount mount, find_mount());
+  FERMATA_ASSIGN(const std::string ours, v2_line("/proc/self/cgroup"));
+  fs::path part = place_in(mount, ours);
+  return is_delegated(part) ? part : mount.point;
+}
+
 }  // namespace
 
 Result<fs::path> cgroup2_mount() {
@@ -132,12 +140,10 @@ Result<fs::path> cgroup2_mount() {
   return mount.point;
 }
 
-Result<fs::path> make_group(const std::string& name) {
-  FERMATA_ASSIGN(const Mount mount, find_mount());
-  FERMATA_ASSIGN(const std::string ours, v2_line("/proc/self/cgroup"));
-  fs::path base = place_in(mount, ours);
-  if (!is_delegated(base)) base = mount.point;
-  const fs::path parent = base / kOurFolder;
+Result<fs::path> make_group(const std::string& name, const std::optional<fs::path>& below) {
+  const Result<fs::path> base = below ? Result<fs::path>(*below) : our_part();
+  if (!base) return Failure(base.error());
+  const fs::path parent = *base / kOurFolder;
   const fs::path group = parent / name;
   // Whoever removes the last pod removes the parent: it may go between our two calls.
   for (int attempt = 0;; ++attempt) {

@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "common/status.h"
@@ -12,8 +13,10 @@
 
 namespace fermata::pod {
 
-/// Makes `<mount>/<delegated part>/fermata/<name>`. kConflict when processes are in it already.
-Result<std::filesystem::path> make_group(const std::string& name);
+/// Makes `<mount>/<delegated part>/fermata/<name>`, or `<below>/fermata/<name>` where that is
+/// given. kConflict when processes are in it already.
+Result<std::filesystem::path> make_group(
+    const std::string& name, const std::optional<std::filesystem::path>& below = std::nullopt);
 
 /// The v2 group that a process is in.
 Result<std::filesystem::path> group_of_process(pid_t pid);

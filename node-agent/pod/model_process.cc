@@ -11,53 +11,21 @@
 #include <string_view>
 
 #include "common/file_util.h"
+#include "node-agent/pod/cgroup.h"
+#include "node-agent/pod/outer_groups.h"
 
 namespace fermata::pod {
 namespace {
 
-/// Where the v1 tree with these controllers ("cpu,cpuacct") is mounted, and from which group on
-/// (/proc/self/mountinfo: proc(5)); empty when it is not.
-struct Tree {
-  std::string mount;
-  std::string root;
-};
-
-Tree tree_of(const std::string& mountinfo, const std::string& controllers) {
-  std::istringstream lines(mountinfo);
-  for (std::string line; std::getline(lines, line);) {
-    const size_t dash = line.find(" - cgroup ");
-    if (dash == std::string::npos) continue;
-    std::istringstream before(line);
-    Tree tree;
-    std::string skipped;
-    before >> skipped >> skipped >> skipped >> tree.root >> tree.mount;
-    const std::string options = "," + line.substr(line.rfind(' ') + 1) + ",";
-    if (options.find("," + controllers + ",") != std::string::npos) return tree;
+/// cgroup.procs of each v1 group the process is in.
+Result<std::vector<UniqueFd>> open_groups_of(pid_t pid) {
+  FERMATA_ASSIGN(const std::vector<V1Group> groups, v1_groups_of(pid));
+  std::vector<UniqueFd> opened;
+  for (const V1Group& group : groups) {
+    FERMATA_ASSIGN(UniqueFd fd, open_group_procs(group.path));
+    opened.push_back(std::move(fd));
   }
-  return {};
-}
-
-/// cgroup.procs of each v1 group the process is in. Trees that are not mounted here hold nothing of
-/// Slurm's.
-Result<std::vector<UniqueFd>> groups_of(pid_t pid) {
-  FERMATA_ASSIGN(const std::string mountinfo, read_file("/proc/self/mountinfo"));
-  FERMATA_ASSIGN(const std::string text, read_file(fmt::format("/proc/{}/cgroup", pid)));
-  std::vector<UniqueFd> groups;
-  std::istringstream lines(text);
-  for (std::string line; std::getline(lines, line);) {
-    const size_t first = line.find(':');
-    const size_t second = line.find(':', first + 1);
-    if (second == std::string::npos || second == first + 1) continue;  // v2: the pod has its own
-    const Tree tree = tree_of(mountinfo, line.substr(first + 1, second - first - 1));
-    std::string group = line.substr(second + 1);
-    if (tree.mount.empty() || group.starts_with("/..")) continue;
-    if (tree.root != "/" && group.starts_with(tree.root)) group.erase(0, tree.root.size());
-    const std::string file = tree.mount + group + "/cgroup.procs";
-    UniqueFd fd(open(file.c_str(), O_WRONLY | O_CLOEXEC));
-    if (!fd) return errno_failure(errno, file);
-    groups.push_back(std::move(fd));
-  }
-  return groups;
+  return opened;
 }
 
 /// From /proc/PID/limits: prlimit(2) of another user's process takes CAP_SYS_RESOURCE, which a
@@ -98,7 +66,8 @@ Result<ModelProcess> ModelProcess::of(pid_t pid) {
   FERMATA_ASSIGN(model.limits_, limits_of(pid));
   model.mounts_.reset(open(fmt::format("/proc/{}/ns/mnt", pid).c_str(), O_RDONLY | O_CLOEXEC));
   if (!model.mounts_) return failed("mount namespace");
-  FERMATA_ASSIGN(model.groups_, groups_of(pid));
+  FERMATA_ASSIGN(model.groups_, open_groups_of(pid));
+  FERMATA_ASSIGN(model.v2_group_, slurm_v2_group_of(pid));
   errno = 0;
   model.niceness_ = getpriority(PRIO_PROCESS, static_cast<id_t>(pid));
   if (errno != 0) return failed("niceness");

@@ -1,13 +1,15 @@
 // What a pod takes over from a process outside that stands for it (the stub of a Slurm task): the
-// mount namespace it derives from, its cgroup v1 groups, processors, limits and niceness. So what
-// Slurm has given to the task - a private /tmp, cpusets, memory limits, the freezer - holds for the
-// pod.
+// mount namespace it derives from, its cgroup v1 groups (where there is v2 alone, the pod's group
+// lies within the task's), processors, limits and niceness. So what Slurm has given to the task - a
+// private /tmp, cpusets, memory limits, the freezer, accounting - holds for the pod.
 #pragma once
 
 #include <sys/resource.h>
 #include <sys/types.h>
 
 #include <array>
+#include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,11 +31,14 @@ class ModelProcess {
 
   mode_t umask() const { return umask_; }
   const std::vector<uint32_t>& processors() const { return processors_; }
+  /// Where the pod's group has to lie; nullopt: it is free.
+  const std::optional<std::filesystem::path>& v2_group() const { return v2_group_; }
 
  private:
   std::array<rlimit, RLIM_NLIMITS> limits_{};
   UniqueFd mounts_;
-  std::vector<UniqueFd> groups_;  ///< cgroup.procs, open for writing
+  std::vector<UniqueFd> groups_;  ///< cgroup.procs, of v1, open for writing
+  std::optional<std::filesystem::path> v2_group_;
   int niceness_ = 0;
   mode_t umask_ = 022;
   std::string oom_score_;

@@ -125,8 +125,9 @@ class GroupGuard {
   fs::path group_;
 };
 
-Result<GroupGuard> start_group(JobStep job, const GroupSpec& spec) {
-  FERMATA_ASSIGN(fs::path made, make_group(spec.name.empty() ? to_string(job) : spec.name));
+Result<GroupGuard> start_group(JobStep job, const GroupSpec& spec, const ModelProcess* model) {
+  FERMATA_ASSIGN(fs::path made, make_group(spec.name.empty() ? to_string(job) : spec.name,
+                                           model == nullptr ? std::nullopt : model->v2_group()));
   GroupGuard guard(std::move(made));
   if (spec.prepare) FERMATA_TRY_RESULT(spec.prepare(guard.group()));
   return guard;
@@ -196,7 +197,7 @@ Result<Pod> Pod::launch(const PodSpec& spec) {
   start.config.command = spec.command;
   start.config.environment = spec.environment;
 
-  FERMATA_ASSIGN(GroupGuard guard, start_group(spec.job, spec.group));
+  FERMATA_ASSIGN(GroupGuard guard, start_group(spec.job, spec.group, spec.model));
   InitRequest request;
   request.group = guard.group();
   request.host_name =
@@ -215,7 +216,7 @@ Result<Pod> Pod::launch(const PodSpec& spec) {
 Result<Pod> Pod::make_shell(JobStep job, const std::string& host_name,
                             const std::string& domain_name, const PodClocks& clocks,
                             const GroupSpec& group, const ModelProcess* model) {
-  FERMATA_ASSIGN(GroupGuard guard, start_group(job, group));
+  FERMATA_ASSIGN(GroupGuard guard, start_group(job, group, model));
   InitRequest request;
   request.group = guard.group();
   request.host_name = host_name;

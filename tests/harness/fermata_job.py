@@ -183,8 +183,8 @@ class Job:
         wait_until(lambda: self.agent.poll() is not None, seconds, "fermata to end with its job")
         return self.agent.returncode
 
-    def restart(self, crid=None, seconds=40):
-        arguments = ["restart", "--checkpoint-dir", self.checkpoint_dir]
+    def restart(self, crid=None, seconds=40, options=()):
+        arguments = ["restart", "--checkpoint-dir", self.checkpoint_dir, *options]
         if crid is not None:
             arguments += ["--crid", str(crid)]
         self._start(arguments)

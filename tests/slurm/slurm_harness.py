@@ -20,8 +20,8 @@ USER = nodes.USER
 class SlurmCluster(nodes.Cluster):
     """Slurm's commands run in ctl as alice, in a folder of hers. `slurm_config`: lines for slurm.conf."""
 
-    def __init__(self, workspace, count, config="", slots=8, slurm_config=""):
-        super().__init__(workspace, count, config, slots)
+    def __init__(self, workspace, count, config="", slots=8, daemons=None, slurm_config=""):
+        super().__init__(workspace, count, config, slots, daemons)
         if slurm_config:
             with open(workspace.at("slurm.conf"), "w") as file:
                 file.write(slurm_config)

@@ -1,0 +1,403 @@
+#include "node-agent/engine/lazy_fill.h"
+
+#include <fmt/format.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <system_error>
+
+#include "common/fault_point.h"
+#include "node-agent/engine/maps.h"
+
+namespace fermata::engine {
+namespace {
+
+// A block of an image: what has to be read and compared before a page of it can be given.
+constexpr uint64_t kUnit = 1U << 20;
+constexpr unsigned kThreads = 3;
+// Below that a map is filled at once: quicker than to answer for it.
+constexpr uint64_t kLeast = 64U << 10;
+// While that is put nobody hears of events: not long.
+constexpr uint64_t kAtATime = 64U << 10;
+constexpr std::chrono::microseconds kMoment{50};
+constexpr int kNice = -10;
+
+/// This thread alone (setpriority(2), C library differences): the job stands still for it.
+void step_forward() { (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kNice); }
+
+bool may_come_later(const image::Vma& vma) {
+  const auto leaves_out = [](int advice) {
+    return advice == MADV_DONTFORK || advice == MADV_WIPEONFORK;
+  };
+  return vma.backing() == image::Vma::ANONYMOUS && !vma.shared() && !vma.locked() &&
+         std::none_of(vma.advice().begin(), vma.advice().end(), leaves_out);
+}
+
+}  // namespace
+
+LazyFill::Region::Region(const MemoryRegion& region)
+    : units(region, kUnit), states(units.count(), State::kDone) {}
+
+Result<std::unique_ptr<LazyFill>> LazyFill::start(Events events) {
+  std::unique_ptr<LazyFill> fill(new LazyFill(std::move(events)));
+  fill->wake_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!fill->wake_) return errno_failure(errno, "eventfd");
+  try {
+    fill->listener_ = std::thread([fill = fill.get()] { fill->listen(); });
+    for (unsigned i = 0; i < kThreads; ++i) {
+      fill->workers_.emplace_back([fill = fill.get(), urgent = i == 0] { fill->work(urgent); });
+    }
+  } catch (const std::system_error& error) {
+    // One for who waits, and one for all else.
+    if (fill->workers_.size() < 2) {
+      return failure(Code::kInternal,
+                     fmt::format("no threads for a lazy restart: {}", error.what()));
+    }
+  }
+  return fill;
+}
+
+LazyFill::~LazyFill() {
+  {
+    // What was never to run is not read for.
+    const std::lock_guard lock(queue_);
+    if (!closed_ && failure_) failure_ = {Code::kGone, "the restart was given up"};
+  }
+  all_taken();
+  for (std::thread& worker : workers_) worker.join();
+  if (listener_.joinable()) listener_.join();
+}
+
+Result<Extents> LazyFill::take(RebuildRemote& remote, const image::Process& process,
+                               const MemoryRegion& region) {
+  const Extents here = only(region.extents, Where::kHere);
+  Extents maps;
+  Extents later;
+  for (const image::Vma& vma : process.vmas()) {
+    if (!may_come_later(vma)) continue;
+    const Extents contents = part_of(here, vma.start(), vma.end());
+    if (total_length(contents) < kLeast) continue;
+    maps.push_back({vma.start(), vma.end() - vma.start()});
+    later = united(later, contents);
+  }
+  if (later.empty()) return here;
+  FERMATA_ASSIGN(UniqueFd descriptor, open_lazy(remote, maps));
+  MissingPages missing;
+  auto made = std::make_unique<Region>(region);
+  for (const Extent& extent : later) {
+    missing.add(extent.address, extent.address, extent.length);
+    const size_t last = made->units.unit_of(extent.address + extent.length - kPageSize);
+    for (size_t unit = made->units.unit_of(extent.address); unit <= last; ++unit) {
+      made->states[unit] = State::kWaiting;
+    }
+  }
+  Listened listened{
+      std::make_unique<LazySpace>(std::move(descriptor), remote.pid(), std::move(missing)),
+      made.get()};
+  made->spaces.push_back(listened.space.get());
+  {
+    const std::unique_lock moving(moving_);
+    listened_.push_back(std::move(listened));
+  }
+  {
+    const std::lock_guard lock(queue_);
+    left_ +=
+        static_cast<size_t>(std::count(made->states.begin(), made->states.end(), State::kWaiting));
+    regions_.push_back(std::move(made));
+  }
+  changed_.notify_all();
+  ::eventfd_write(wake_.get(), 1);
+  return without(here, later);
+}
+
+void LazyFill::all_taken() {
+  {
+    const std::lock_guard lock(queue_);
+    closed_ = true;
+  }
+  changed_.notify_all();
+  ::eventfd_write(wake_.get(), 1);
+}
+
+Status LazyFill::finish(std::chrono::milliseconds at_most) {
+  std::unique_lock lock(queue_);
+  const bool over = changed_.wait_for(lock, at_most, [&] { return filled_ || !failure_; });
+  if (!failure_) return failure_;
+  if (over) return Status::ok();
+  return {Code::kTimeout, "memory of the restart is still being read"};
+}
+
+// ---- workers
+
+/// Pages that somebody waits for, and, unless `urgent`, what is next when nobody does.
+bool LazyFill::next_work(Work& work, bool urgent) {
+  std::unique_lock lock(queue_);
+  if (work.waits) --served_;
+  work.waits = false;
+  if (served_ == 0) changed_.notify_all();
+  for (;;) {
+    if (!failure_ || (closed_ && left_ == 0)) return false;
+    while (!urgent_.empty()) {
+      work = urgent_.front();
+      urgent_.pop_front();
+      State& state = work.region->states[work.unit];
+      if (state != State::kWaiting) continue;  // whoever has it wakes who waits
+      state = State::kTaken;
+      ++served_;
+      return true;
+    }
+    work.waits = false;
+    if (!urgent && served_ == 0 && next_in_order(work)) return true;
+    changed_.wait(lock);
+  }
+}
+
+bool LazyFill::next_in_order(Work& work) {
+  for (const std::unique_ptr<Region>& region : regions_) {
+    std::vector<State>& states = region->states;
+    while (region->next < states.size() && states[region->next] != State::kWaiting) ++region->next;
+    if (region->next == states.size()) continue;
+    work = {region.get(), region->next, 0, false};
+    states[region->next] = State::kTaken;
+    return true;
+  }
+  return false;
+}
+
+void LazyFill::work(bool urgent) {
+  if (urgent) step_forward();
+  const FillBuffer buffer = make_fill_buffer(kUnit);
+  if (!buffer) return lose({Code::kInternal, "no memory for the pages of a lazy restart"});
+  Work work;
+  while (next_work(work, urgent)) {
+    if (is_wanted(*work.region)) {
+      const Result<size_t> length = work.region->units.read(work.unit, buffer.get());
+      const Status status = length ? deliver(work, buffer.get()) : length.error();
+      if (!status) return lose(status);
+    }
+    done_with(*work.region, work.unit);
+  }
+}
+
+bool LazyFill::is_wanted(const Region& region) {
+  const std::shared_lock moving(moving_);
+  return std::any_of(region.spaces.begin(), region.spaces.end(),
+                     [](const LazySpace* space) { return !space->gone(); });
+}
+
+Status LazyFill::deliver(const Work& work, const std::byte* bytes) {
+  FAULT_POINT("lazy.unit");
+  // Who waits goes first.
+  const std::span<const FillUnits::Piece> pieces = work.region->units.pieces(work.unit);
+  const std::byte* at = bytes;
+  for (const FillUnits::Piece& piece : pieces) {
+    if (work.waits && work.then >= piece.address && work.then - piece.address < piece.length) {
+      FERMATA_TRY(put(*work.region, work.then, {at + (work.then - piece.address), kPageSize}));
+    }
+    at += piece.length;
+  }
+  at = bytes;
+  for (const FillUnits::Piece& piece : pieces) {
+    for (uint64_t done = 0; done < piece.length; done += kAtATime) {
+      const uint64_t length = std::min(kAtATime, piece.length - done);
+      FERMATA_TRY(put(*work.region, piece.address + done, {at + done, length}));
+    }
+    at += piece.length;
+  }
+  return Status::ok();
+}
+
+/// To all that want it. Between two calls the listener may hear of a fork: the child has what was
+/// put before, and is one of all from then on.
+Status LazyFill::put(const Region& region, uint64_t then, std::span<const std::byte> bytes) {
+  for (;;) {
+    while (hearing_) std::this_thread::sleep_for(kMoment);
+    {
+      const std::shared_lock moving(moving_);
+      Put worst = Put::kDone;
+      for (LazySpace* space : region.spaces) {
+        FERMATA_ASSIGN_STATUS(const Put put, space->put(then, bytes));
+        if (put != Put::kDone) worst = put;
+      }
+      if (worst == Put::kDone) return Status::ok();
+    }
+    ::eventfd_write(wake_.get(), 1);
+    std::this_thread::sleep_for(kMoment);
+  }
+}
+
+void LazyFill::done_with(Region& region, size_t unit) {
+  bool last = false;
+  {
+    const std::lock_guard lock(queue_);
+    region.states[unit] = State::kDone;
+    last = --left_ == 0 && closed_;
+  }
+  if (!last) return;
+  changed_.notify_all();
+  ::eventfd_write(wake_.get(), 1);
+}
+
+void LazyFill::lose(const Status& status) {
+  {
+    const std::lock_guard lock(queue_);
+    if (!failure_) return;
+    failure_ = status;
+  }
+  changed_.notify_all();
+  ::eventfd_write(wake_.get(), 1);
+  events_.lost(status);
+}
+
+// ---- the listener
+
+void LazyFill::listen() {
+  step_forward();
+  std::vector<Fault> faults;
+  std::vector<pollfd> waits;
+  for (;;) {
+    {
+      const std::lock_guard lock(queue_);
+      if (!failure_) return;
+      if (closed_ && left_ == 0) break;
+    }
+    {
+      const std::shared_lock moving(moving_);
+      waits.assign(1, {wake_.get(), POLLIN, 0});
+      for (const Listened& one : listened_) waits.push_back({one.space->descriptor(), POLLIN, 0});
+    }
+    const int patience = faults.empty() ? -1 : 1;
+    if (::poll(waits.data(), waits.size(), patience) < 0 && errno != EINTR) {
+      return lose(errno_status(errno, "waiting for page faults"));
+    }
+    eventfd_t count = 0;
+    (void)::eventfd_read(wake_.get(), &count);
+    Status status;
+    {
+      hearing_ = true;
+      const std::unique_lock moving(moving_);
+      hearing_ = false;
+      // A fork adds to the list: its own are read the next time.
+      size_t known = waits.size() - 1;
+      for (auto one = listened_.begin(); status && known > 0; ++one, --known) {
+        status = hear(*one, faults);
+      }
+    }
+    if (status) status = serve(faults);
+    if (!status) return lose(status);
+  }
+  let_go();
+}
+
+Status LazyFill::hear(Listened& listened, std::vector<Fault>& faults) {
+  LazySpace& space = *listened.space;
+  Region* const region = listened.region;
+  const int descriptor = space.descriptor();
+  for (;;) {
+    std::array<uffd_msg, 16> messages{};
+    const ssize_t n = ::read(descriptor, messages.data(), sizeof messages);
+    if (n < 0 && errno == EAGAIN) return Status::ok();
+    if (n <= 0) return errno_status(n == 0 ? EIO : errno, "reading page faults");
+    for (size_t i = 0; i < static_cast<size_t>(n) / sizeof(uffd_msg); ++i) {
+      const uffd_msg& message = messages.at(i);
+      switch (message.event) {
+        case UFFD_EVENT_PAGEFAULT:
+          faults.push_back({&space, region, message.arg.pagefault.address / kPageSize * kPageSize});
+          break;
+        case UFFD_EVENT_FORK:
+          FERMATA_TRY(forked(listened, UniqueFd(static_cast<int>(message.arg.fork.ufd))));
+          break;
+        case UFFD_EVENT_REMAP: {
+          const auto& moved = message.arg.remap;
+          space.missing().move(moved.from, moved.to, moved.len);
+          space.wake(moved.from, moved.len);
+          space.wake(moved.to, moved.len);
+          break;
+        }
+        case UFFD_EVENT_REMOVE:
+        case UFFD_EVENT_UNMAP: {
+          const auto& removed = message.arg.remove;
+          space.missing().remove(removed.start, removed.end - removed.start);
+          space.wake(removed.start, removed.end - removed.start);
+          break;
+        }
+        default:
+          return {Code::kInternal,
+                  fmt::format("userfaultfd: an event {} that is not known", message.event)};
+      }
+    }
+  }
+}
+
+/// The child has what its parent had, and wants what its parent wants, but for what the program has
+/// wiped in forks (MADV_WIPEONFORK) since it was restarted: that is zeros there.
+Status LazyFill::forked(Listened& parent, UniqueFd descriptor) {
+  MissingPages missing = parent.space->missing();
+  const pid_t pid = parent.space->pid();
+  for (const pid_t one : pid >= 0 ? std::vector<pid_t>{pid} : events_.processes()) {
+    const Result<std::vector<Map>> maps = read_smaps(one);
+    if (!maps) continue;  // it has ended
+    for (const Map& map : *maps) {
+      const bool wiped = std::find(map.flags.begin(), map.flags.end(), "wf") != map.flags.end();
+      if (!wiped || !missing.any(map.start, map.end - map.start)) continue;
+      if (pid < 0) {
+        return {Code::kUnsupported,
+                fmt::format("a child forks, and process {} has memory that is wiped in forks and "
+                            "had not been read yet: restart it without --lazy",
+                            one)};
+      }
+      missing.remove(map.start, map.end - map.start);
+    }
+  }
+  Listened child{std::make_unique<LazySpace>(std::move(descriptor), -1, std::move(missing)),
+                 parent.region};
+  parent.region->spaces.push_back(child.space.get());
+  listened_.push_back(std::move(child));
+  return Status::ok();
+}
+
+/// Keeps in `faults` what has to wait for an event.
+Status LazyFill::serve(std::vector<Fault>& faults) {
+  std::vector<Fault> later;
+  for (const Fault& fault : faults) {
+    const std::shared_lock moving(moving_);
+    const std::optional<uint64_t> then = fault.space->then_of(fault.address);
+    if (then) {
+      {
+        const std::lock_guard lock(queue_);
+        urgent_.push_back({fault.region, fault.region->units.unit_of(*then), *then, true});
+      }
+      changed_.notify_all();
+      continue;
+    }
+    FERMATA_ASSIGN_STATUS(const Put put, fault.space->put_zeros(fault.address));
+    if (put == Put::kLater) later.push_back(fault);
+  }
+  faults = std::move(later);
+  return Status::ok();
+}
+
+/// Nothing is missing anywhere: with its descriptor a map is one like any other again, and who
+/// waits for a page that is not in the image has it from the kernel.
+void LazyFill::let_go() {
+  {
+    const std::unique_lock moving(moving_);
+    for (const std::unique_ptr<Region>& region : regions_) region->spaces.clear();
+    listened_.clear();
+  }
+  events_.filled();
+  {
+    const std::lock_guard lock(queue_);
+    filled_ = true;
+  }
+  changed_.notify_all();
+}
+
+}  // namespace fermata::engine

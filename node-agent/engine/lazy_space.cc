@@ -1,0 +1,138 @@
+#include "node-agent/engine/lazy_space.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <cerrno>
+
+namespace fermata::engine {
+
+Result<Put> LazySpace::put(uint64_t from, std::span<const std::byte> bytes) {
+  if (gone_) return Put::kDone;
+  std::vector<MissingPages::Part> parts;
+  {
+    const std::lock_guard lock(mutex_);
+    parts = missing_.parts_then(from, from + bytes.size());
+  }
+  for (const MissingPages::Part& part : parts) {
+    FERMATA_ASSIGN(const Put put, put_part(part, bytes.data() + (part.then - from)));
+    if (put != Put::kDone) return put;
+  }
+  return Put::kDone;
+}
+
+void LazySpace::arrived(uint64_t now, uint64_t length) {
+  const std::lock_guard lock(mutex_);
+  missing_.remove(now, length);
+}
+
+Result<Put> LazySpace::put_part(const MissingPages::Part& part, const std::byte* bytes) {
+  // A call stays in one map: the program may have split what was one.
+  uint64_t step = part.length;
+  for (uint64_t done = 0; done < part.length && !gone_;) {
+    step = std::min(step, part.length - done);
+    uffdio_copy copy{};
+    copy.dst = part.now + done;
+    copy.src = reinterpret_cast<uint64_t>(bytes + done);
+    copy.len = step;
+    if (::ioctl(descriptor_.get(), UFFDIO_COPY, &copy) == 0) {
+      arrived(copy.dst, step);
+      done += step;
+      continue;
+    }
+    const int error = errno;
+    if (error == EAGAIN) {
+      const uint64_t some = copy.copy > 0 ? static_cast<uint64_t>(copy.copy) : 0;
+      if (some == 0) return Put::kLater;
+      arrived(copy.dst, some);
+      done += some;
+    } else if (error == ESRCH) {
+      gone_ = true;
+    } else if (step > kPageSize) {
+      step = kPageSize;
+    } else if (error == ENOENT || error == EEXIST) {
+      // Not mapped any more (in a child: MADV_DONTFORK), or there.
+      arrived(copy.dst, step);
+      wake(copy.dst, step);
+      done += step;
+    } else {
+      return errno_failure(error, fmt::format("putting a page at {:#x}", copy.dst));
+    }
+  }
+  return Put::kDone;
+}
+
+Result<Put> LazySpace::put_zeros(uint64_t address) {
+  uffdio_zeropage zeros{};
+  zeros.range = {address, kPageSize};
+  if (gone_ || ::ioctl(descriptor_.get(), UFFDIO_ZEROPAGE, &zeros) == 0) return Put::kDone;
+  switch (errno) {
+    case EAGAIN:
+      return Put::kLater;
+    case ESRCH:
+      gone_ = true;
+      return Put::kDone;
+    case EEXIST:
+    case ENOENT:
+      wake(address, kPageSize);
+      return Put::kDone;
+    default:
+      return errno_failure(errno, fmt::format("putting zeros at {:#x}", address));
+  }
+}
+
+void LazySpace::wake(uint64_t address, uint64_t length) const {
+  uffdio_range range{address, length};
+  // Nobody waits, or nobody is there any more.
+  (void)::ioctl(descriptor_.get(), UFFDIO_WAKE, &range);
+}
+
+namespace {
+
+constexpr uint64_t kFlags = O_CLOEXEC | O_NONBLOCK;
+constexpr const char* kDevice = "/dev/userfaultfd";
+
+/// In the process, whose address space it is to be of, through a device of ours (Linux 6.1): at
+/// this moment it may have no right to the call.
+Result<long> make_userfaultfd(RebuildRemote& remote) {
+  const UniqueFd device(::open(kDevice, O_RDWR | O_CLOEXEC));
+  if (!device) return remote.call("userfaultfd", SYS_userfaultfd, {kFlags});
+  FERMATA_ASSIGN(const int there, remote.give_fd(device.get(), -1, true));
+  const auto number = static_cast<uint64_t>(there);
+  Result<long> made = remote.call(kDevice, SYS_ioctl, {number, USERFAULTFD_IOC_NEW, kFlags});
+  FERMATA_ASSIGN([[maybe_unused]] const long closed, remote.call("close", SYS_close, {number}));
+  return made;
+}
+
+}  // namespace
+
+Result<UniqueFd> open_lazy(RebuildRemote& remote, std::span<const Extent> maps) {
+  constexpr uint64_t kEvents = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP |
+                               UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP;
+  FERMATA_ASSIGN(const long made, make_userfaultfd(remote));
+  Result<UniqueFd> ours = remote.take_fd(static_cast<int>(made));
+  FERMATA_ASSIGN([[maybe_unused]] const long closed,
+                 remote.call("close", SYS_close, {static_cast<uint64_t>(made)}));
+  if (!ours) return ours;
+  uffdio_api api{};
+  api.api = UFFD_API;
+  api.features = kEvents;
+  if (::ioctl(ours->get(), UFFDIO_API, &api) != 0) {
+    return errno_failure(errno, "userfaultfd with events (Linux 4.11)");
+  }
+  for (const Extent& map : maps) {
+    uffdio_register request{};
+    request.range = {map.address, map.length};
+    request.mode = UFFDIO_REGISTER_MODE_MISSING;
+    if (::ioctl(ours->get(), UFFDIO_REGISTER, &request) != 0) {
+      return errno_failure(errno, fmt::format("having the pages at {:#x} come later", map.address));
+    }
+  }
+  return ours;
+}
+
+}  // namespace fermata::engine
