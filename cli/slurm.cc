@@ -46,7 +46,7 @@ bool has_slurm() {
 
 Result<json> ask_slurm(const std::vector<std::string>& words) {
   FERMATA_ASSIGN(const fs::path path, find_own_program(kHelper));
-  const std::string program = path.native();
+  const std::string& program = path.native();
   std::array<int, 2> ends{};
   if (pipe2(ends.data(), O_CLOEXEC) != 0) return errno_failure(errno, "pipe");
   const UniqueFd from(ends[0]);
