@@ -18,6 +18,7 @@ struct Options {
   std::string job;
   bool end_job = false;
   bool json = false;
+  std::optional<uint32_t> keep;
   std::string compress;
 };
 
@@ -28,6 +29,7 @@ Result<node_agent::ControlReply> ask(const Invocation& invocation, const Options
     request.set_job(step.job);
     request.set_step(step.step);
     request.set_end_job(options.end_job);
+    if (options.keep) request.set_keep(*options.keep);
     request.set_compress(options.compress);
     CheckpointWitness witness(access->client(), step, options.end_job);
     const Result<wire::CheckpointReply> answer = access->client().checkpoint(request);
@@ -40,9 +42,9 @@ Result<node_agent::ControlReply> ask(const Invocation& invocation, const Options
     }
   }
   FERMATA_ASSIGN(const node_agent::JobRecord record, living_job(invocation, options.job));
-  return ask_or_stand_in(
-      invocation, record,
-      {node_agent::ControlRequest::Kind::kCheckpoint, options.end_job, options.compress});
+  return ask_or_stand_in(invocation, record,
+                         {node_agent::ControlRequest::Kind::kCheckpoint, options.end_job,
+                          options.compress, options.keep});
 }
 
 Result<int> checkpoint(const Invocation& invocation, const Options& options) {
@@ -72,6 +74,9 @@ void add_checkpoint(CLI::App& app, Invocation& invocation) {
   sub->add_flag("--kill", options->end_job,
                 "End the job once the checkpoint is committed; it does "
                 "not run on in between");
+  sub->add_option("--keep", options->keep,
+                  "So many of the job's newest checkpoints stay then; 0: all [as the job has it]")
+      ->type_name("N");
   add_compress_option(*sub, options->compress, "this checkpoint");
   sub->add_flag("--json", options->json, "For programs");
   sub->callback([options, &invocation] {

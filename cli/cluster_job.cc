@@ -211,6 +211,7 @@ Result<int> run_on_cluster(const Invocation& invocation, const ClusterOptions& o
   request.set_external_tcp(options.external_tcp);
   request.set_track(run.track);
   request.set_full_every(run.full_every);
+  if (run.keep) request.set_keep(*run.keep);
   request.set_compress(run.compress);
   OldFiles old;
   if (!request.streams().output().empty()) old.note(request.streams().output(), "");
@@ -257,6 +258,7 @@ Result<int> restart_on_cluster(const Invocation& invocation, const ClusterOption
   request.set_compress(restart.compress);
   *request.mutable_streams() = streams_of(options);
   request.set_working_directory(working_directory());
+  if (restart.keep) request.set_keep(*restart.keep);
 
   const auto ask = [&]() -> Result<wire::RunReply> {
     if (options.detach) return access.client().restart(request);

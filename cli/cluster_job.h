@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,7 +31,8 @@ struct ClusterRun {
   bool quiet = false;
   std::string track{};
   uint32_t full_every = 0;
-  std::string compress{};  ///< empty: as the nodes have it
+  std::string compress{};          ///< empty: as the nodes have it
+  std::optional<uint32_t> keep{};  ///< newest sets that stay; unset: as the coordinator has it
 };
 
 struct ClusterRestart {
@@ -40,9 +42,10 @@ struct ClusterRestart {
   std::chrono::milliseconds interval{0};
   std::string numa;  ///< replan, keep, ignore
   bool quiet = false;
-  std::string track{};      ///< empty: as before
-  uint32_t full_every = 0;  ///< 0: as before
-  std::string compress{};   ///< empty: as before
+  std::string track{};             ///< empty: as before
+  uint32_t full_every = 0;         ///< 0: as before
+  std::string compress{};          ///< empty: as before
+  std::optional<uint32_t> keep{};  ///< newest sets that stay; unset: as the coordinator has it
 };
 
 /// Exit status of the job, or 0 once it runs with `detach`.

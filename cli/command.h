@@ -52,6 +52,12 @@ void add_able(CLI::App& app, Invocation& invocation);
 void add_exec(CLI::App& app, Invocation& invocation);
 void add_jobs(CLI::App& app, Invocation& invocation);
 void add_nodes(CLI::App& app, Invocation& invocation);
+void add_drain(CLI::App& app, Invocation& invocation);
+void add_undrain(CLI::App& app, Invocation& invocation);
+void add_prune(CLI::App& app, Invocation& invocation);
+void add_vacate(CLI::App& app, Invocation& invocation);
+void add_requeue(CLI::App& app, Invocation& invocation);
+void add_scontrol(CLI::App& app, Invocation& invocation);
 void add_numa(CLI::App& app, Invocation& invocation);
 
 /// Prints "fermata: <sentence>" on stderr, as storage::printable has it: a sentence may quote names

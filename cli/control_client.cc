@@ -112,4 +112,17 @@ Result<wire::NodesReply> ControlClient::nodes() {
   return parts_->call(wire::kNodes, &Parts::Stub::Nodes, wire::Empty(), kForLists);
 }
 
+Result<wire::ControlReply> ControlClient::control(const wire::ControlRequest& request) {
+  return parts_->call(wire::kControl, &Parts::Stub::Control, request, kForLists);
+}
+
+Result<wire::RequeueReply> ControlClient::requeue(const wire::RequeueRequest& request) {
+  // A set, and a restart.
+  return parts_->call(wire::kRequeue, &Parts::Stub::Requeue, request, 2 * kForSets);
+}
+
+Result<wire::NodesReply> ControlClient::drain(const wire::DrainRequest& request) {
+  return parts_->call(wire::kDrain, &Parts::Stub::Drain, request, kForLists);
+}
+
 }  // namespace fermata::cli

@@ -32,6 +32,9 @@ class ControlClient {
   Result<wire::RunReply> restart(const wire::RestartRequest& request);
   Result<wire::JobsReply> jobs();
   Result<wire::NodesReply> nodes();
+  Result<wire::ControlReply> control(const wire::ControlRequest& request);
+  Result<wire::RequeueReply> requeue(const wire::RequeueRequest& request);
+  Result<wire::NodesReply> drain(const wire::DrainRequest& request);
 
  private:
   struct Parts;

@@ -79,7 +79,7 @@ class Session {
       if ((waits[0].revents & POLLIN) != 0) break;
       if ((waits[1].revents & POLLIN) != 0) answer();
       if (schedule_.due() && !job_has_ended()) {
-        checkpoint(false, "");
+        checkpoint(false, "", std::nullopt);
         schedule_.advance();
       }
     }
@@ -100,10 +100,12 @@ class Session {
     }
   }
 
-  /// `compress`: of this set alone; empty: as always.
-  coord::TriedSet checkpoint(bool end_job, const std::string& compress) {
+  /// `compress`, `keep`: of this set alone; empty: as always.
+  coord::TriedSet checkpoint(bool end_job, const std::string& compress,
+                             std::optional<uint32_t> keep) {
     SessionOptions how = options_;
     if (!compress.empty()) how.compress = compress;
+    how.keep = keep.value_or(options_.keep);
     coord::TriedSet tried = take_set(coordinator_, record_, owner_, agent_, how, end_job);
     if (tried.outcome.committed()) {
       last_committed_ = tried.crid;
@@ -124,7 +126,8 @@ class Session {
       call->reply(answer_able(coordinator_, agent_));
       return;
     }
-    const coord::TriedSet tried = checkpoint(call->request().end_job, call->request().compress);
+    const node_agent::ControlRequest& request = call->request();
+    const coord::TriedSet tried = checkpoint(request.end_job, request.compress, request.keep);
     call->reply({tried.outcome.status, coord::describe_json(tried)});
   }
 
@@ -207,6 +210,7 @@ coord::TriedSet take_set(coord::Coordinator& coordinator, const node_agent::JobR
   job.track = options.track;
   job.compress = options.compress;
   job.full_every = options.full_every;
+  job.keep = options.keep;
   return coordinator.take_set(job, agents, end_job);
 }
 

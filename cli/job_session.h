@@ -22,7 +22,8 @@ struct SessionOptions {
   std::string track = "none";    ///< how writes to memory are tracked
   uint32_t full_every = coord::kFullEvery;
   node_agent::LazyRestore* lazy = nullptr;  ///< PodToHold::lazy
-  std::string compress = {};  ///< of memory in images: parse_compression(); empty: not
+  std::string compress = {};           ///< of memory in images: parse_compression(); empty: not
+  uint32_t keep = storage::kKeptSets;  ///< newest sets that stay; 0: all
 };
 
 /// The value of --checkpoint-interval; empty: 0.
@@ -36,7 +37,7 @@ Status take_over_signals();
 /// when this process started, as SIGHUP is below nohup.
 sigset_t forwarded_set();
 
-/// Takes a set of a job through `agent`.
+/// Takes a set of a job through `agent`; then the newest `keep` stay.
 coord::TriedSet take_set(coord::Coordinator& coordinator, const node_agent::JobRecord& record,
                          const Credentials& owner, node_agent::PodAgent& agent,
                          const SessionOptions& options, bool end_job);

@@ -102,6 +102,8 @@ json to_json(const wire::NodeInfo& node) {
           {"version", node.version()},
           {"kernel", node.kernel()},
           {"since", utc(node.since())},
+          {"drained", node.drained() != 0},
+          {"drain_reason", node.drain_reason()},
           {"addresses", addresses}};
 }
 
@@ -134,7 +136,8 @@ void print_table(const std::vector<wire::JobInfo>& jobs) {
 void print_table(const std::vector<wire::NodeInfo>& nodes) {
   std::vector<Row> rows{{"NODE", "STATE", "SLOTS", "FREE", "SINCE", "VERSION", "KERNEL", "JOBS"}};
   for (const wire::NodeInfo& node : nodes) {
-    rows.push_back({node.node(), node.state(), std::to_string(node.slots()),
+    const std::string state = node.drained() == 0 ? "" : ", drained: " + node.drain_reason();
+    rows.push_back({node.node(), node.state() + state, std::to_string(node.slots()),
                     std::to_string(node.slots() - std::min(node.used(), node.slots())),
                     utc(node.since()), node.version(), node.kernel(),
                     fmt::format("{}", fmt::join(node.jobs(), ","))});
@@ -146,6 +149,7 @@ void print_table(const std::vector<LedgerSet>& sets) {
   std::vector<Row> rows{
       {"CRID", "BUILDS ON", "JOB", "STATE", "TIME", "BYTES", "STOOD STILL", "COMMAND OR REASON"}};
   for (const LedgerSet& set : sets) {
+    if (set.state == SetState::kDeleted) continue;
     const bool committed = set.state == SetState::kCommitted;
     rows.push_back({to_string(set.crid),
                     set.parent.value == 0 || !committed ? "-" : to_string(set.parent),

@@ -75,6 +75,12 @@ int run_main(int argc, char** argv) {
   add_exec(app, invocation);
   add_jobs(app, invocation);
   add_nodes(app, invocation);
+  add_vacate(app, invocation);
+  add_requeue(app, invocation);
+  add_scontrol(app, invocation);
+  add_drain(app, invocation);
+  add_undrain(app, invocation);
+  add_prune(app, invocation);
   add_numa(app, invocation);
   try {
     app.parse(words);

@@ -30,6 +30,7 @@ struct Options {
   std::string compress;
   std::string user;
   std::string numa = "replan";
+  std::optional<uint32_t> keep;
   bool quiet = false;
   bool lazy = false;
   ClusterOptions cluster;
@@ -58,6 +59,7 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
   session.quiet = options.quiet;
   session.track = options.track.track_or(invocation.config);
   session.full_every = options.track.full_every_or(invocation.config);
+  session.keep = options.keep.value_or(invocation.config.keep_sets);
   FERMATA_ASSIGN(session.interval, parse_interval(options.interval));
   FERMATA_ASSIGN(const numa::Mode numa_mode, numa::parse_mode(options.numa));
   if (!invocation.coordinator().empty()) {
@@ -72,7 +74,7 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
     return restart_on_cluster(
         invocation, options.cluster,
         {options.job, options.crid, options.dir, session.interval, options.numa, options.quiet,
-         options.track.track, options.track.full_every, options.compress});
+         options.track.track, options.track.full_every, options.compress, options.keep});
   }
   if (const std::string option = options.cluster.needs(); !option.empty()) {
     return needs_coordinator(option);
@@ -181,6 +183,10 @@ void add_restart(CLI::App& app, Invocation& invocation) {
   sub->add_option("--checkpoint-dir", options->dir, "Where checkpoints lie")->type_name("DIR");
   sub->add_option("--checkpoint-interval", options->interval, "Take a checkpoint every T")
       ->type_name("T");
+  sub->add_option("--keep", options->keep,
+                  "So many of its newest checkpoints stay; 0: all [the config file, 2; with a "
+                  "coordinator: as before]")
+      ->type_name("N");
   sub->add_option("--user", options->user, "Run as this user (root only) [the checkpoints' owner]")
       ->type_name("NAME");
   sub->add_option("--numa", options->numa,

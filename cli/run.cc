@@ -22,6 +22,7 @@ struct Options {
   std::string compress;
   std::string dir;
   std::string user;
+  std::optional<uint32_t> keep;
   bool quiet = false;
   ClusterOptions cluster;
   TrackOptions track;
@@ -55,6 +56,7 @@ Result<int> run(const Invocation& invocation, const Options& options,
   session.quiet = options.quiet;
   session.track = options.track.track_or(invocation.config);
   session.full_every = options.track.full_every_or(invocation.config);
+  session.keep = options.keep.value_or(invocation.config.keep_sets);
   FERMATA_ASSIGN(session.interval, parse_interval(options.interval));
   if (!invocation.coordinator().empty()) {
     if (!options.user.empty()) {
@@ -64,7 +66,7 @@ Result<int> run(const Invocation& invocation, const Options& options,
     }
     return run_on_cluster(invocation, options.cluster,
                           {options.ranks, command, options.dir, session.interval, options.quiet,
-                           session.track, session.full_every, options.compress});
+                           session.track, session.full_every, options.compress, options.keep});
   }
   if (const std::string option = options.cluster.needs(); !option.empty()) {
     return needs_coordinator(option);
@@ -145,6 +147,10 @@ void add_run(CLI::App& app, Invocation& invocation) {
                   "Where checkpoints lie [$FERMATA_CHECKPOINT_DIR, the config file, "
                   "./fermata-checkpoints]")
       ->type_name("DIR");
+  sub->add_option("--keep", options->keep,
+                  "So many of its newest checkpoints stay, older ones are removed; 0: all [the "
+                  "config file, 2]")
+      ->type_name("N");
   sub->add_option("--user", options->user, "Run as this user (root only)")->type_name("NAME");
   sub->add_option("-N,--nodes,-w,--nodelist", options->cluster.nodes,
                   "On so many nodes, or on these: 3, or n1,n2,n3 (with a coordinator)")

@@ -43,6 +43,7 @@ Result<node_agent::ControlReply> ask_or_stand_in(const Invocation& invocation,
   // Once, and by an agent that knows of no set before: a full one.
   SessionOptions once;
   once.track = "none";
+  once.keep = request.keep.value_or(invocation.config.keep_sets);
   once.compress = request.compress;
   const coord::TriedSet tried = take_set(coordinator, record, owner, agent, once, request.end_job);
   // Nobody waits for this job any more: its group is ours to remove.

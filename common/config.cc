@@ -100,6 +100,8 @@ Status apply(std::string_view key, const toml::node& node, Config& config) {
       return {Code::kUsage, "checkpoint_dir: an absolute path in quotes is expected"};
     }
     config.checkpoint_dir = *text;
+  } else if (key == "keep_sets") {
+    FERMATA_TRY(apply_number(key, node, config.keep_sets));
   } else if (key == "log_level") {
     FERMATA_ASSIGN_STATUS(config.log_level, parse_log_level(text.value_or("")));
   } else if (key == "log_format") {

@@ -32,6 +32,8 @@ struct Config {
   uint32_t max_writers = 0;
   /// Bytes a second at which a pod that runs has its image written; 0: no limit.
   uint64_t write_bandwidth = 0;
+  /// So many of a job's newest sets are kept; 0: all.
+  uint32_t keep_sets = 2;
   /// Of the pages in images: parse_compression().
   std::string compress = "none";
   /// A node whose agent is gone for so long has taken its pods with it.

@@ -98,6 +98,12 @@ Status abort_attempt(Ledger& ledger, Crid crid, const std::filesystem::path& fol
   return ledger.abort(crid, why);
 }
 
+/// A set that another is built on.
+Status committed_still(const std::filesystem::path& folder) {
+  const Result<Manifest> parent = storage::read_manifest(folder);
+  return parent ? Status::ok() : parent.error().within("the set that this one is built on");
+}
+
 }  // namespace
 
 Coordinator::Coordinator(std::filesystem::path dir, Credentials owner, CridSource* crids)
@@ -136,6 +142,11 @@ Result<uint64_t> Coordinator::next_job(uint64_t minimum) const {
 Result<double> Coordinator::write_rate() const {
   FERMATA_ASSIGN(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
   return storage::measure_write_rate(dir_);
+}
+
+Result<storage::Pruned> Coordinator::prune(JobStep job, uint32_t keep, bool dry_run) const {
+  FERMATA_ASSIGN(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
+  return storage::prune(dir_, job, keep, dry_run);
 }
 
 Status Coordinator::settle_attempts(JobStep job) const {
@@ -240,6 +251,10 @@ TriedSet Coordinator::try_set(const JobDescription& job, std::span<Agent* const>
     FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
     tried.manifest = manifest_of_reports(order, job, agents, so_far);
     tell_chain(parent, tried.manifest);
+    // Removed by hand, or by somebody's `fermata prune`, since the attempt began.
+    if (tried.manifest.parent.value != 0) {
+      FERMATA_TRY(committed_still(storage::set_folder(dir_, job.job, tried.manifest.parent)));
+    }
     tried.manifest.request_ms = milliseconds_of(waited);
     return storage::write_manifest(order.folder, tried.manifest);
   };
@@ -266,8 +281,24 @@ TriedSet Coordinator::try_set(const JobDescription& job, std::span<Agent* const>
   if (!recorded) {
     log_warning(fmt::format("set {}: the ledger does not know yet what became of it: {}",
                             to_string(tried.crid), storage::printable(recorded.message())));
+  } else if (tried.outcome.committed() && job.keep != 0) {
+    retain(job);
   }
   return tried;
+}
+
+void Coordinator::retain(const JobDescription& job) const {
+  const Result<storage::Pruned> pruned = prune(job.job, job.keep, /*dry_run=*/false);
+  if (!pruned) {
+    // The new set is committed all the same; the next one tries again.
+    log_warning(fmt::format("job {}: older sets stay: {}", to_string(job.job),
+                            storage::printable(pruned.error().message())));
+    return;
+  }
+  for (const LedgerSet& set : pruned->removed) {
+    log_info(fmt::format("job {}: set {} was removed: the last {} are kept", to_string(job.job),
+                         to_string(set.crid), job.keep));
+  }
 }
 
 Result<Manifest> Coordinator::manifest_of(const LedgerSet& set) const {

@@ -17,6 +17,7 @@
 #include "coord/set_protocol.h"
 #include "storage/ledger.h"
 #include "storage/manifest.h"
+#include "storage/retention.h"
 
 namespace fermata::coord {
 
@@ -39,6 +40,8 @@ struct JobDescription {
   std::string compress = {};           ///< pages in images (`--compress`); empty: as nodes have it
   uint32_t full_every = kFullEvery;    ///< every so manieth set is a full one
   std::optional<Time> requested = {};  ///< when the set was; unset: take_set() is the request
+  /// So many of its newest sets stay once another is committed; 0: all (storage/retention.h).
+  uint32_t keep = 0;
 };
 
 /// Numbers of sets that are unique beyond one checkpoint folder.
@@ -93,6 +96,9 @@ class Coordinator {
   /// must be the only one who works on the job.
   TriedSet take_set(const JobDescription& job, std::span<Agent* const> agents, bool end_job);
 
+  /// Removes the sets of a job beyond the newest `keep` (storage/retention.h).
+  Result<storage::Pruned> prune(JobStep job, uint32_t keep, bool dry_run) const;
+
   /// Bytes a second that the folder takes: a short trial.
   Result<double> write_rate() const;
 
@@ -110,6 +116,7 @@ class Coordinator {
   /// The set that one taken now may build on, if any.
   std::optional<storage::Manifest> parent_for(storage::Ledger& ledger,
                                               const JobDescription& job) const;
+  void retain(const JobDescription& job) const;
   Result<Crid> begin_attempt(storage::Ledger& ledger, const JobDescription& job, Crid parent) const;
   Result<storage::Manifest> manifest_of(const storage::LedgerSet& set) const;
   Result<ChosenSet> newest(storage::Ledger& ledger, std::optional<JobStep> job) const;

@@ -248,6 +248,8 @@ wire::JobInfo Job::info() const {
   info.set_checkpoint_dir(record_.checkpoint_dir());
   *info.mutable_command() = record_.command();
   info.set_last_error(last_error_);
+  info.set_disabled(record_.disabled());
+  info.set_slurm(record_.slurm());
   return info;
 }
 
@@ -324,7 +326,13 @@ void Job::work(const std::stop_token& stop) {
     if (task) {
       task(Status::ok());
     } else if (schedule_.due()) {
-      [[maybe_unused]] const TriedSet tried = take_set(false, "", Clock::steady().now());
+      if (const std::unique_lock lock(mutex_); !enabled()) {
+        schedule_.advance();
+        continue;
+      }
+      Wish wish;
+      wish.asked_for = false;
+      [[maybe_unused]] const TriedSet tried = take_set(wish);
       schedule_.advance();
     }
   }

@@ -35,6 +35,8 @@ struct JobOptions {
   Duration kill_after = std::chrono::seconds(5);
   /// Agents that speak to one of them, or to the coordinator, for what pods exchange.
   size_t tree_arity = kTreeArity;
+  /// Newest sets that stay, where a job does not say; 0: all.
+  uint32_t keep = storage::kKeptSets;
 };
 
 /// What jobs work with. All of it outlives them.
@@ -53,6 +55,14 @@ int exit_status_of(const stored::Pod& pod);
 /// Of a job that has ended.
 wire::WaitReply wait_reply_of(const stored::Job& record);
 
+/// A job that has ended to be restarted: what for, who is to be told, and who waits for the job.
+struct Requeued {
+  wire::RequeueRequest request;
+  wire::RequeueReply reply;  ///< so far
+  Requests::Respond<wire::RequeueReply> respond;
+  std::vector<Requests::Respond<wire::WaitReply>> waiting;
+};
+
 class Job {
  public:
   Job(JobContext context, stored::Job record);
@@ -69,10 +79,14 @@ class Job {
   // What is asked. Who asks was checked.
   void wait(Requests::Respond<wire::WaitReply> respond);
   void signal(int signo);
-  /// `compress`: of this set alone; empty: as the job has it.
-  void checkpoint(bool end_job, const std::string& compress,
+  void checkpoint(const wire::CheckpointRequest& request,
                   Requests::Respond<wire::CheckpointReply> respond);
   void able(Requests::Respond<wire::AbleReply> respond);
+  wire::ControlReply control(wire::ControlRequest::Action action);
+  static wire::ControlReply control_reply_of(const stored::Job& record);
+  /// A set that ends the job; answered at once when it does not. When it does, requeued() has the
+  /// request for whoever restarts the job, and those who wait for the job go on waiting.
+  void requeue(const wire::RequeueRequest& request, Requests::Respond<wire::RequeueReply> respond);
 
   JobStep step() const { return step_; }
   uint32_t start() const { return start_; }
@@ -99,6 +113,8 @@ class Job {
   void never_ran(const Status& status);
   /// It has ended: on disk when it returns, and whoever waits for it is told.
   void finish();
+  /// After work(): whether the job is to be restarted now. Once.
+  std::optional<Requeued> requeued();
 
  private:
   enum class State { kStarting, kRunning, kCheckpointing, kRestarting, kEnding, kEnded };
@@ -113,7 +129,22 @@ class Job {
     std::string why;
   };
 
+  /// How a set is wanted.
+  struct Wish {
+    bool end_job = false;
+    std::string compress = {};                  ///< empty: as the job has it
+    std::optional<uint32_t> keep = {};          ///< newest sets that stay then; unset: the job's
+    std::chrono::milliseconds max_wait{0};      ///< 0: as long as it takes
+    std::filesystem::path checkpoint_dir = {};  ///< empty: the job's
+    bool asked_for = true;                      ///< by somebody: answered by control() later
+    Time requested = Clock::steady().now();
+  };
+
   void ask(Task task);
+  /// kBusy, with the mutex held: a set is being taken, or waits.
+  Status idle() const;
+  Status enabled() const;
+  void remember(const Status& status, const std::string& message);
   // With board_mutex_ held:
   void tell(std::vector<wire::ExchangeDown> messages);
   void lay_routes();
@@ -134,7 +165,10 @@ class Job {
 
   // On the job's thread.
   void save();
-  TriedSet take_set(bool end_job, const std::string& compress, Time requested);
+  TriedSet take_set(const Wish& wish);
+  TriedSet attempt(const Wish& wish, const JobDescription& job, std::span<Agent* const> agents);
+  void try_requeue(const wire::RequeueRequest& request, Time requested,
+                   const Requests::Respond<wire::RequeueReply>& respond);
   /// No cut: of a connection that is closed between two looks one end may be seen alone; `judge`
   /// tells that from one that leaves the job, when it is asked again.
   wire::AbleReply ask_able(LeavingJudge& judge);
@@ -160,6 +194,9 @@ class Job {
   bool killing_ = false;    // by a set that ends the job
   bool killed_ = false;
   std::optional<Ending> ending_;
+  std::optional<Requeued> requeued_;
+  int64_t began_ = 0;         // of the set under way
+  size_t sets_asked_ = 0;     // and not answered yet
   std::stop_source give_up_;  // of the set under way
   std::deque<Task> tasks_;
   std::vector<Requests::Respond<wire::WaitReply>> waiting_;

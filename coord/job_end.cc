@@ -84,17 +84,18 @@ int Job::highest_status() const {
 
 /// "; `fermata restart 3` continues it ..."
 std::string Job::wherefrom() const {
-  const std::string job = to_string(step_);
   if (record_.last_crid() == 0) return "; it has no checkpoint to be continued from";
-  return fmt::format("; `fermata restart {}` continues it from checkpoint {}", job,
-                     record_.last_crid());
+  const std::string command = record_.slurm()
+                                  ? fmt::format("srun --restart={}", record_.last_crid())
+                                  : "fermata restart " + to_string(step_);
+  return fmt::format("; `{}` continues it from checkpoint {}", command, record_.last_crid());
 }
 
 std::string Job::sentence() const {
   const std::string job = to_string(step_);
   if (killed_) {
-    return fmt::format("job {} was ended after checkpoint {}; `fermata restart {}` continues it",
-                       job, record_.last_crid(), job);
+    return fmt::format("job {} was ended after checkpoint {}{}", job, record_.last_crid(),
+                       wherefrom());
   }
   if (ending_) return fmt::format("job {} has ended: {}{}", job, ending_->why, wherefrom());
   return {};
@@ -131,7 +132,11 @@ void Job::finish() {
   {
     const std::lock_guard lock(mutex_);
     state_ = State::kEnded;
-    waiting.swap(waiting_);
+    if (requeued_) {
+      requeued_->waiting.swap(waiting_);
+    } else {
+      waiting.swap(waiting_);
+    }
     tasks.swap(tasks_);
     reply = wait_reply();
   }
@@ -145,6 +150,11 @@ void Job::never_ran(const Status& status) {
   const std::lock_guard lock(mutex_);
   ending_ = Ending{status.message(), exit_code_of(status.code())};
   state_ = State::kEnding;
+}
+
+std::optional<Requeued> Job::requeued() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(requeued_, std::nullopt);
 }
 
 wire::WaitReply Job::wait_reply() const { return wait_reply_of(record_); }

@@ -1,9 +1,12 @@
 // Sets of a job: taken, and asked about.
 #include <fmt/format.h>
 
+#include <ctime>
 #include <nlohmann/json.hpp>
 
 #include "common/log.h"
+#include "common/time_parse.h"
+#include "coord/alarm.h"
 #include "coord/describe.h"
 #include "coord/job.h"
 #include "coord/orders.h"
@@ -44,10 +47,18 @@ Status Job::begin_work() {
   return Status::ok();
 }
 
-TriedSet Job::take_set(bool end_job, const std::string& compress, Time requested) {
+TriedSet Job::attempt(const Wish& wish, const JobDescription& job, std::span<Agent* const> agents) {
+  if (wish.checkpoint_dir.empty()) return coordinator_->take_set(job, agents, wish.end_job);
+  Coordinator elsewhere(wish.checkpoint_dir, owner_, &context_.store);
+  elsewhere.deadlines() = coordinator_->deadlines();
+  elsewhere.patience() = coordinator_->patience();
+  return elsewhere.take_set(job, agents, wish.end_job);
+}
+
+TriedSet Job::take_set(const Wish& wish) {
   JobDescription job;
-  job.requested = requested;
-  std::stop_token give_up;
+  job.requested = wish.requested;
+  std::stop_source give_up;
   TriedSet tried;
   job.job = step_;
   job.owner = owner_;
@@ -65,13 +76,20 @@ TriedSet Job::take_set(bool end_job, const std::string& compress, Time requested
     // Checked when the job began.
     job.external_tcp = parse_external_tcp(record_.external_tcp()).value_or(ExternalTcp::kRefuse);
     if (!record_.track().empty()) job.track = record_.track();
-    job.compress = compress.empty() ? record_.compress() : compress;
+    job.compress = wish.compress.empty() ? record_.compress() : wish.compress;
     if (record_.full_every() != 0) job.full_every = record_.full_every();
+    if (wish.keep) {
+      job.keep = *wish.keep;
+    } else if (wish.checkpoint_dir.empty()) {  // what lies elsewhere is the user's to keep
+      job.keep = record_.has_keep() ? record_.keep() : context_.options.keep;
+    }
+    if (tried.outcome.status) tried.outcome.status = enabled();
     if (tried.outcome.status) tried.outcome.status = begin_work();
     if (tried.outcome.status) {
-      give_up = give_up_.get_token();
+      give_up = give_up_;
       state_ = State::kCheckpointing;
-      killing_ = end_job;
+      killing_ = wish.end_job;
+      began_ = std::time(nullptr);
     }
   }
   if (tried.outcome.status) {
@@ -80,25 +98,38 @@ TriedSet Job::take_set(bool end_job, const std::string& compress, Time requested
     std::vector<Agent*> agents;
     for (uint32_t i = 0; i < nodes.size(); ++i) {
       pods.push_back(std::make_unique<RemoteAgent>(context_.fleet, context_.gate, nodes[i],
-                                                   PodId{step_, i, start_}, give_up));
+                                                   PodId{step_, i, start_}, give_up.get_token()));
       agents.push_back(pods.back().get());
     }
-    tried = coordinator_->take_set(job, agents, end_job);
+    Alarm alarm(wish.max_wait, [&give_up] { give_up.request_stop(); });
+    tried = attempt(wish, job, agents);
+    if (alarm.rang() && !tried.outcome.committed()) {
+      tried.outcome.status = {
+          Code::kTimeout,
+          fmt::format("not committed within {}, as was asked for", format_duration(wish.max_wait))};
+    }
   }
   const std::lock_guard lock(mutex_);
   state_ = State::kRunning;
   killing_ = false;
+  began_ = 0;
+  const std::string told = describe(tried);
+  if (wish.asked_for) remember(tried.outcome.status, told);
   if (tried.outcome.committed()) {
-    record_.set_last_crid(tried.crid.value);
+    // One that lies elsewhere is the user's; but where it ended the job, it is what goes on.
+    if (wish.checkpoint_dir.empty() || wish.end_job) record_.set_last_crid(tried.crid.value);
+    if (!wish.checkpoint_dir.empty() && wish.end_job) {
+      record_.set_checkpoint_dir(wish.checkpoint_dir.native());
+    }
     last_error_.clear();
-    killed_ = end_job;
+    killed_ = wish.end_job;
     record_.set_killed(killed_);
-    log_info(fmt::format("job {}: {}", to_string(step_), describe(tried)));
+    log_info(fmt::format("job {}: {}", to_string(step_), told));
   } else {
-    last_error_ = describe(tried);
+    last_error_ = told;
     log_warning(fmt::format("job {}: {}", to_string(step_), storage::printable(last_error_)));
     // Pods that ended meanwhile were taken for killed ones.
-    for (uint32_t i = 0; end_job && i < missing_.size(); ++i) {
+    for (uint32_t i = 0; wish.end_job && i < missing_.size(); ++i) {
       if (record_.pods(static_cast<int>(i)).ended()) judge_end(i, {});
     }
   }
@@ -107,19 +138,37 @@ TriedSet Job::take_set(bool end_job, const std::string& compress, Time requested
   return tried;
 }
 
-void Job::checkpoint(bool end_job, const std::string& compress,
+void Job::checkpoint(const wire::CheckpointRequest& request,
                      Requests::Respond<wire::CheckpointReply> respond) {
+  wire::CheckpointReply refused;
+  {
+    const std::lock_guard lock(mutex_);
+    if (request.if_idle()) *refused.mutable_outcome() = wire::to_outcome(idle());
+    if (refused.outcome().code() == 0) ++sets_asked_;
+  }
+  if (refused.outcome().code() != 0) return respond(std::move(refused));
   const Time requested = Clock::steady().now();
-  ask([this, end_job, compress, requested, respond = std::move(respond)](const Status& status) {
+  ask([this, request, requested, respond = std::move(respond)](const Status& status) {
     wire::CheckpointReply reply;
     if (status) {
-      const TriedSet tried = take_set(end_job, compress, requested);
+      Wish wish;
+      wish.requested = requested;
+      wish.end_job = request.end_job();
+      wish.compress = request.compress();
+      if (request.has_keep()) wish.keep = request.keep();
+      wish.max_wait = std::chrono::milliseconds(request.max_wait_ms());
+      wish.checkpoint_dir = request.checkpoint_dir();
+      const TriedSet tried = take_set(wish);
       *reply.mutable_outcome() = wire::to_outcome(tried.outcome.status);
       reply.set_crid(tried.crid.value);
       reply.set_json(describe_json(tried));
       save();
     } else {
       *reply.mutable_outcome() = wire::to_outcome(status);
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      --sets_asked_;
     }
     respond(std::move(reply));
   });
@@ -133,6 +182,7 @@ wire::AbleReply Job::ask_able(LeavingJudge& judge) {
   {
     const std::lock_guard lock(mutex_);
     Status ready = ready_for_set();
+    if (ready) ready = enabled();
     if (ready) ready = begin_work();
     if (!ready) {
       *reply.mutable_outcome() = wire::to_outcome(ready);

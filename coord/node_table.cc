@@ -37,12 +37,12 @@ void NodeTable::lost(const std::string& node) {
   found->second.since = std::time(nullptr);
 }
 
-std::vector<NodeRoom> NodeTable::rooms() const {
+std::vector<NodeRoom> NodeTable::rooms(std::optional<JobStep> without) const {
   std::vector<NodeRoom> rooms;
   for (const auto& [name, node] : nodes_) {
     uint32_t used = 0;
-    for (const auto& [job, ranks] : node.used) used += ranks;
-    rooms.push_back({name, node.hello.slots(), used, node.up});
+    for (const auto& [job, ranks] : node.used) used += job == without ? 0 : ranks;
+    rooms.push_back({name, node.hello.slots(), used, node.up, node.drained.has_value()});
   }
   return rooms;
 }
@@ -70,6 +70,30 @@ Result<std::vector<std::string>> NodeTable::reserve_restart(JobStep job,
   FERMATA_ASSIGN(std::vector<std::string> nodes, place_restart(rooms(), ranks, names, before));
   take(job, nodes, ranks);
   return nodes;
+}
+
+Status NodeTable::room_elsewhere(JobStep job, std::span<const uint32_t> ranks,
+                                 const std::vector<std::string>& names,
+                                 std::span<const std::string> before) const {
+  const std::lock_guard lock(mutex_);
+  const auto nodes = place_restart(rooms(job), ranks, names, before);
+  return nodes ? Status::ok() : nodes.error();
+}
+
+void NodeTable::set_drained(const DrainedNode& node) {
+  const std::lock_guard lock(mutex_);
+  nodes_[node.name].drained = node;
+}
+
+void NodeTable::undrain(const std::string& node) {
+  const std::lock_guard lock(mutex_);
+  const auto found = nodes_.find(node);
+  if (found != nodes_.end()) found->second.drained.reset();
+}
+
+bool NodeTable::known(const std::string& node) const {
+  const std::lock_guard lock(mutex_);
+  return nodes_.count(node) != 0;
 }
 
 void NodeTable::adopt(JobStep job, std::span<const std::string> nodes,
@@ -120,6 +144,11 @@ std::vector<wire::NodeInfo> NodeTable::list() const {
     info.set_version(node.hello.version());
     info.set_kernel(node.hello.machine().kernel_release());
     info.set_since(node.since);
+    if (node.drained) {
+      info.set_drain_reason(node.drained->reason);
+      info.set_drained(node.drained->since);
+      info.set_drained_by(node.drained->by);
+    }
     for (const wire::Interface& interface : node.hello.interfaces()) {
       info.add_addresses(display_host(interface));
     }

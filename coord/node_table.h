@@ -4,12 +4,14 @@
 
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "common/ids.h"
 #include "coord/connections.h"
 #include "coord/placement.h"
+#include "coord/store.h"
 #include "proto/control.pb.h"
 
 namespace fermata::coord {
@@ -30,6 +32,16 @@ class NodeTable {
   void adopt(JobStep job, std::span<const std::string> nodes, std::span<const uint32_t> ranks);
   void release(JobStep job);
 
+  /// Where the pods of a job that runs could go without it: as reserve_restart() without names.
+  /// Nothing is reserved.
+  Status room_elsewhere(JobStep job, std::span<const uint32_t> ranks,
+                        const std::vector<std::string>& names,
+                        std::span<const std::string> before) const;
+  /// Nothing new is placed on a node that is drained. One whose agent has never come may be, too.
+  void set_drained(const DrainedNode& node);
+  void undrain(const std::string& node);
+  bool known(const std::string& node) const;
+
   /// IP addresses of these nodes.
   Addresses addresses_of(std::span<const std::string> nodes) const;
   /// Hello.relay; empty for a node that is not here.
@@ -42,8 +54,10 @@ class NodeTable {
     bool up = false;
     int64_t since = 0;  // seconds since the epoch
     std::map<JobStep, uint32_t> used;
+    std::optional<DrainedNode> drained;
   };
-  std::vector<NodeRoom> rooms() const;
+  /// As if `without` used none.
+  std::vector<NodeRoom> rooms(std::optional<JobStep> without = std::nullopt) const;
   void take(JobStep job, std::span<const std::string> nodes, std::span<const uint32_t> ranks);
 
   mutable std::mutex mutex_;

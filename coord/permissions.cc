@@ -10,6 +10,10 @@ Status may_call(std::string_view method, const Caller& caller) {
     switch (permission.who) {
       case Who::kUser:
         return Status::ok();
+      case Who::kAdmin:
+        if (caller.admin) return Status::ok();
+        return {Code::kPermission, fmt::format("{} is for root and SlurmUser; the caller is uid {}",
+                                               method, caller.uid)};
       case Who::kAgent:
         if (caller.uid == 0) return Status::ok();
         return {Code::kPermission,

@@ -13,6 +13,7 @@ namespace fermata::coord {
 
 enum class Who {
   kUser,   ///< anybody, for jobs of their own; root and SlurmUser for all jobs
+  kAdmin,  ///< root and SlurmUser
   kAgent,  ///< a node's agent: root
 };
 
@@ -22,7 +23,7 @@ struct Permission {
 };
 
 /// All methods there are.
-inline constexpr std::array<Permission, 9> kPermissions{{
+inline constexpr std::array<Permission, 12> kPermissions{{
     {wire::kAttach, Who::kAgent},
     {wire::kRun, Who::kUser},
     {wire::kWait, Who::kUser},
@@ -32,6 +33,9 @@ inline constexpr std::array<Permission, 9> kPermissions{{
     {wire::kRestart, Who::kUser},
     {wire::kJobs, Who::kUser},
     {wire::kNodes, Who::kUser},
+    {wire::kControl, Who::kUser},
+    {wire::kRequeue, Who::kUser},
+    {wire::kDrain, Who::kAdmin},
 }};
 
 /// kPermission, naming the method and who may call it. A method that is not in the table may be

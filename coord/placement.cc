@@ -49,6 +49,10 @@ class Rooms {
 };
 
 Failure too_little(const NodeRoom& node, uint32_t needed) {
+  if (node.drained) {
+    return failure(Code::kBusy,
+                   fmt::format("node {} is drained (fermata nodes tells why)", node.name));
+  }
   return failure(Code::kBusy, fmt::format("node {} has {} of {} slots free, {} are needed",
                                           node.name, node.free(), node.slots, needed));
 }
@@ -83,6 +87,7 @@ Result<std::vector<NodeRoom*>> chosen(Rooms& rooms, uint32_t ranks,
         return failure(Code::kUsage, fmt::format("node {} is named twice", name));
       }
       FERMATA_ASSIGN(NodeRoom * room, rooms.named(name));
+      if (room->drained) return too_little(*room, 1);
       nodes.push_back(room);
     }
     return nodes;

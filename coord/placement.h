@@ -19,8 +19,9 @@ struct NodeRoom {
   uint32_t slots = 0;  ///< ranks it takes
   uint32_t used = 0;
   bool up = false;
+  bool drained = false;  ///< takes nothing new
 
-  uint32_t free() const { return slots > used ? slots - used : 0; }
+  uint32_t free() const { return slots > used && !drained ? slots - used : 0; }
 };
 
 struct Placement {

@@ -39,6 +39,9 @@ class Requests {
   virtual void restart(const Caller&, const wire::RestartRequest&, Respond<wire::RunReply>) = 0;
   virtual void jobs(const Caller&, Respond<wire::JobsReply>) = 0;
   virtual void nodes(const Caller&, Respond<wire::NodesReply>) = 0;
+  virtual void control(const Caller&, const wire::ControlRequest&, Respond<wire::ControlReply>) = 0;
+  virtual void requeue(const Caller&, const wire::RequeueRequest&, Respond<wire::RequeueReply>) = 0;
+  virtual void drain(const Caller&, const wire::DrainRequest&, Respond<wire::NodesReply>) = 0;
 };
 
 }  // namespace fermata::coord

@@ -224,6 +224,20 @@ struct Server::Parts final : wire::Coordinator::CallbackService {
           requests->nodes(caller, std::move(respond));
         });
   }
+  Unary* Control(Context* context, const wire::Signed* message,
+                 wire::ControlReply* reply) override {
+    return take<wire::ControlRequest>(context, message, reply, wire::kControl,
+                                      std::bind_front(&Requests::control, requests));
+  }
+  Unary* Requeue(Context* context, const wire::Signed* message,
+                 wire::RequeueReply* reply) override {
+    return take<wire::RequeueRequest>(context, message, reply, wire::kRequeue,
+                                      std::bind_front(&Requests::requeue, requests));
+  }
+  Unary* Drain(Context* context, const wire::Signed* message, wire::NodesReply* reply) override {
+    return take<wire::DrainRequest>(context, message, reply, wire::kDrain,
+                                    std::bind_front(&Requests::drain, requests));
+  }
 
   const ServerOptions options;
   Authenticator& authenticator;

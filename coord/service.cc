@@ -19,13 +19,13 @@ constexpr size_t kMostBegins = 64;
 
 Status stopping() { return {Code::kGone, "the coordinator is being stopped; try again"}; }
 
-Status may(const Caller& caller, JobStep step, uid_t owner_uid, const std::string& owner) {
+}  // namespace
+
+Status Service::may(const Caller& caller, JobStep step, uid_t owner_uid, const std::string& owner) {
   if (caller.admin || caller.uid == owner_uid) return Status::ok();
   return {Code::kPermission, fmt::format("job {} is user {}'s; only its owner and admins may ask",
                                          to_string(step), owner)};
 }
-
-}  // namespace
 
 Service::Service(Fleet& fleet, Store& store, ServiceOptions options)
     : fleet_(fleet),
@@ -39,6 +39,8 @@ Service::~Service() { stop(); }
 void Service::stop() { workers_.stop(); }
 
 Status Service::adopt() {
+  FERMATA_ASSIGN_STATUS(const std::vector<DrainedNode> drained, store_.drained());
+  for (const DrainedNode& node : drained) nodes_.set_drained(node);
   FERMATA_ASSIGN_STATUS(std::vector<stored::Job> records, store_.jobs());
   for (stored::Job& record : records) {
     const JobStep step = step_of(record);
@@ -230,9 +232,7 @@ void Service::checkpoint(const Caller& caller, const wire::CheckpointRequest& re
                          Respond<wire::CheckpointReply> respond) {
   const Result<std::shared_ptr<Job>> job = job_of(caller, {request.job(), request.step()});
   const Status known = check_compression(request.compress());
-  if (job && known) {
-    return (*job)->checkpoint(request.end_job(), request.compress(), std::move(respond));
-  }
+  if (job && known) return (*job)->checkpoint(request, std::move(respond));
   wire::CheckpointReply reply;
   *reply.mutable_outcome() = wire::to_outcome(job ? known : job.error());
   respond(std::move(reply));
@@ -347,9 +347,14 @@ void Service::give_up(const std::shared_ptr<Job>& job, const Status& status) {
   forget(job);
 }
 
-void Service::tend(const std::shared_ptr<Job>& job, const std::stop_token& stop) {
-  job->work(stop);
-  if (!stop.stop_requested()) forget(job);
+void Service::tend(std::shared_ptr<Job> job, const std::stop_token& stop) {
+  while (job) {
+    job->work(stop);
+    if (stop.stop_requested()) return;
+    forget(job);
+    std::optional<Requeued> requeued = job->requeued();
+    job = requeued ? go_on(job->record(), *std::move(requeued), stop) : nullptr;
+  }
 }
 
 }  // namespace fermata::coord

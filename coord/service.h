@@ -67,6 +67,12 @@ class Service final : public Requests, public FleetListener {
                Respond<wire::RunReply> respond) override;
   void jobs(const Caller& caller, Respond<wire::JobsReply> respond) override;
   void nodes(const Caller& caller, Respond<wire::NodesReply> respond) override;
+  void control(const Caller& caller, const wire::ControlRequest& request,
+               Respond<wire::ControlReply> respond) override;
+  void requeue(const Caller& caller, const wire::RequeueRequest& request,
+               Respond<wire::RequeueReply> respond) override;
+  void drain(const Caller& caller, const wire::DrainRequest& request,
+             Respond<wire::NodesReply> respond) override;
 
  private:
   /// A job that is ready to be tended, or why there is none.
@@ -97,13 +103,18 @@ class Service final : public Requests, public FleetListener {
   /// Tells their tasks that they will not begin; who of them hears why.
   void refuse(const StepOffers& offers, const Refusal& refusal, Hearer hearer);
 
-  void tend(const std::shared_ptr<Job>& job, const std::stop_token& stop);
+  /// To its end, and then what it is restarted as, where that was asked for.
+  void tend(std::shared_ptr<Job> job, const std::stop_token& stop);
+  std::shared_ptr<Job> go_on(const stored::Job& ended, Requeued requeued,
+                             const std::stop_token& stop);
+  Status drain_nodes(const Caller& caller, const wire::DrainRequest& request);
   void give_up(const std::shared_ptr<Job>& job, const Status& status);
   void forget(const std::shared_ptr<Job>& job);
 
   void start_begin(const Caller& caller, const Respond<wire::RunReply>& respond,
                    std::function<Result<Begun>(const std::stop_token&)> begin);
   std::shared_ptr<Job> find(JobStep step) const;
+  static Status may(const Caller& caller, JobStep step, uid_t owner_uid, const std::string& owner);
   /// The living job, if the caller may do something with it.
   Result<std::shared_ptr<Job>> job_of(const Caller& caller, JobStep step) const;
   /// The sole right to begin a start of a step, while it lives.

@@ -58,6 +58,14 @@ Result<Credentials> folder_owner(const Caller& caller, const std::filesystem::pa
   return credentials_of(std::to_string(caller.uid));
 }
 
+/// The tasks that host the ranks of a Slurm step are Slurm's to start.
+Status not_of_slurm(const std::optional<stored::Job>& known) {
+  if (!known || !known->slurm()) return Status::ok();
+  const std::string set = known->last_crid() == 0 ? "latest" : std::to_string(known->last_crid());
+  return {Code::kUsage, fmt::format("job {} is a step of Slurm's: `srun --restart={}` continues it",
+                                    to_string(step_of(*known)), set)};
+}
+
 wire::RunReply reply_of(const stored::Job& record) {
   wire::RunReply reply;
   reply.set_job(record.job());
@@ -127,6 +135,7 @@ Result<Service::Begun> Service::begin_run(const Caller& caller, const wire::RunR
   record.set_compress(request.compress());
   record.set_full_every(request.full_every());
   record.set_started(std::time(nullptr));
+  if (request.has_keep()) record.set_keep(request.keep());
 
   auto job = std::make_shared<Job>(JobContext{fleet_, nodes_, store_, gate_, options_.job}, record);
   enter(job);
@@ -153,6 +162,7 @@ Result<Service::Begun> Service::begin_restart(const Caller& caller,
     wanted = JobStep{request.job(), request.step()};
     if (find(*wanted)) return Failure(still_runs(*wanted));
     known = ended(*wanted);
+    FERMATA_TRY_RESULT(not_of_slurm(known));
   }
   std::filesystem::path dir = request.checkpoint_dir();
   if (dir.empty() && known) dir = known->checkpoint_dir();
@@ -178,6 +188,7 @@ Result<Service::Begun> Service::begin_restart(const Caller& caller,
     FERMATA_ASSIGN(const ChosenSet newest, coordinator->choose(std::nullopt, crid));
     wanted = newest.manifest.job;
     known = ended(*wanted);
+    FERMATA_TRY_RESULT(not_of_slurm(known));
   }
   if (known && known->owner_uid() != owner.uid) {
     // Another cluster's or folder's job of this number: nothing of it is this one's.
@@ -214,8 +225,9 @@ Result<Service::Begun> Service::begin_restart(const Caller& caller,
   if (!request.track().empty()) record.set_track(request.track());
   if (!request.compress().empty()) record.set_compress(request.compress());
   if (request.full_every() != 0) record.set_full_every(request.full_every());
-  record.set_interval_ms(request.interval_ms());
+  if (!request.same_interval()) record.set_interval_ms(request.interval_ms());
   record.set_started(std::time(nullptr));
+  if (request.has_keep()) record.set_keep(request.keep());
   const std::string folder =
       request.working_directory().empty() ? dir.native() : request.working_directory();
   if (!request.streams().output().empty() || record.output().empty()) {
@@ -231,9 +243,10 @@ Result<Service::Begun> Service::begin_restart(const Caller& caller,
   for (const uint32_t pod : record.pod_of_rank()) ++ranks[pod];
   std::vector<std::string> before(ranks.size());
   for (const storage::ManifestImage& image : set.manifest.images) before[image.pod] = image.host;
+  std::vector<std::string> names(request.nodes().begin(), request.nodes().end());
+  if (request.stick() && names.empty()) names = before;
   FERMATA_ASSIGN(const std::vector<std::string> nodes,
-                 nodes_.reserve_restart(*wanted, ranks,
-                                        {request.nodes().begin(), request.nodes().end()}, before));
+                 nodes_.reserve_restart(*wanted, ranks, names, before));
   for (size_t i = 0; i < nodes.size(); ++i) {
     record.mutable_pods(static_cast<int>(i))->set_node(nodes[i]);
   }

@@ -201,6 +201,13 @@ Result<std::optional<ChosenSet>> Service::set_for_step(const wire::StepOffer& of
     const Coordinator own(std::filesystem::path(offer.checkpoint_dir()), coordinator.owner(),
                           &store_);
     Result<ChosenSet> set = own.choose(id.step, std::nullopt);
+    // It was ended by a set that was to lie elsewhere.
+    if (before != nullptr && before->killed() &&
+        before->checkpoint_dir() != offer.checkpoint_dir() &&
+        (!set || set->manifest.crid.value < before->last_crid())) {
+      const Coordinator elsewhere(before->checkpoint_dir(), coordinator.owner(), &store_);
+      set = elsewhere.choose(id.step, Crid{before->last_crid()});
+    }
     const uint64_t after = before == nullptr ? 0 : before->begun_after();
     if (set && set->manifest.crid.value > after) return *std::move(set);
     if (!set && set.error().code() != Code::kNotFound) return Failure(set.error());

@@ -35,6 +35,11 @@ CREATE TABLE jobs(job INTEGER NOT NULL, step INTEGER NOT NULL, ended INTEGER NOT
 PRAGMA user_version=1;
 )";
 
+/// Added later: a store without them is as good.
+constexpr const char* kLaterTables =
+    "CREATE TABLE IF NOT EXISTS drained(node TEXT PRIMARY KEY, reason TEXT NOT NULL, "
+    "by TEXT NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID";
+
 /// Not a checkpoint folder's: the advice for those does not help here.
 Status naming(const Status& status, const std::filesystem::path& file) {
   if (status.code() != Code::kDamaged) return status;
@@ -65,6 +70,7 @@ Status prepare(Database& db) {
     return {Code::kUnsupported, "the coordinator's store is of a newer version: use that one"};
   }
   if (version == 0) FERMATA_TRY(db.run(kTables));
+  FERMATA_TRY(db.run(kLaterTables));
   {
     FERMATA_ASSIGN_STATUS(Statement forget,
                           db.prepare("DELETE FROM jobs WHERE ended != 0 AND ended < ?1"));
@@ -187,6 +193,35 @@ Status Store::write(const stored::Job& job) {
   statement.bind(3, job.state() == stored::Job::ENDED ? job.ended() : 0);
   statement.bind(4, std::string_view(job.SerializeAsString()));
   return statement.run();
+}
+
+Status Store::drain(const DrainedNode& node) {
+  const std::lock_guard guard(mutex_);
+  FERMATA_ASSIGN_STATUS(Statement statement,
+                        db_->prepare("INSERT OR REPLACE INTO drained VALUES(?1, ?2, ?3, ?4)"));
+  statement.bind(1, std::string_view(node.name));
+  statement.bind(2, std::string_view(node.reason));
+  statement.bind(3, std::string_view(node.by));
+  statement.bind(4, node.since);
+  return statement.run();
+}
+
+Status Store::undrain(const std::string& node) {
+  const std::lock_guard guard(mutex_);
+  FERMATA_ASSIGN_STATUS(Statement statement, db_->prepare("DELETE FROM drained WHERE node = ?1"));
+  statement.bind(1, std::string_view(node));
+  return statement.run();
+}
+
+Result<std::vector<DrainedNode>> Store::drained() {
+  const std::lock_guard guard(mutex_);
+  FERMATA_ASSIGN(Statement query, db_->prepare("SELECT node, reason, by, since FROM drained"));
+  std::vector<DrainedNode> nodes;
+  for (;;) {
+    FERMATA_ASSIGN(const bool row, query.step());
+    if (!row) return nodes;
+    nodes.push_back({query.text(0), query.text(1), query.text(2), query.integer(3)});
+  }
 }
 
 Result<std::vector<stored::Job>> Store::jobs() { return naming(read_jobs(), file_); }

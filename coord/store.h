@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "common/ids.h"
@@ -23,6 +24,14 @@ namespace fermata::coord {
 /// No job of Slurm's has a higher number: they have 32 bits, in a federation too (slurm.conf(5),
 /// MaxJobId).
 constexpr uint64_t kLastOfSlurm = UINT32_MAX;
+
+/// A node that takes nothing new.
+struct DrainedNode {
+  std::string name;
+  std::string reason;
+  std::string by;     ///< login name
+  int64_t since = 0;  ///< seconds since the epoch
+};
 
 class Store final : public CridSource {
  public:
@@ -46,6 +55,10 @@ class Store final : public CridSource {
   Status put(const stored::Job& job);
   /// All that are kept, in ascending order.
   Result<std::vector<stored::Job>> jobs();
+
+  Status drain(const DrainedNode& node);
+  Status undrain(const std::string& node);
+  Result<std::vector<DrainedNode>> drained();
 
  private:
   Store(UniqueFd lock, std::filesystem::path file, std::unique_ptr<storage::Database> db);

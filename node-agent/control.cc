@@ -88,6 +88,7 @@ Result<ControlRequest> request_of(const json& message) {
   if (command == "checkpoint") {
     request.kind = ControlRequest::Kind::kCheckpoint;
     request.end_job = message.value("end_job", false);
+    if (message.contains("keep")) request.keep = message["keep"].get<uint32_t>();
     request.compress = message.value("compress", "");
     FERMATA_TRY_RESULT(check_compression(request.compress));
   } else if (command == "able") {
@@ -160,10 +161,11 @@ Result<ControlReply> ask(const std::filesystem::path& path, const ControlRequest
   const bool checkpoint = request.kind == ControlRequest::Kind::kCheckpoint;
   // Who is refused may be answered and cut off before this is sent: the answer is there all the
   // same, and where there is none, receiving says so.
-  [[maybe_unused]] const Status sent =
-      send_message(fd.get(), {{"command", checkpoint ? "checkpoint" : "able"},
-                              {"end_job", request.end_job},
-                              {"compress", request.compress}});
+  json words = {{"command", checkpoint ? "checkpoint" : "able"},
+                {"end_job", request.end_job},
+                {"compress", request.compress}};
+  if (request.keep) words["keep"] = *request.keep;
+  [[maybe_unused]] const Status sent = send_message(fd.get(), words);
   try {
     FERMATA_ASSIGN(const json message, receive_message(fd.get()));
     const int code = message.at("code").get<int>();

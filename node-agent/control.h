@@ -19,6 +19,8 @@ struct ControlRequest {
   Kind kind = Kind::kCheckpoint;
   bool end_job = false;       ///< checkpoint: end the job once the set is committed
   std::string compress = {};  ///< checkpoint: parse_compression(); empty: as the job has it
+  /// checkpoint: so many of the newest sets stay then; 0: all; unset: as the job has it.
+  std::optional<uint32_t> keep = {};
 };
 
 struct ControlReply {

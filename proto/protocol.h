@@ -15,6 +15,9 @@ inline constexpr std::string_view kAble = "/fermata.wire.Coordinator/Able";
 inline constexpr std::string_view kRestart = "/fermata.wire.Coordinator/Restart";
 inline constexpr std::string_view kJobs = "/fermata.wire.Coordinator/Jobs";
 inline constexpr std::string_view kNodes = "/fermata.wire.Coordinator/Nodes";
+inline constexpr std::string_view kControl = "/fermata.wire.Coordinator/Control";
+inline constexpr std::string_view kRequeue = "/fermata.wire.Coordinator/Requeue";
+inline constexpr std::string_view kDrain = "/fermata.wire.Coordinator/Drain";
 
 /// Largest message either end takes: environments of jobs, and what podinits exchange (some KB a
 /// rank).

@@ -29,6 +29,7 @@ Status serve(const Config& config) {
   options.max_writers = config.max_writers;
   options.job.tree_arity = config.tree_arity;
   options.job.node_grace = config.node_grace;
+  options.job.keep = config.keep_sets;
 
   Server server(server_options, authenticator);
   Service service(server, *store, options);

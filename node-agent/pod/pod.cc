@@ -13,6 +13,7 @@
 #include <climits>
 #include <cstdlib>
 
+#include "common/programs.h"
 #include "node-agent/pod/cgroup.h"
 #include "node-agent/pod/end_of_process.h"
 #include "node-agent/pod/model_process.h"
@@ -36,13 +37,7 @@ Result<UniqueFd> open_pidfd(pid_t pid) {
 
 Result<std::string> find_podinit() {
   if (const char* given = secure_getenv("FERMATA_PODINIT")) return std::string(given);
-  std::error_code error;
-  const fs::path self = fs::read_symlink("/proc/self/exe", error);
-  const fs::path path = self.parent_path() / "fermata-podinit";
-  if (error || access(path.c_str(), X_OK) != 0) {
-    return failure(Code::kNotFound,
-                   fmt::format("{} is missing; it belongs beside this program", path.native()));
-  }
+  FERMATA_ASSIGN(const fs::path path, find_own_program("fermata-podinit"));
   return path.native();
 }
 

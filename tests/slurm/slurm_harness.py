@@ -1,4 +1,5 @@
 """What the scenarios of tests/slurm share: a cluster of scripts/slurm-cluster on the harness of tests/cluster."""
+import functools
 import glob
 import os
 import re
@@ -17,10 +18,14 @@ USER = nodes.USER
 
 
 class SlurmCluster(nodes.Cluster):
-    """Slurm's commands run in ctl as alice, in a folder of hers."""
+    """Slurm's commands run in ctl as alice, in a folder of hers. `slurm_config`: lines for slurm.conf."""
 
-    def __init__(self, workspace, count, config="", slots=8, daemons=None):
+    def __init__(self, workspace, count, config="", slots=8, daemons=None, slurm_config=""):
         super().__init__(workspace, count, config, slots, daemons)
+        if slurm_config:
+            with open(workspace.at("slurm.conf"), "w") as file:
+                file.write(slurm_config)
+            self.environment["FERMATA_CLUSTER_SLURM_CONFIG"] = workspace.at("slurm.conf")
         self.environment["SLURM_CONF"] = os.path.join(self.folder, "etc", "slurm.conf")
         self.home = workspace.at("home")
 
@@ -94,11 +99,11 @@ class SlurmCluster(nodes.Cluster):
         check(result.returncode == 0, f"fermata checkpoint {step}: {said(result)}")
 
 
-def run(name, description, body, seconds, count=3):
+def run(name, description, body, seconds, count=3, slurm_config=""):
     """Runs body(cluster, dice) in a fresh cluster and exits 0 or 1."""
     arguments = scenario.parser(description).parse_args()
-    scenario.Cluster = SlurmCluster
+    scenario.Cluster = functools.partial(SlurmCluster, slurm_config=slurm_config)
     scenario.run_scenario(f"slurm.{name}", arguments, lambda cluster, _, dice: body(cluster, dice), seconds, nodes=count)
 
 
-__all__ = ["BIN", "FERMATA", "USER", "Failure", "check", "read", "run", "said", "wait_until"]
+__all__ = ["BIN", "FERMATA", "REPOSITORY", "USER", "Failure", "check", "read", "run", "said", "wait_until"]

@@ -76,6 +76,21 @@ class CoordinatorDouble : public FleetListener, public Requests {
     note("nodes", caller, 0);
     respond({});
   }
+  void control(const Caller& caller, const wire::ControlRequest& request,
+               Respond<wire::ControlReply> respond) override {
+    note("control", caller, request.job());
+    respond({});
+  }
+  void requeue(const Caller& caller, const wire::RequeueRequest& request,
+               Respond<wire::RequeueReply> respond) override {
+    note("requeue", caller, request.job());
+    respond({});
+  }
+  void drain(const Caller& caller, const wire::DrainRequest& /*request*/,
+             Respond<wire::NodesReply> respond) override {
+    note("drain", caller, 0);
+    respond({});
+  }
 
   std::vector<std::string> events() {
     const std::lock_guard lock(mutex_);

@@ -54,10 +54,11 @@ class Cluster:
                                 # No node has more ranks than processors, but all nodes share the same few.
                                 OMPI_MCA_mpi_yield_when_idle="1")
         self.environment.pop("FERMATA_CONFIG", None)
-        if config:
-            with open(workspace.at("config.toml"), "w") as file:
-                file.write(config)
-            self.environment["FERMATA_CLUSTER_CONFIG"] = workspace.at("config.toml")
+        if "keep_sets" not in config:
+            config += "\nkeep_sets = 0\n"  # scenarios look for every set that was ever committed
+        with open(workspace.at("config.toml"), "w") as file:
+            file.write(config)
+        self.environment["FERMATA_CLUSTER_CONFIG"] = workspace.at("config.toml")
         name = os.path.realpath(self.folder) + "\n"
         self.prefix = "fermata-" + hashlib.md5(name.encode()).hexdigest()[:6]
         self.groups = cgroup2_mount()

@@ -34,7 +34,8 @@ TEST_F(ConfigFile, EveryKey_IsRead) {
       "checkpoint_dir = \"/scratch/ckpt\"\nlog_level = \"debug\"\nlog_format = \"json\"\n"
       "munge_socket = \"/run/m\"\nslurm_user = \"sl\"\n"
       "coordinator = \"head:1\"\nlisten = \"127.0.0.1:2\"\nstate_dir = \"/state\"\n"
-      "compress = \"zstd\"\nmax_writers = 3\nwrite_bandwidth = \"500M\"\nnode_grace = \"5s\"\n"
+      "compress = \"zstd\"\nmax_writers = 3\nkeep_sets = 5\nwrite_bandwidth = \"500M\"\nnode_grace "
+      "= \"5s\"\n"
       "run_dir = \"/run/f\"\nnode_name = \"n7\"\nslots = 4\n"
       "relay_listen = \"127.0.0.1:3\"\ntree_arity = 2\n");
   ASSERT_TRUE(config) << config.error().message();
@@ -49,6 +50,7 @@ TEST_F(ConfigFile, EveryKey_IsRead) {
   EXPECT_EQ(config->max_writers, 3U);
   EXPECT_EQ(config->compress, "zstd");
   EXPECT_EQ(config->write_bandwidth, 500U << 20);
+  EXPECT_EQ(config->keep_sets, 5U);
   EXPECT_EQ(config->node_grace, std::chrono::seconds(5));
   EXPECT_EQ(config->run_dir, "/run/f");
   EXPECT_EQ(config->node_name, "n7");
@@ -76,6 +78,7 @@ TEST_F(ConfigFile, DocumentedFile_IsReadAndGivesTheDefaults) {
   EXPECT_EQ(config->max_writers, Config{}.max_writers);
   EXPECT_EQ(config->compress, Config{}.compress);
   EXPECT_EQ(config->write_bandwidth, Config{}.write_bandwidth);
+  EXPECT_EQ(config->keep_sets, Config{}.keep_sets);
   EXPECT_EQ(config->node_grace, Config{}.node_grace);
   EXPECT_EQ(config->run_dir, Config{}.run_dir);
   EXPECT_EQ(config->node_name, Config{}.node_name);

@@ -60,9 +60,27 @@ TEST_F(RequestsTest, EveryMethod_ReachesItsRequest_WithWhoAsks) {
   EXPECT_TRUE(client.restart(restart));
   EXPECT_TRUE(client.jobs());
   EXPECT_TRUE(client.nodes());
-  EXPECT_THAT(inside_.events(), ElementsAre("run 4 by 1000", "able 1 by 1000", "signal 2 by 1000",
-                                            "checkpoint 3 by 1000", "restart 4 by 1000",
-                                            "jobs 0 by 1000", "nodes 0 by 1000"));
+  wire::ControlRequest control;
+  control.set_job(5);
+  EXPECT_TRUE(client.control(control));
+  wire::RequeueRequest requeue;
+  requeue.set_job(6);
+  EXPECT_TRUE(client.requeue(requeue));
+  EXPECT_THAT(inside_.events(),
+              ElementsAre("run 4 by 1000", "able 1 by 1000", "signal 2 by 1000",
+                          "checkpoint 3 by 1000", "restart 4 by 1000", "jobs 0 by 1000",
+                          "nodes 0 by 1000", "control 5 by 1000", "requeue 6 by 1000"));
+}
+
+TEST_F(RequestsTest, Drain_IsForRootAndSlurmUser) {
+  const auto refused = ControlClient(options_.listen, user_).drain({});
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), Code::kPermission);
+  FakeAuthenticator root(0);
+  FakeAuthenticator slurm(64030);
+  EXPECT_TRUE(ControlClient(options_.listen, root).drain({}));
+  EXPECT_TRUE(ControlClient(options_.listen, slurm).drain({}));
+  EXPECT_THAT(inside_.events(), ElementsAre("drain 0 by 0 admin", "drain 0 by 64030 admin"));
 }
 
 TEST_F(RequestsTest, RootAndSlurmUser_AreAdmins) {

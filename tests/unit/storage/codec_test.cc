@@ -70,9 +70,7 @@ TEST_P(CodecTest, StaysInItsBounds_WhateverItIsGiven) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Each, CodecTest, ::testing::Values(Codec::kLz4, Codec::kZstd),
-                         [](const auto& one) {
-                           return one.param == Codec::kLz4 ? "Lz4" : "Zstd";
-                         });
+                         [](const auto& one) { return one.param == Codec::kLz4 ? "Lz4" : "Zstd"; });
 
 TEST(CompressionName, IsKnown) {
   EXPECT_EQ(*parse_compression("none"), Compression::kNone);
