@@ -16,9 +16,9 @@
 #include "cli/command.h"
 #include "cli/coordinator.h"
 #include "cli/listing.h"
-#include "cli/slurm.h"
 #include "common/time_parse.h"
 #include "proto/outcome.h"
+#include "slurm/client.h"
 #include "storage/printable.h"
 
 namespace fermata::cli {

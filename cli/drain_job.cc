@@ -6,9 +6,9 @@
 #include <thread>
 
 #include "cli/drain.h"
-#include "cli/slurm.h"
 #include "cli/slurm_job.h"
 #include "proto/outcome.h"
+#include "slurm/client.h"
 
 namespace fermata::cli {
 namespace {

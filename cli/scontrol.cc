@@ -15,10 +15,10 @@
 
 #include "cli/command.h"
 #include "cli/coordinator.h"
-#include "cli/slurm.h"
 #include "cli/slurm_job.h"
 #include "cli/steps.h"
 #include "proto/outcome.h"
+#include "slurm/client.h"
 #include "storage/printable.h"
 
 namespace fermata::cli {

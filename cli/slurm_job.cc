@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "cli/slurm.h"
 #include "common/ids.h"
 #include "proto/outcome.h"
+#include "slurm/client.h"
 
 namespace fermata::cli {
 namespace {

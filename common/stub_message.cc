@@ -65,6 +65,8 @@ StubFields to_fields(const StepTask& task) {
           {"restart_dir", task.restart_dir},
           {"restart", task.restart},
           {"skip_done", task.skip_done ? "1" : "0"},
+          {"before_end_ms", std::to_string(task.before_end_ms)},
+          {"before_end_default", task.before_end_default ? "1" : "0"},
           {"compress", task.compress}};
 }
 
@@ -91,6 +93,8 @@ std::optional<StepTask> step_task_of(const StubFields& fields) {
   task.restart_dir = stub_field(fields, "restart_dir");
   task.restart = stub_field(fields, "restart");
   task.skip_done = stub_field(fields, "skip_done") == "1";
+  task.before_end_ms = stub_number(fields, "before_end_ms");
+  task.before_end_default = stub_field(fields, "before_end_default") == "1";
   task.compress = stub_field(fields, "compress");
   if (!good || task.node >= task.nodes || task.rank >= task.ranks || task.here > task.ranks) {
     return std::nullopt;

@@ -57,7 +57,10 @@ struct StepTask {
   std::string restart_dir;   ///< empty: dir
   std::string restart;       ///< "latest", "never", a CRID; empty: latest where Slurm requeued it
   bool skip_done = false;
-  std::string compress{};  ///< "none", "lz4", "zstd", "auto"; empty: the node's
+  /// So long before the job's time limit a last set is committed, and the job requeued; 0: none.
+  uint64_t before_end_ms = 0;
+  bool before_end_default = false;  ///< the site's wish: nothing for jobs that cannot be requeued
+  std::string compress{};           ///< "none", "lz4", "zstd", "auto"; empty: the node's
 };
 
 StubFields to_fields(const StepTask& task);

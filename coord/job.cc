@@ -45,6 +45,7 @@ Job::Job(JobContext context, stored::Job record)
       step_(step_of(record)),
       start_(record.start()),
       owner_uid_(record.owner_uid()),
+      ends_early_(record.before_end_ms() != 0),
       record_(std::move(record)),
       state_(record_.start() == 0 ? State::kStarting : State::kRestarting),
       board_(step_, start_, {record_.pod_of_rank().begin(), record_.pod_of_rank().end()},
@@ -265,6 +266,7 @@ void Job::begun(std::shared_ptr<Coordinator> coordinator, Credentials owner) {
   coordinator_->deadlines() = context_.options.deadlines;
   owner_ = std::move(owner);
   schedule_ = Schedule(std::chrono::milliseconds(record_.interval_ms()));
+  plan_end();
   {
     const std::lock_guard lock(mutex_);
     state_ = State::kRunning;
@@ -276,6 +278,10 @@ void Job::begun(std::shared_ptr<Coordinator> coordinator, Credentials owner) {
 
 std::optional<Time> Job::wake_time() const {
   std::optional<Time> wake = schedule_.next();
+  if (const auto next = plan_ ? plan_->next() : std::nullopt;
+      next && (!wake || next->when < *wake)) {
+    wake = next->when;
+  }
   for (const std::optional<Missing>& missing : missing_) {
     if (missing && (!wake || missing->until < *wake)) wake = missing->until;
   }
@@ -323,10 +329,14 @@ void Job::work(const std::stop_token& stop) {
         tasks_.pop_front();
       }
     }
+    const std::optional<EndPlan::Next> next = plan_ ? plan_->next() : std::nullopt;
     if (task) {
       task(Status::ok());
+    } else if (next && next->when <= std::chrono::steady_clock::now()) {
+      follow_plan(next->act);
     } else if (schedule_.due()) {
-      if (const std::unique_lock lock(mutex_); !enabled()) {
+      const bool soon = plan_ && plan_->leaves_no_time(std::chrono::steady_clock::now());
+      if (const std::unique_lock lock(mutex_); soon || !enabled()) {
         schedule_.advance();
         continue;
       }

@@ -16,12 +16,14 @@
 #include <vector>
 
 #include "coord/coordinator.h"
+#include "coord/end_plan.h"
 #include "coord/exchange_board.h"
 #include "coord/exchange_routes.h"
 #include "coord/fleet.h"
 #include "coord/node_table.h"
 #include "coord/requests.h"
 #include "coord/schedule.h"
+#include "coord/slurm_control.h"
 #include "coord/store.h"
 #include "coord/writer_gate.h"
 
@@ -46,6 +48,9 @@ struct JobContext {
   Store& store;
   WriterGate& gate;
   JobOptions options;
+  SlurmControl* slurm = nullptr;  ///< null: there is no Slurm
+  /// A step has a set with which its job may be requeued; not ok: Slurm would not.
+  std::function<Status(JobStep)> last_set_taken = nullptr;
 };
 
 JobStep step_of(const stored::Job& record);
@@ -91,6 +96,8 @@ class Job {
   JobStep step() const { return step_; }
   uint32_t start() const { return start_; }
   uid_t owner_uid() const { return owner_uid_; }
+  /// Whether it takes a last set before its job's time limit.
+  bool ends_early() const { return ends_early_; }
   /// Whether this pod of this start is on this node.
   bool has_pod(const PodId& pod, const std::string& node) const;
   wire::JobInfo info() const;
@@ -174,11 +181,16 @@ class Job {
   wire::AbleReply ask_able(LeavingJudge& judge);
   bool end_pods(const std::stop_token& stop);
   std::vector<uint32_t> reachable_pods() const;
+  void plan_end();
+  void note_duration(Duration took);
+  void ask_for_limit();
+  void follow_plan(EndPlan::Act act);
 
   const JobContext context_;
   const JobStep step_;
   const uint32_t start_;
   const uid_t owner_uid_;
+  const bool ends_early_;
 
   mutable std::mutex mutex_;
   std::condition_variable_any changed_;
@@ -216,6 +228,7 @@ class Job {
   std::shared_ptr<Coordinator> coordinator_;
   Credentials owner_;
   Schedule schedule_;
+  std::optional<EndPlan> plan_;
   std::stop_token stop_;
 };
 

@@ -116,6 +116,7 @@ TriedSet Job::take_set(const Wish& wish) {
   const std::string told = describe(tried);
   if (wish.asked_for) remember(tried.outcome.status, told);
   if (tried.outcome.committed()) {
+    note_duration(tried.outcome.total);
     // One that lies elsewhere is the user's; but where it ended the job, it is what goes on.
     if (wish.checkpoint_dir.empty() || wish.end_job) record_.set_last_crid(tried.crid.value);
     if (!wish.checkpoint_dir.empty() && wish.end_job) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <csignal>
 
 #include "common/compression.h"
@@ -64,8 +65,7 @@ Status Service::adopt() {
     for (const stored::Pod& pod : record.pods()) nodes.push_back(pod.node());
     for (const uint32_t pod : record.pod_of_rank()) ++ranks[pod];
     nodes_.adopt(step, nodes, ranks);
-    auto job = std::make_shared<Job>(JobContext{fleet_, nodes_, store_, gate_, options_.job},
-                                     std::move(record));
+    auto job = std::make_shared<Job>(context(), std::move(record));
     job->await_nodes();
     enter(job);
     workers_.start([this, job](const std::stop_token& stop) {
@@ -321,6 +321,12 @@ void Service::unclaim(JobStep step) {
   claimed_.erase(step);
 }
 
+JobContext Service::context() {
+  return {fleet_, nodes_, store_, gate_, options_.job, options_.slurm, [this](JobStep step) {
+            return last_set_taken(step);
+          }};
+}
+
 void Service::enter(const std::shared_ptr<Job>& job) {
   const std::lock_guard lock(mutex_);
   jobs_[job->step()] = job;
@@ -334,9 +340,19 @@ std::optional<stored::Job> Service::ended(JobStep step) const {
 
 void Service::forget(const std::shared_ptr<Job>& job) {
   stored::Job record = job->record();
-  const std::lock_guard lock(mutex_);
-  ended_[job->step()] = std::move(record);
-  jobs_.erase(job->step());
+  bool others_wait = false;
+  {
+    const std::lock_guard lock(mutex_);
+    ended_[job->step()] = std::move(record);
+    jobs_.erase(job->step());
+    held_for_end_.erase(job->step());
+    others_wait = std::any_of(held_for_end_.begin(), held_for_end_.end(),
+                              [&](const JobStep& step) { return step.job == job->step().job; });
+  }
+  if (!others_wait) return;
+  if (const Status asked = requeue_if_all_held(job->step().job); !asked) {
+    log_warning(fmt::format("job {}: {}", job->step().job, storage::printable(asked.message())));
+  }
 }
 
 void Service::give_up(const std::shared_ptr<Job>& job, const Status& status) {

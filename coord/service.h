@@ -31,6 +31,7 @@ struct ServiceOptions {
   Duration offers = std::chrono::minutes(5);
   /// Pods that write images at a time, over all jobs; 0: no limit.
   uint32_t max_writers = 0;
+  SlurmControl* slurm = nullptr;  ///< not owned; null: there is no Slurm
 };
 
 class Service final : public Requests, public FleetListener {
@@ -102,6 +103,12 @@ class Service final : public Requests, public FleetListener {
   void refuse_overdue(const std::stop_token& stop);
   /// Tells their tasks that they will not begin; who of them hears why.
   void refuse(const StepOffers& offers, const Refusal& refusal, Hearer hearer);
+  /// How long before the limit the last set of this step is to be committed; 0: it takes none.
+  Result<uint64_t> before_end_of(const wire::StepOffer& offer);
+  /// Requeues the job once all of its steps that run have taken their last set.
+  Status last_set_taken(JobStep step);
+  Status requeue_if_all_held(uint64_t number);
+  JobContext context();
 
   /// To its end, and then what it is restarted as, where that was asked for.
   void tend(std::shared_ptr<Job> job, const std::stop_token& stop);
@@ -167,6 +174,7 @@ class Service final : public Requests, public FleetListener {
   std::map<JobStep, stored::Job> ended_;
   std::set<JobStep> claimed_;
   StepBoard steps_;                   ///< Slurm's, that are not begun
+  std::set<JobStep> held_for_end_;    ///< have taken their last set before the limit
   std::map<uid_t, size_t> asked_by_;  ///< starts and restarts under way, by who asked
   Workers workers_;
 };

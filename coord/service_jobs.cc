@@ -137,7 +137,7 @@ Result<Service::Begun> Service::begin_run(const Caller& caller, const wire::RunR
   record.set_started(std::time(nullptr));
   if (request.has_keep()) record.set_keep(request.keep());
 
-  auto job = std::make_shared<Job>(JobContext{fleet_, nodes_, store_, gate_, options_.job}, record);
+  auto job = std::make_shared<Job>(context(), record);
   enter(job);
   const auto launched = [&]() -> Status {
     // Known before the first pod is: what is found of it after a crash is ended.
@@ -257,7 +257,7 @@ Result<Service::Begun> Service::begin_restart(const Caller& caller,
   }
   record.set_start(*start);
 
-  auto job = std::make_shared<Job>(JobContext{fleet_, nodes_, store_, gate_, options_.job}, record);
+  auto job = std::make_shared<Job>(context(), record);
   enter(job);
   Result<std::vector<std::string>> notes = [&]() -> Result<std::vector<std::string>> {
     FERMATA_TRY_RESULT(store_.put(record));

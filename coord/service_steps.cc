@@ -254,6 +254,7 @@ Result<Service::StepPlan> Service::plan_step(const PodId& id, const StepOffers& 
   FERMATA_ASSIGN(Credentials owner, credentials_of(std::to_string(first.owner_uid())));
   first.set_checkpoint_dir(with_user_name(first.checkpoint_dir(), owner.name));
   first.set_restart_dir(with_user_name(first.restart_dir(), owner.name));
+  FERMATA_ASSIGN(const uint64_t before_end, before_end_of(first));
   auto coordinator = std::make_shared<Coordinator>(first.checkpoint_dir(), owner, &store_);
   const Coordinator from(first.restart_dir(), owner, &store_);
   std::optional<stored::Job> before = ended(id.step);
@@ -309,6 +310,8 @@ Result<Service::StepPlan> Service::plan_step(const PodId& id, const StepOffers& 
   record.set_checkpoint_dir(first.checkpoint_dir());
   record.set_interval_ms(first.interval_ms());
   if (check_compression(first.compress())) record.set_compress(first.compress());
+  record.set_before_end_ms(before_end);
+  if (before) record.set_longest_set_ms(before->longest_set_ms());
   record.set_started(std::time(nullptr));
   record.set_begun_after(begun_after(set, id.step, *coordinator, before ? &*before : nullptr));
   plan.coordinator = std::move(coordinator);
@@ -324,7 +327,7 @@ Result<std::shared_ptr<Job>> Service::start_step(StepPlan& plan, const std::stop
   for (const stored::Pod& pod : record.pods()) nodes.push_back(pod.node());
   for (const uint32_t pod : record.pod_of_rank()) ++ranks[pod];
   nodes_.adopt(step, nodes, ranks);
-  auto job = std::make_shared<Job>(JobContext{fleet_, nodes_, store_, gate_, options_.job}, record);
+  auto job = std::make_shared<Job>(context(), record);
   enter(job);
   const Status begun = [&]() -> Status {
     FERMATA_TRY(store_.put(record));

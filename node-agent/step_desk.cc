@@ -296,6 +296,8 @@ void StepDesk::offer_if_complete(Step& step) {
       absolute(facts.restart_dir.empty() ? dir : facts.restart_dir, first.working_directory));
   offer.set_restart(facts.restart);
   offer.set_skip_done(facts.skip_done);
+  offer.set_before_end_ms(facts.before_end_ms);
+  offer.set_before_end_default(facts.before_end_default);
   offer.set_compress(facts.compress);
   for (const std::string& word : first.command) offer.add_command(word);
   step.offered = true;

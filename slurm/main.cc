@@ -69,7 +69,10 @@ json to_json(const slurm_job_info_t& job) {
           {"nodes", expand(job.nodes)},
           {"requeue", job.requeue != 0},
           {"batch", job.batch_flag != 0},
-          {"restarts", job.restart_cnt}};
+          {"restarts", job.restart_cnt},
+          {"start", job.start_time},
+          // Without a limit Slurm names a day that is a year away.
+          {"end", job.time_limit == INFINITE || job.time_limit == NO_VAL ? 0 : job.end_time}};
 }
 
 /// Of a step's number: a member of its own, and then one of a struct (20.11).

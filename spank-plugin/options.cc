@@ -14,9 +14,18 @@ namespace {
 
 Options given;
 
-enum Option : int { kInterval, kDir, kRestartDir, kRestart, kSkipDone, kCompress, kOptions };
-constexpr std::array<std::string_view, kOptions> kNames{"interval", "dir",       "restart-dir",
-                                                        "restart",  "skip-done", "compress"};
+enum Option : int {
+  kInterval,
+  kDir,
+  kRestartDir,
+  kRestart,
+  kSkipDone,
+  kCompress,
+  kBeforeEnd,
+  kOptions
+};
+constexpr std::array<std::string_view, kOptions> kNames{
+    "interval", "dir", "restart-dir", "restart", "skip-done", "compress", "before-end"};
 
 Status check_folder(std::string_view name, std::string_view value) {
   if (!value.empty()) return Status::ok();
@@ -61,7 +70,7 @@ Options& given_options() { return given; }
 
 bool register_options(spank_handle* handle) {
   // The old name has to be there: Slurm would take it for an abbreviation.
-  static std::array<struct spank_option, 7> table{
+  static std::array<struct spank_option, 8> table{
       option("checkpoint-interval", "time",
              "run steps in pods and take a checkpoint every time (30 or 30m: minutes; 90s, 2h; 0: "
              "on request)",
@@ -76,7 +85,11 @@ bool register_options(spank_handle* handle) {
              "a step of a requeued job that had finished returns its status and is not run again",
              kSkipDone),
       option("checkpoint-compress", "none|lz4|zstd|auto",
-             "memory in checkpoints (the configuration of the nodes)", kCompress)};
+             "memory in checkpoints (the configuration of the nodes)", kCompress),
+      option(
+          "checkpoint-before-end", "time",
+          "commit a checkpoint so long before the job's time limit, and requeue the job (0: not)",
+          kBeforeEnd)};
   for (struct spank_option& one : table) {
     if (spank_option_register(handle, &one) != ESPANK_SUCCESS) return false;
   }
@@ -103,6 +116,10 @@ Status set_option(Options& options, std::string_view name, std::string_view valu
     const Result<Compression> known = parse_compression(value);
     if (!known) return known.error().within("--checkpoint-compress");
     options.compress = value;
+  } else if (name == kNames[kBeforeEnd]) {
+    const Result<std::chrono::milliseconds> before = parse_duration(value);
+    if (!before) return before.error().within("--checkpoint-before-end");
+    options.before_end = *before;
   } else {
     return {Code::kUsage, fmt::format("plugstack.conf: '{}' is no argument of this plugin", name)};
   }
@@ -136,6 +153,12 @@ Status complete(Options& options, const Options& defaults, Variable variable, vo
   FERMATA_TRY(fill(options.interval.has_value(), "SLURM_CHECKPOINT", kNames[kInterval]));
   FERMATA_TRY(fill(options.dir.has_value(), "SLURM_CHECKPOINT_DIR", kNames[kDir]));
   FERMATA_TRY(fill(options.restart_dir.has_value(), "SLURM_RESTART_DIR", kNames[kRestartDir]));
+  FERMATA_TRY(
+      fill(options.before_end.has_value(), "SLURM_CHECKPOINT_BEFORE_END", kNames[kBeforeEnd]));
+  if (!options.before_end && defaults.before_end) {
+    options.before_end = defaults.before_end;
+    options.before_end_default = true;
+  }
   if (!options.interval) options.interval = defaults.interval;
   if (!options.dir) options.dir = defaults.dir;
   if (!options.restart_dir) options.restart_dir = defaults.restart_dir;

@@ -19,14 +19,18 @@ struct Options {
   std::optional<std::string> restart_dir;
   std::optional<std::string> restart;  ///< "latest", "never" or a CRID
   bool skip_done = false;
+  std::optional<std::chrono::milliseconds> before_end;  ///< 0: not
+  bool before_end_default = false;      ///< the site's: for those jobs of which it is possible
   std::optional<std::string> compress;  ///< parse_compression()
 
+  /// Whether a last checkpoint before the time limit is asked for by the user.
+  bool ends_early() const { return before_end && before_end->count() > 0 && !before_end_default; }
   /// Whether a step is to be in pods.
-  bool wanted() const { return interval || (restart && *restart != "never"); }
+  bool wanted() const { return interval || ends_early() || (restart && *restart != "never"); }
 };
 
-/// Sets one of "interval", "dir", "restart-dir", "restart", "skip-done", "compress". kUsage: the
-/// value is none of this option's.
+/// Sets one of "interval", "dir", "restart-dir", "restart", "skip-done", "compress", "before-end".
+/// kUsage: the value is none of this option's.
 Status set_option(Options& options, std::string_view name, std::string_view value);
 
 /// The options of plugstack.conf's line: name=value each. `socket` gets what stands in "socket=".

@@ -101,6 +101,10 @@ StepTask describe(spank_t handle) {
   task.restart_dir = options.restart_dir.value_or("");
   task.restart = options.restart.value_or("");
   task.skip_done = options.skip_done;
+  if (options.before_end) {
+    task.before_end_ms = static_cast<uint64_t>(options.before_end->count());
+  }
+  task.before_end_default = options.before_end_default;
   task.compress = options.compress.value_or("");
   return task;
 }
@@ -141,10 +145,19 @@ int init_post_opt(spank_t handle) {
   if (context == S_CTX_ALLOCATOR) {
     hand_down("SBATCH_CHECKPOINT", "SLURM_CHECKPOINT");
     hand_down("SBATCH_CHECKPOINT_DIR", "SLURM_CHECKPOINT_DIR");
+    hand_down("SBATCH_CHECKPOINT_BEFORE_END", "SLURM_CHECKPOINT_BEFORE_END");
   }
   if (context == S_CTX_LOCAL || context == S_CTX_ALLOCATOR) {
     const Status complete_now = complete(given_options(), defaults, own_variable, nullptr);
-    return complete_now ? 0 : refuse(complete_now.message());
+    if (!complete_now) return refuse(complete_now.message());
+    // Inside of one, what kind of job it is the coordinator asks Slurm.
+    if (context == S_CTX_LOCAL && given_options().ends_early() &&
+        getenv("SLURM_JOB_ID") == nullptr) {
+      return refuse(
+          "--checkpoint-before-end: Slurm requeues batch jobs only; submit a script that runs the "
+          "step by sbatch");
+    }
+    return 0;
   }
   if (context != S_CTX_REMOTE) return 0;
   // Not the batch script, the extern or the interactive step.

@@ -7,7 +7,9 @@
 #include "common/munge.h"
 #include "coord/server.h"
 #include "coord/service.h"
+#include "coord/slurm_program.h"
 #include "coord/store.h"
+#include "slurm/client.h"
 
 namespace {
 
@@ -30,6 +32,9 @@ Status serve(const Config& config) {
   options.job.tree_arity = config.tree_arity;
   options.job.node_grace = config.node_grace;
   options.job.keep = config.keep_sets;
+
+  SlurmProgram slurm;
+  if (has_slurm()) options.slurm = &slurm;
 
   Server server(server_options, authenticator);
   Service service(server, *store, options);

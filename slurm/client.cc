@@ -1,7 +1,9 @@
-#include "cli/slurm.h"
+#include "slurm/client.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -9,13 +11,14 @@
 #include <array>
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
 
 #include "common/programs.h"
 #include "common/unique_fd.h"
 
 extern char** environ;  // NOLINT(readability-redundant-declaration): not every libc has it
 
-namespace fermata::cli {
+namespace fermata {
 namespace {
 
 namespace fs = std::filesystem;
@@ -23,10 +26,18 @@ using nlohmann::json;
 
 constexpr std::string_view kHelper = "fermata-slurm";
 
-std::string read_all(int fd) {
+/// To its end; nullopt: that does not come in time.
+std::optional<std::string> read_all(int fd, std::chrono::milliseconds within) {
+  using std::chrono::steady_clock;
+  const auto until = steady_clock::now() + within;
   std::string text;
   std::array<char, 65536> buffer{};
   while (true) {
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(until - steady_clock::now());
+    if (left.count() <= 0) return std::nullopt;
+    pollfd source{fd, POLLIN, 0};
+    if (poll(&source, 1, static_cast<int>(left.count())) <= 0) continue;
     const ssize_t got = read(fd, buffer.data(), buffer.size());
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) return text;
@@ -44,7 +55,7 @@ bool has_slurm() {
   return configured && find_own_program(kHelper).has_value();
 }
 
-Result<json> ask_slurm(const std::vector<std::string>& words) {
+Result<json> ask_slurm(const std::vector<std::string>& words, std::chrono::milliseconds within) {
   FERMATA_ASSIGN(const fs::path path, find_own_program(kHelper));
   const std::string& program = path.native();
   std::array<int, 2> ends{};
@@ -70,11 +81,16 @@ Result<json> ask_slurm(const std::vector<std::string>& words) {
   posix_spawn_file_actions_destroy(&actions);
   if (spawned != 0) return errno_failure(spawned, program);
   to.reset();
-  const std::string text = read_all(from.get());
+  const std::optional<std::string> text = read_all(from.get(), within);
+  if (!text) kill(child, SIGKILL);
   int status = 0;
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
-  json answer = json::parse(text, nullptr, false);
+  if (!text) {
+    return failure(Code::kTimeout, fmt::format("Slurm's slurmctld does not answer ({} {})", program,
+                                               words.front()));
+  }
+  json answer = json::parse(*text, nullptr, false);
   if (!answer.is_object()) {
     return failure(Code::kUnsupported, fmt::format("{} {}: no answer", program, words.front()));
   }
@@ -83,4 +99,4 @@ Result<json> ask_slurm(const std::vector<std::string>& words) {
                  answer.value("error", ""));
 }
 
-}  // namespace fermata::cli
+}  // namespace fermata
