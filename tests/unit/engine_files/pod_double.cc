@@ -229,9 +229,10 @@ Status PodDouble::capture_files() {
 }
 
 void PodDouble::resume() {
+  std::vector<pid_t> dead;  // kill() reaps
   for (size_t i = 0; i < stopped_.size(); ++i) {
     (void)stopped_[i].remote->remove_scratch();
-    (void)detach(pids_[i]);
+    (void)detach(pids_[i], dead);
   }
   stopped_.clear();
 }
