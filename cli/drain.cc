@@ -115,7 +115,10 @@ class Exodus {
   std::vector<Verdict> run() {
     std::vector<std::jthread> workers;
     for (size_t i = 0; i < std::min(kJobsAtATime, jobs_.size()); ++i) {
-      workers.emplace_back([this, client = access_.another_client()] { work(*client); });
+      workers.emplace_back([this] {
+        const std::unique_ptr<ControlClient> client = access_.another_client();
+        work(*client);
+      });
     }
     std::unique_lock lock(mutex_);
     while (!done_.wait_for(lock, kProgress, [&] { return verdicts_.size() == jobs_.size(); })) {
