@@ -150,6 +150,8 @@ class Job {
   void ask(Task task);
   /// kBusy, with the mutex held: a set is being taken, or waits.
   Status idle() const;
+  /// One more set is asked for; kBusy where it shall be the only one and is not.
+  Status count_in(bool if_idle);
   Status enabled() const;
   void remember(const Status& status, const std::string& message);
   // With board_mutex_ held:

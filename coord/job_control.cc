@@ -60,13 +60,11 @@ wire::ControlReply Job::control_reply_of(const stored::Job& record) {
 
 void Job::requeue(const wire::RequeueRequest& request,
                   Requests::Respond<wire::RequeueReply> respond) {
-  wire::RequeueReply refused;
-  {
-    const std::lock_guard lock(mutex_);
-    if (request.if_idle()) *refused.mutable_outcome() = wire::to_outcome(idle());
-    if (refused.outcome().code() == 0) ++sets_asked_;
+  if (const Status counted = count_in(request.if_idle()); !counted) {
+    wire::RequeueReply refused;
+    *refused.mutable_outcome() = wire::to_outcome(counted);
+    return respond(std::move(refused));
   }
-  if (refused.outcome().code() != 0) return respond(std::move(refused));
   const Time requested = Clock::steady().now();
   ask([this, request, requested, respond = std::move(respond)](const Status& status) {
     if (status) {

@@ -139,15 +139,20 @@ TriedSet Job::take_set(const Wish& wish) {
   return tried;
 }
 
+Status Job::count_in(bool if_idle) {
+  const std::lock_guard lock(mutex_);
+  Status status = if_idle ? idle() : Status::ok();
+  if (status) ++sets_asked_;
+  return status;
+}
+
 void Job::checkpoint(const wire::CheckpointRequest& request,
                      Requests::Respond<wire::CheckpointReply> respond) {
-  wire::CheckpointReply refused;
-  {
-    const std::lock_guard lock(mutex_);
-    if (request.if_idle()) *refused.mutable_outcome() = wire::to_outcome(idle());
-    if (refused.outcome().code() == 0) ++sets_asked_;
+  if (const Status counted = count_in(request.if_idle()); !counted) {
+    wire::CheckpointReply refused;
+    *refused.mutable_outcome() = wire::to_outcome(counted);
+    return respond(std::move(refused));
   }
-  if (refused.outcome().code() != 0) return respond(std::move(refused));
   const Time requested = Clock::steady().now();
   ask([this, request, requested, respond = std::move(respond)](const Status& status) {
     wire::CheckpointReply reply;
