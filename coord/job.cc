@@ -41,7 +41,7 @@ PodId pod_of(const stored::Job& record, uint32_t pod) {
 }
 
 Job::Job(JobContext context, stored::Job record)
-    : context_(context),
+    : context_(std::move(context)),
       step_(step_of(record)),
       start_(record.start()),
       owner_uid_(record.owner_uid()),
