@@ -78,6 +78,7 @@ void WriteTracking::begin(TrackKind way, bool spare_huge_pages, Crid parent) {
   }
   forget_dead();
   numbers_.clear();
+  covered_.clear();
   zeros_allowed_.clear();
   hashes_.clear();
   // Who names a parent will not name an older one again.
@@ -215,8 +216,11 @@ Result<Extents> WriteTracking::find(const engine::StoppedProcess& process,
 /// `then` (null: there is none) to `kept`.
 Status WriteTracking::sort_out(const OwnMap& map, const ProcessCut* then, bool notices_loss,
                                const engine::PageScanner& scanner, Extents& here, Extents& kept) {
-  const Extents changed =
-      then == nullptr ? range_of(map) : part_of(then->since, map.start, map.end);
+  Extents changed = range_of(map);
+  if (then != nullptr) {
+    // What was kept out of a cut (MADV_DONTDUMP) is not in it, written or not.
+    changed = united(part_of(then->since, map.start, map.end), without(changed, then->covered));
+  }
   Extents same;
   if (then != nullptr) same = without(part_of(then->pages, map.start, map.end), changed);
   if (map.anonymous && notices_loss) {
@@ -236,7 +240,9 @@ Result<Extents> WriteTracking::find_tracked(const engine::StoppedProcess& proces
                                             std::span<const OwnMap> maps, Tracked& of) {
   const auto vpid = static_cast<uint64_t>(process.vpid);
   Extents written;
+  Extents asked;
   for (const OwnMap& map : maps) {
+    append(asked, map.start, map.end - map.start);
     FERMATA_ASSIGN(const engine::WriteTracker::Written here, of.tracker->written(map));
     const Extents pages = here.all ? range_of(map) : here.pages;
     written.insert(written.end(), pages.begin(), pages.end());
@@ -248,6 +254,7 @@ Result<Extents> WriteTracking::find_tracked(const engine::StoppedProcess& proces
     const auto held = cut.processes.find(vpid);
     if (held == cut.processes.end() || held->second.tracker != of.number) continue;
     held->second.since = united(held->second.since, written);
+    held->second.covered = common_part(held->second.covered, asked);
     if (from_base) continue;
     then = &held->second;
     from_base = &cut == base_;
@@ -261,6 +268,7 @@ Result<Extents> WriteTracking::find_tracked(const engine::StoppedProcess& proces
   }
   FERMATA_TRY_RESULT(of.tracker->rearm(maps));
   numbers_[vpid] = of.number;
+  covered_[vpid] = std::move(asked);
   if (!from_base) return united(here, kept);
   return merged(united(here, {}), with_where(united(kept, {}), Where::kParent));
 }
@@ -294,7 +302,8 @@ void WriteTracking::remember(Crid crid, const std::vector<MemoryRegion>& memory)
   for (const MemoryRegion& region : memory) {
     const auto number = numbers_.find(region.id.id);
     if (region.id.kind != MemoryId::Kind::kProcess || number == numbers_.end()) continue;
-    cut.processes[region.id.id] = {number->second, united(region.extents, {}), {}};
+    cut.processes[region.id.id] = {
+        number->second, united(region.extents, {}), covered_[region.id.id], {}};
   }
   cut.hashes = std::move(hashes_);
   hashes_.clear();

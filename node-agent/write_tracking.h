@@ -71,7 +71,8 @@ class WriteTracking final : public engine::PageFinder {
   struct ProcessCut {
     uint64_t tracker = 0;
     Extents pages;
-    Extents since;  ///< written after it
+    Extents covered;  ///< that it and each cut since has asked the tracker about
+    Extents since;    ///< written after it
   };
   struct Cut {
     Crid crid;
@@ -97,6 +98,7 @@ class WriteTracking final : public engine::PageFinder {
 
   // Of the set in work.
   std::map<uint64_t, uint64_t> numbers_;       ///< by vpid: the tracker that found its pages
+  std::map<uint64_t, Extents> covered_;        ///< by vpid: what that one was asked about
   std::map<uint64_t, Extents> zeros_allowed_;  ///< by vpid: where a page of zeros need not be held
   std::map<MemoryId, PageHashes> hashes_;
 };
