@@ -20,12 +20,17 @@ def parser(description):
 
 def sized(cluster, jobs, program, ranks, nodes, seconds, fast=False):
     """The program with as many iterations as take about so long, on this machine and under the load that it has now. The
-    program as given is run for that."""
-    begin = time.monotonic()
-    job = Job(cluster, program, ranks, nodes, "sizing", fast=fast)
-    jobs.append(job)
-    job.wait_started().must_end_well()
-    took = time.monotonic() - begin
+    program as given is run for that, and longer ones until the time does not lie in its start."""
+    while True:
+        job = Job(cluster, program, ranks, nodes, f"sizing.{program.iterations}", fast=fast)
+        jobs.append(job)
+        job.wait_started().wait_progress()
+        begin = time.monotonic()
+        job.must_end_well()
+        took = time.monotonic() - begin
+        if took > seconds / 6:
+            break
+        program = program.of_size(program.iterations * 4)
     found = program.of_size(max(program.iterations, int(program.iterations * seconds / took)))
     print(f"{program.name}: {found.iterations} iterations", flush=True)
     return found

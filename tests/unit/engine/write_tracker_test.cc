@@ -17,7 +17,8 @@ class WriteTrackerTest : public EngineTest {
  protected:
   void SetUp() override {
     EngineTest::SetUp();
-    if (!parse_track("uffd")) GTEST_SKIP() << "this kernel has no userfaultfd that notes writes";
+    const Result<TrackKind> usable = parse_track("uffd");
+    ASSERT_TRUE(usable) << usable.error().message();
     start(fmt::format("exec {}", GROWING));
     wait_for_file("ready");
     std::istringstream place(contents("ready"));
