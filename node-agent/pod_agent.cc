@@ -12,6 +12,7 @@
 #include "node-agent/addresses.h"
 #include "node-agent/engine/capture.h"
 #include "node-agent/engine/cgroup_freezer.h"
+#include "node-agent/engine/map_flags.h"
 #include "node-agent/isolation/isolation.h"
 #include "node-agent/memory_room.h"
 #include "node-agent/pod_placement.h"
@@ -123,6 +124,7 @@ Status PodAgent::prepare(const ImageOrder& order) {
     FERMATA_ASSIGN_STATUS(
         work_->guard, ThawGuard::start(pod_.group, pod_.init, [isolation] { isolation->join(); }));
   }
+  engine::MapFlags::of_this_kernel();  // is begun now, not when others wait
   FERMATA_TRY(read_topology());
   work_->image.topology_xml = topology_->xml;
   work_->pages = survey_placement(pod_.group);

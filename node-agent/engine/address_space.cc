@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <array>
 
+#include "node-agent/engine/map_flags.h"
+
 namespace fermata::engine {
 namespace {
 
@@ -158,7 +160,7 @@ class MapRecorder {
 Status capture_address_space(HeldProcess& process, pid_t init, SharedObjectRecorder& recorder,
                              PageFinder& finder, image::Process& out,
                              std::vector<MemoryRegion>& memory) {
-  FERMATA_ASSIGN_STATUS(const std::vector<Map> maps, read_smaps(process.pid));
+  FERMATA_ASSIGN_STATUS(const std::vector<Map> maps, MapFlags::of_this_kernel().read(process.pid));
   MapRecorder map_recorder(process, init, recorder, finder);
   std::vector<OwnMap> own;
   for (const Map& map : maps) {

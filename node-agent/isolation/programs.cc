@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstdarg>
 #include <cstdio>
 #include <string>
 #include <string_view>
@@ -16,6 +15,7 @@
 
 #include "bpf/isolation.skel.h"
 #include "common/log.h"
+#include "node-agent/bpf/bpf_words.h"
 
 namespace fermata::isolation {
 namespace {
@@ -36,15 +36,6 @@ constexpr std::array kPlaces = {
 
 // bpf(2) takes no more than 64 programs on one group.
 constexpr size_t kMostPrograms = 64;
-
-// What libbpf and the verifier said of a failure, for the log.
-int keep_words(libbpf_print_level level, const char* format, va_list arguments) {
-  if (level != LIBBPF_WARN) return 0;
-  std::array<char, 4096> words{};
-  const int length = vsnprintf(words.data(), words.size(), format, arguments);
-  if (length > 0) log_debug(fmt::format("libbpf: {}", words.data()));
-  return length;
-}
 
 struct Skeleton {
   Skeleton() = default;
@@ -77,7 +68,7 @@ Status load_failure(int err) {
 }
 
 Status load(Skeleton& skeleton) {
-  libbpf_set_print(keep_words);
+  keep_bpf_words();
   skeleton.object = isolation_bpf__open();
   if (skeleton.object == nullptr) return load_failure(errno);
   if (const int result = isolation_bpf__load(skeleton.object); result != 0) {
