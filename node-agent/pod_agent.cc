@@ -242,9 +242,10 @@ Status PodAgent::join() {
   const bool held = pod_.isolation->still_cut();
   if (work.frozen) work.outside_sockets = work.frozen->take_outside_sockets();
   pod_.isolation->join();
+  log_debug(fmt::format("job {}: pod {} has joined", to_string(pod_.job), pod_.pod));
   work.isolated = false;
-  if (!work.frozen) work.guard.reset();
   engine::send_unsent(work.outside_sockets);
+  if (!work.frozen && work.guard) work.guard->dismiss();
   if (held) return {};
   return {Code::kTimeout, "the pod was isolated for longer than allowed, and then no more"};
 }
@@ -252,6 +253,7 @@ Status PodAgent::join() {
 void PodAgent::nudge() {
   if (!work_ || work_->isolated) return;
   engine::nudge(std::exchange(work_->outside_sockets, {}));
+  if (!work_->frozen) work_->guard.reset();
 }
 
 Status PodAgent::capture(std::chrono::milliseconds deadline) {

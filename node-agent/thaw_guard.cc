@@ -87,9 +87,13 @@ ThawGuard& ThawGuard::operator=(ThawGuard&& other) noexcept {
 
 ThawGuard::~ThawGuard() { end(); }
 
+void ThawGuard::dismiss() {
+  if (pid_ >= 0) kill(pid_, SIGKILL);
+}
+
 void ThawGuard::end() {
   if (pid_ < 0) return;
-  kill(pid_, SIGKILL);
+  dismiss();
   while (waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
   }
   pid_ = -1;

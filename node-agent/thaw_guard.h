@@ -33,6 +33,10 @@ class ThawGuard {
 
   pid_t pid() const { return pid_; }
 
+  /// From now on it does nothing. Its end, which takes some processor time, is waited for by the
+  /// destructor.
+  void dismiss();
+
  private:
   explicit ThawGuard(pid_t pid) : pid_(pid) {}
   void end();

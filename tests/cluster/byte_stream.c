@@ -6,8 +6,9 @@
 //
 // Rank r speaks with rank r +- ranks/2, CONNECTIONS connections for each pair. Even connections
 // block in send(2) and recv(2), odd ones are driven by poll(2). Rank 0 tells four times a second
-// what it has received, and every receiver when nothing came for a while. Once STOP_FILE is there
-// each side ends its streams and both compare what was sent with what came.
+// what it has received. Every receiver tells when nothing came for a while, and for two seconds
+// after that also of short gaps: how long, and when (CLOCK_REALTIME) it ended. Once STOP_FILE is
+// there each side ends its streams and both compare what was sent with what came.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -25,14 +26,17 @@
 #include "tests/mpi/mpi_common.h"
 
 enum { kMostConnections = 64, kWords = 8192, kTick_ms = 50 };
-static const double kSilenceSeconds = 0.3;
+static const double kSilence_s = 0.3;
+static const double kShortGap_s = 0.01;
+static const double kAttentive_s = 2;
 
 struct stream {
   int number;
   int fd;
   uint64_t sent;  // words; only its own thread writes these two
   _Atomic uint64_t received;
-  double last;  // when something came, s
+  double last;             // when something came, s
+  double attentive_until;  // short gaps are told
   uint64_t out[kWords], in[kWords];
 };
 
@@ -62,16 +66,23 @@ static void fill(struct stream* stream) {
   }
 }
 
-/// Tells of a silence that has just ended.
-static void note_silence(struct stream* stream) {
+static double seconds_of(clockid_t clock) {
   struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  const double seconds = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-  if (stream->last != 0 && seconds - stream->last > kSilenceSeconds) {
-    printf("byte_stream: rank %d connection %d: silent for %.1f ms\n", me.rank, stream->number,
-           1e3 * (seconds - stream->last));
+  clock_gettime(clock, &now);
+  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/// Tells of a silence that has just ended. Its end is told in the one clock that all nodes and pods
+/// of a machine share.
+static void note_silence(struct stream* stream) {
+  const double now = seconds_of(CLOCK_MONOTONIC);
+  const double silence = now - stream->last;
+  if (stream->last != 0 && silence > (now < stream->attentive_until ? kShortGap_s : kSilence_s)) {
+    printf("byte_stream: rank %d connection %d: silent for %.1f ms until %.6f\n", me.rank,
+           stream->number, 1e3 * silence, seconds_of(CLOCK_REALTIME));
+    if (silence > kSilence_s) stream->attentive_until = now + kAttentive_s;
   }
-  stream->last = seconds;
+  stream->last = now;
 }
 
 /// Checks the whole words among the first `bytes` of in[]. What is left of a last, incomplete one
