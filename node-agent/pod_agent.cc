@@ -124,7 +124,7 @@ Status PodAgent::prepare(const ImageOrder& order) {
     FERMATA_ASSIGN_STATUS(
         work_->guard, ThawGuard::start(pod_.group, pod_.init, [isolation] { isolation->join(); }));
   }
-  engine::MapFlags::of_this_kernel();  // is begun now, not when others wait
+  engine::MapFlags::of_this_kernel();  // is made now, while the pod runs
   FERMATA_TRY(read_topology());
   work_->image.topology_xml = topology_->xml;
   work_->pages = survey_placement(pod_.group);
@@ -398,6 +398,7 @@ Result<AbleAnswer> PodAgent::able(std::chrono::milliseconds deadline) {
   FERMATA_TRY_RESULT(have_memory());
   FERMATA_TRY_RESULT(read_topology());
   const numa::PageSurvey pages = survey_placement(pod_.group);
+  engine::MapFlags::of_this_kernel();
   AbleAnswer answer;
   FERMATA_ASSIGN(const ThawGuard guard, ThawGuard::start(pod_.group, pod_.init));
   const SteadyClock::time_point stopped_at = SteadyClock::now();

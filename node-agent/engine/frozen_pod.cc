@@ -15,7 +15,6 @@
 
 #include "common/log.h"
 #include "node-agent/engine/cgroup_freezer.h"
-#include "node-agent/engine/map_flags.h"
 #include "node-agent/engine/twin.h"
 
 namespace fermata::engine {
@@ -191,7 +190,6 @@ Result<Remote*> HeldPod::remote(int vpid, int vtid) {
 
 Result<std::unique_ptr<FrozenPod>> FrozenPod::freeze(const std::filesystem::path& group, pid_t init,
                                                      int deadline_ms, bool left_frozen) {
-  MapFlags::of_this_kernel();  // while the pod runs
   const auto began = std::chrono::steady_clock::now();
   const auto deadline = began + std::chrono::milliseconds(deadline_ms);
   constexpr std::chrono::seconds kGuardDone(1);
