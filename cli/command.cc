@@ -4,9 +4,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "cli/listing.h"
 #include "node-agent/pod/pod.h"
@@ -65,6 +67,15 @@ int fail(const Status& status) {
   }
   say(status.message());
   return exit_code_of(status.code());
+}
+
+void on_chosen(CLI::App& subcommand, Invocation& invocation, std::function<Result<int>()> command) {
+  subcommand.callback([command = std::move(command), &invocation] {
+    invocation.action = [command] {
+      const Result<int> status = command();
+      return status ? *status : fail(status.error());
+    };
+  });
 }
 
 void tell_failures_as_json() { failures_as_json = true; }

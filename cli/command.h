@@ -66,6 +66,8 @@ void say(std::string_view sentence);
 /// Says a failure; its exit status (common/status.h). With --json it is told on stdout, too:
 /// {"error": sentence, "code": name}.
 int fail(const Status& status);
+/// What is done when the subcommand is chosen: its exit status, or a failure that is then said.
+void on_chosen(CLI::App& subcommand, Invocation& invocation, std::function<Result<int>()> command);
 /// From here on failures are told to a program.
 void tell_failures_as_json();
 

@@ -232,12 +232,8 @@ CLI::App* add(CLI::App& app, Invocation& invocation, const char* name, const cha
   CLI::App* sub = app.add_subcommand(name, what);
   sub->add_option("NODE", options->nodes, "The nodes: n1 n2, or n1,n2")->required();
   sub->add_flag("--json", options->json, "For programs");
-  sub->callback([options, command, &invocation] {
-    invocation.action = [options, command, &invocation] {
-      const Result<int> status = command(invocation, *options);
-      return status ? *status : fail(status.error());
-    };
-  });
+  on_chosen(*sub, invocation,
+            [options, command, &invocation] { return command(invocation, *options); });
   return sub;
 }
 

@@ -70,12 +70,7 @@ void add_listing(CLI::App& app, Invocation& invocation, const char* name, const 
   auto as_json = std::make_shared<bool>(false);
   CLI::App* sub = app.add_subcommand(name, what);
   sub->add_flag("--json", *as_json, "For programs");
-  sub->callback([as_json, list, &invocation] {
-    invocation.action = [as_json, list, &invocation] {
-      const Result<int> status = list(invocation, *as_json);
-      return status ? *status : fail(status.error());
-    };
-  });
+  on_chosen(*sub, invocation, [as_json, list, &invocation] { return list(invocation, *as_json); });
 }
 
 }  // namespace

@@ -188,12 +188,8 @@ CLI::App* add(CLI::App& app, Invocation& invocation, const char* name, const cha
                   "coordinator)")
       ->type_name("T");
   sub->add_flag("--json", options->json, "For programs");
-  sub->callback([options, command, &invocation] {
-    invocation.action = [options, command, &invocation] {
-      const Result<int> status = command(invocation, *options);
-      return status ? *status : fail(status.error());
-    };
-  });
+  on_chosen(*sub, invocation,
+            [options, command, &invocation] { return command(invocation, *options); });
   return sub;
 }
 
