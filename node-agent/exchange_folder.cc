@@ -207,9 +207,21 @@ class ExchangeFolder::Worker {
     *message.mutable_pod() = wire::to_wire(pod_);
     // Only agents speak for several pods.
     if (message.has_contribution()) message.mutable_contribution()->clear_parts();
+    const bool ended = message.has_rank_ended();
+    const uint32_t rank = message.rank_ended().rank();
     sender_(std::move(message));
+    if (ended) say_heard(rank);
     const auto bytes = static_cast<int64_t>((*text)->size());
     std::this_thread::sleep_for(std::chrono::microseconds(bytes * 1'000'000 / kBytesPerSecond));
+  }
+
+  /// What is written in this round of the thread, unless the pod is held.
+  void say_heard(uint32_t rank) {
+    wire::ExchangeDown heard;
+    *heard.mutable_pod() = wire::to_wire(pod_);
+    heard.mutable_end_heard()->set_rank(rank);
+    const std::lock_guard lock(mutex_);
+    if (pending_.size() < kMaxPending) pending_.push_back(std::move(heard));
   }
 
   void write_inbox() {

@@ -90,9 +90,9 @@ class SlurmCluster(nodes.Cluster):
     def file(self, name):
         return os.path.join(self.home, name)
 
-    def must_checkpoint(self, step, seconds=60):
+    def must_checkpoint(self, step, *options, seconds=60):
         for _ in range(50):
-            result = self.fermata("checkpoint", step, seconds=seconds)
+            result = self.fermata("checkpoint", step, *options, seconds=seconds)
             if "try again in a moment" not in result.stderr:
                 break
             time.sleep(0.1)
@@ -106,4 +106,4 @@ def run(name, description, body, seconds, count=3, slurm_config=""):
     scenario.run_scenario(f"slurm.{name}", arguments, lambda cluster, _, dice: body(cluster, dice), seconds, nodes=count)
 
 
-__all__ = ["BIN", "FERMATA", "REPOSITORY", "USER", "Failure", "check", "read", "run", "said", "wait_until"]
+__all__ = ["BIN", "FERMATA", "REPOSITORY", "USER", "Failure", "check", "nodes", "read", "run", "said", "wait_until"]

@@ -129,6 +129,9 @@ void FolderExchange::take(const wire::ExchangeDown& message) {
     case wire::ExchangeDown::kAbort:
       handlers_.aborted(message.abort().status(), message.abort().reason());
       break;
+    case wire::ExchangeDown::kEndHeard:
+      handlers_.end_heard(message.end_heard().rank());
+      break;
     case wire::ExchangeDown::kRoute:  // between coordinator and agents
     case wire::ExchangeDown::KIND_NOT_SET:
       break;

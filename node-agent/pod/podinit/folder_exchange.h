@@ -39,6 +39,8 @@ class FolderExchange final : public Exchange {
     std::function<void(uint32_t rank, Answer answer)> serve_rank;
     std::function<void(const std::string& call, Answer answer)> serve_names;
     std::function<void(int32_t status, const std::string& reason)> aborted;
+    /// The agent knows that this rank has ended.
+    std::function<void(uint32_t rank)> end_heard;
     /// A sentence about what goes wrong here.
     std::function<void(const std::string& text)> say;
   };

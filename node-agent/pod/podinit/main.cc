@@ -21,6 +21,7 @@
 #include <climits>
 #include <cstdlib>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "common/unique_fd.h"
@@ -41,6 +42,8 @@ using Clock = std::chrono::steady_clock;
 constexpr const char* kSessionFolder = "/dev/shm/.fermata";
 // Between SIGTERM and SIGKILL when the job has to end.
 constexpr std::chrono::seconds kGrace{5};
+// For an agent that is started anew to hear how the last ranks ended: nobody else could tell it.
+constexpr std::chrono::minutes kUntilHeard{1};
 // podinit itself could not do its work (as env(1) has it).
 constexpr int kFailedStatus = 125;
 constexpr std::array kForwarded{SIGINT,  SIGTERM, SIGHUP,  SIGQUIT, SIGUSR1,
@@ -131,12 +134,12 @@ class Podinit {
   Status join_exchange() {
     const std::string root = "/";
     FERMATA_TRY(make_exchange_folders(root + kExchangeOut, root + kExchangeIn));
-    exchange_.emplace(root + kExchangeOut, root + kExchangeIn, mailbox_,
-                      FolderExchange::Handlers{serve_rank, serve_names,
-                                               [this](int32_t status, const std::string& why) {
-                                                 on_aborted_elsewhere(status, why);
-                                               },
-                                               say});
+    exchange_.emplace(
+        root + kExchangeOut, root + kExchangeIn, mailbox_,
+        FolderExchange::Handlers{
+            serve_rank, serve_names,
+            [this](int32_t status, const std::string& why) { on_aborted_elsewhere(status, why); },
+            [this](uint32_t rank) { unheard_.erase(rank); }, say});
     if (context_.job.pods() > 1) context_.exchange = &*exchange_;
     return Status::ok();
   }
@@ -171,8 +174,8 @@ class Podinit {
       int status = 0;
       const pid_t pid = waitpid(-1, &status, WNOHANG);
       if (pid < 0 && errno == EINTR) continue;
-      if (pid < 0) return false;
-      if (pid == 0) return !tells_ends() || ranks_.any_running();
+      if (pid <= 0 && tells_ends()) return ranks_.any_running() || waits_to_be_heard();
+      if (pid <= 0) return pid == 0;
       const std::optional<uint32_t> rank = ranks_.ended(pid, status);
       if (!rank) continue;
       on_rank_ended(*rank);
@@ -180,7 +183,15 @@ class Podinit {
     }
   }
 
+  /// An agent that goes when no rank is left would take its knowledge of how they ended with it.
+  bool waits_to_be_heard() {
+    const Clock::time_point now = Clock::now();
+    if (!heard_by_) heard_by_ = now + kUntilHeard;
+    return !unheard_.empty() && now < *heard_by_;
+  }
+
   void tell_end(uint32_t rank, int wait_status) {
+    unheard_.insert(rank);
     // One of those that fell to another's abort: what that one said is the step's status.
     const bool fell = ending_ && abort_status_ && WIFSIGNALED(wait_status) &&
                       (WTERMSIG(wait_status) == SIGTERM || WTERMSIG(wait_status) == SIGKILL);
@@ -251,7 +262,9 @@ class Podinit {
 
   int milliseconds_to_deadline() {
     std::optional<Clock::time_point> next = context_.publisher.next_deadline();
-    if (kill_at_ && (!next || *kill_at_ < *next)) next = kill_at_;
+    for (const std::optional<Clock::time_point>& other : {kill_at_, heard_by_}) {
+      if (other && (!next || *other < *next)) next = other;
+    }
     if (!next) return -1;
     const auto left =
         std::chrono::duration_cast<std::chrono::milliseconds>(*next - Clock::now()).count() + 1;
@@ -320,6 +333,8 @@ class Podinit {
   bool ending_ = false;
   std::optional<int> abort_status_;
   std::optional<Clock::time_point> kill_at_;
+  std::set<uint32_t> unheard_;  ///< ranks that have ended
+  std::optional<Clock::time_point> heard_by_;
 };
 
 int run_podinit() {

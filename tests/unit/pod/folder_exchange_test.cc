@@ -35,6 +35,7 @@ class FolderExchangeTest : public ::testing::Test {
                                  [this](int32_t status, const std::string& why) {
                                    aborted_ = std::to_string(status) + " " + why;
                                  },
+                                 [this](uint32_t rank) { heard_.push_back(rank); },
                                  [this](const std::string& text) { said_ += text; }});
   }
 
@@ -101,6 +102,7 @@ class FolderExchangeTest : public ::testing::Test {
   std::vector<std::string> calls_;
   Exchange::Answer answer_;
   std::string aborted_;
+  std::vector<uint32_t> heard_;
   std::string said_;
 };
 
@@ -183,6 +185,17 @@ TEST_F(FolderExchangeTest, AnAbort_GoesBothWays) {
   down.mutable_abort()->set_reason("theirs");
   receive(down);
   EXPECT_EQ(aborted_, "9 theirs");
+}
+
+TEST_F(FolderExchangeTest, TheEndOfARank_StaysSaid_AndThatItWasHeardIsTold) {
+  exchange_->rank_ended(2, 9);
+  wire::ExchangeDown down;
+  down.mutable_end_heard()->set_rank(2);
+  receive(down);
+  EXPECT_THAT(heard_, ElementsAre(2));
+  const std::map<uint64_t, wire::ExchangeUp> kept = outbox();
+  ASSERT_EQ(kept.size(), 1U);
+  EXPECT_EQ(kept.begin()->second.rank_ended().rank(), 2U);
 }
 
 TEST_F(FolderExchangeTest, WhatIsNoMessage_IsSaidAndRemoved) {
