@@ -14,6 +14,13 @@ bool take(std::string_view& text, std::string& out) {
   return true;
 }
 
+/// 0 when it is none.
+uint64_t number_of(std::string_view text) {
+  uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return error == std::errc() && end == text.data() + text.size() ? value : 0;
+}
+
 }  // namespace
 
 std::string encode_stub_fields(const StubFields& fields) {
@@ -42,41 +49,41 @@ std::string_view stub_field(const StubFields& fields, std::string_view name) {
 }
 
 uint64_t stub_number(const StubFields& fields, std::string_view name) {
-  const std::string_view text = stub_field(fields, name);
-  uint64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() && end == text.data() + text.size() ? value : 0;
+  return number_of(stub_field(fields, name));
 }
 
 StubFields to_fields(const StepTask& task) {
-  return {{"kind", "task"},
-          {"job", std::to_string(task.job)},
-          {"step", std::to_string(task.step)},
-          {"start", std::to_string(task.start)},
-          {"uid", std::to_string(task.uid)},
-          {"gid", std::to_string(task.gid)},
-          {"node", std::to_string(task.node)},
-          {"nodes", std::to_string(task.nodes)},
-          {"ranks", std::to_string(task.ranks)},
-          {"here", std::to_string(task.here)},
-          {"rank", std::to_string(task.rank)},
-          {"interval_ms", std::to_string(task.interval_ms)},
-          {"dir", task.dir},
-          {"restart_dir", task.restart_dir},
-          {"restart", task.restart},
-          {"skip_done", task.skip_done ? "1" : "0"},
-          {"before_end_ms", std::to_string(task.before_end_ms)},
-          {"before_end_default", task.before_end_default ? "1" : "0"},
-          {"compress", task.compress}};
+  StubFields fields{{"kind", "task"},
+                    {"job", std::to_string(task.job)},
+                    {"step", std::to_string(task.step)},
+                    {"start", std::to_string(task.start)},
+                    {"uid", std::to_string(task.uid)},
+                    {"gid", std::to_string(task.gid)},
+                    {"node", std::to_string(task.node)},
+                    {"nodes", std::to_string(task.nodes)},
+                    {"ranks", std::to_string(task.ranks)},
+                    {"here", std::to_string(task.here)},
+                    {"rank", std::to_string(task.rank)},
+                    {"interval_ms", std::to_string(task.interval_ms)},
+                    {"dir", task.dir},
+                    {"restart_dir", task.restart_dir},
+                    {"restart", task.restart},
+                    {"skip_done", task.skip_done ? "1" : "0"},
+                    {"before_end_ms", std::to_string(task.before_end_ms)},
+                    {"before_end_default", task.before_end_default ? "1" : "0"},
+                    {"compress", task.compress}};
+  for (const gid_t group : task.groups) fields.emplace_back("group", std::to_string(group));
+  return fields;
 }
 
 std::optional<StepTask> step_task_of(const StubFields& fields) {
   bool good = true;
-  const auto small = [&](std::string_view name) {
-    const uint64_t value = stub_number(fields, name);
+  const auto small_number = [&](std::string_view text) {
+    const uint64_t value = number_of(text);
     good = good && value <= std::numeric_limits<uint32_t>::max();
     return static_cast<uint32_t>(value);
   };
+  const auto small = [&](std::string_view name) { return small_number(stub_field(fields, name)); };
   StepTask task;
   task.job = stub_number(fields, "job");
   task.step = small("step");
@@ -96,6 +103,9 @@ std::optional<StepTask> step_task_of(const StubFields& fields) {
   task.before_end_ms = stub_number(fields, "before_end_ms");
   task.before_end_default = stub_field(fields, "before_end_default") == "1";
   task.compress = stub_field(fields, "compress");
+  for (const auto& [name, value] : fields) {
+    if (name == "group") task.groups.push_back(small_number(value));
+  }
   if (!good || task.node >= task.nodes || task.rank >= task.ranks || task.here > task.ranks) {
     return std::nullopt;
   }

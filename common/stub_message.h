@@ -29,8 +29,8 @@ using StubFields = std::vector<std::pair<std::string, std::string>>;
 
 /// Where the agent listens, unless told: <run_dir>/steps.
 inline constexpr const char* kStubSocket = "/run/fermata/steps";
-/// The longest message; longer lists go in memfds.
-inline constexpr size_t kLongestStubMessage = 32768;
+/// The longest message: some thousand groups of a user. Longer lists go in memfds.
+inline constexpr size_t kLongestStubMessage = 131072;
 
 std::string encode_stub_fields(const StubFields& fields);
 /// nullopt: not what encode_stub_fields() makes.
@@ -47,7 +47,8 @@ struct StepTask {
   uint32_t start = 0;  ///< Slurm's restart count
   uid_t uid = 0;
   gid_t gid = 0;
-  uint32_t node = 0;  ///< of the step's nodes, this one
+  std::vector<gid_t> groups;  ///< besides
+  uint32_t node = 0;          ///< of the step's nodes, this one
   uint32_t nodes = 0;
   uint32_t ranks = 0;  ///< of the step
   uint32_t here = 0;   ///< of them on this node

@@ -75,7 +75,7 @@ class PodWorker {
   Status launch(const wire::LaunchOrder& launch);
   /// Answers its three orders itself.
   void restore(const wire::Order& order);
-  RestoreOrder restore_order(const wire::RestoreOrder& wanted, const Credentials& owner);
+  RestoreOrder restore_order(const wire::RestoreOrder& wanted);
   Status adopt();
   Status take_over();
   /// Ends what there is of a pod that cannot be held.

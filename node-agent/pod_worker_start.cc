@@ -71,6 +71,13 @@ Result<std::unique_ptr<StepPart>> PodWorker::step_part(bool stubs) {
   }
   record_.stubs = true;
   FERMATA_ASSIGN(StepPart part, settings_.steps->take(record_.id, record_.ranks_here()));
+  if (part.uid != record_.owner.uid) {
+    return failure(Code::kPermission,
+                   fmt::format("Slurm's step {} is another user's", to_string(record_.id.step)));
+  }
+  // A job's groups need not be those that the user has by now (sbatch --gid, newgrp).
+  record_.owner.gid = part.gid;
+  record_.owner.groups = part.groups;
   for (const TaskPart& task : part.tasks) record_.stub_processes.push_back(task.stub);
   return std::make_unique<StepPart>(std::move(part));
 }
@@ -125,7 +132,6 @@ Status PodWorker::launch(const wire::LaunchOrder& launch) {
     const wire::StepShape& shape = launch.shape();
     pod::PodSpec spec;
     spec.job = record_.id.step;
-    spec.user = owner;
     spec.ranks = shape.ranks();
     spec.pod = record_.id.pod;
     spec.pod_of_rank.assign(shape.pod_of_rank().begin(), shape.pod_of_rank().end());
@@ -136,6 +142,7 @@ Status PodWorker::launch(const wire::LaunchOrder& launch) {
     spec.group = group_spec();
     know_step(shape, owner, launch.checkpoint_dir());
     FERMATA_ASSIGN_STATUS(const std::unique_ptr<StepPart> tasks, step_part(launch.stubs()));
+    spec.user = record_.owner;
     if (tasks) {
       become_tasks(*tasks, spec);
       record_.rank_streams = kStreamsOfRank * static_cast<int>(tasks->tasks.size());
@@ -296,7 +303,7 @@ Status PodWorker::take_over() {
 
 // ---- brought back
 
-RestoreOrder PodWorker::restore_order(const wire::RestoreOrder& wanted, const Credentials& owner) {
+RestoreOrder PodWorker::restore_order(const wire::RestoreOrder& wanted) {
   RestoreOrder order;
   order.job = record_.id.step;
   order.saved = wire::from_wire(wanted.saved()).step;
@@ -304,7 +311,7 @@ RestoreOrder PodWorker::restore_order(const wire::RestoreOrder& wanted, const Cr
   order.crid = Crid{wanted.crid()};
   order.image = wanted.image();
   order.digest = wanted.digest();
-  order.owner = owner;
+  order.owner = record_.owner;
   order.node = settings_.node;
   order.stop = [this] { return queue_.stop(); };
   order.on_image = [this](const image::PodObjects& objects) -> Status {
@@ -343,11 +350,11 @@ void PodWorker::restore(const wire::Order& order) {
                           credentials_of(std::to_string(wanted.owner_uid())));
     know_step(wanted.shape(), owner, wanted.checkpoint_dir());
     FERMATA_ASSIGN_STATUS(node_, addresses_of_this_node());
-    RestoreOrder request = restore_order(wanted, owner);
+    FERMATA_ASSIGN_STATUS(const std::unique_ptr<StepPart> tasks, step_part(wanted.stubs()));
+    RestoreOrder request = restore_order(wanted);
     if (!wanted.numa().empty()) {
       FERMATA_ASSIGN_STATUS(request.numa, numa::parse_mode(wanted.numa()));
     }
-    FERMATA_ASSIGN_STATUS(const std::unique_ptr<StepPart> tasks, step_part(wanted.stubs()));
     JobStreams streams;
     if (tasks) {
       request.stdio = streams_of(*tasks);

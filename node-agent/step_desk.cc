@@ -388,6 +388,9 @@ Result<StepPart> StepDesk::take(const PodId& pod, const std::vector<uint32_t>& r
     }
   }
   if (part.tasks.empty()) return failure(Code::kInternal, "a pod without a task");
+  part.uid = step->facts.uid;
+  part.gid = step->facts.gid;
+  part.groups = step->facts.groups;
   return part;
 }
 

@@ -49,7 +49,10 @@ struct StepPart {
   ~StepPart();
 
   std::vector<TaskPart> tasks;  ///< by rank, ascending
-  pod::ModelProcess model;      ///< the first task's stub, on the processors of all
+  uid_t uid = 0;                ///< of the job, as are the groups
+  gid_t gid = 0;
+  std::vector<gid_t> groups;
+  pod::ModelProcess model;  ///< the first task's stub, on the processors of all
 };
 
 struct StepDeskEvents {

@@ -73,7 +73,7 @@ bool register_options(spank_handle* handle) {
   static std::array<struct spank_option, 8> table{
       option("checkpoint-interval", "time",
              "run steps in pods and take a checkpoint every time (30 or 30m: minutes; 90s, 2h; 0: "
-             "on request)",
+             "on request; never)",
              kInterval),
       option("checkpoint", "time", "the old name of --checkpoint-interval", kInterval),
       option("checkpoint-dir", "dir", "folder of checkpoints", kDir),
@@ -97,10 +97,14 @@ bool register_options(spank_handle* handle) {
 }
 
 Status set_option(Options& options, std::string_view name, std::string_view value) {
-  if (name == kNames[kInterval]) {
+  if (name == kNames[kInterval] && value == "never") {
+    options.interval.reset();
+    options.never = true;
+  } else if (name == kNames[kInterval]) {
     const Result<std::chrono::milliseconds> interval = parse_duration(value);
     if (!interval) return interval.error().within("--checkpoint-interval");
     options.interval = *interval;
+    options.never = false;
   } else if (name == kNames[kDir]) {
     FERMATA_TRY(check_folder("checkpoint-dir", value));
     options.dir = value;
@@ -150,16 +154,17 @@ Status complete(Options& options, const Options& defaults, Variable variable, vo
     Status set = set_option(options, which, *value);
     return set ? set : set.within(std::string("$") + name);
   };
-  FERMATA_TRY(fill(options.interval.has_value(), "SLURM_CHECKPOINT", kNames[kInterval]));
+  FERMATA_TRY(fill(options.interval || options.never, "SLURM_CHECKPOINT", kNames[kInterval]));
   FERMATA_TRY(fill(options.dir.has_value(), "SLURM_CHECKPOINT_DIR", kNames[kDir]));
   FERMATA_TRY(fill(options.restart_dir.has_value(), "SLURM_RESTART_DIR", kNames[kRestartDir]));
   FERMATA_TRY(
       fill(options.before_end.has_value(), "SLURM_CHECKPOINT_BEFORE_END", kNames[kBeforeEnd]));
+  options.asked = options.wanted();
   if (!options.before_end && defaults.before_end) {
     options.before_end = defaults.before_end;
     options.before_end_default = true;
   }
-  if (!options.interval) options.interval = defaults.interval;
+  if (!options.interval && !options.never) options.interval = defaults.interval;
   if (!options.dir) options.dir = defaults.dir;
   if (!options.restart_dir) options.restart_dir = defaults.restart_dir;
   if (!options.restart) options.restart = defaults.restart;

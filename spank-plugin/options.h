@@ -15,6 +15,8 @@ namespace fermata::spank_plugin {
 
 struct Options {
   std::optional<std::chrono::milliseconds> interval;  ///< 0: on request alone
+  bool never = false;                                 ///< no interval, whatever the site's default
+  bool asked = false;  ///< complete(): that a step is in pods is not the site's wish alone
   std::optional<std::string> dir;
   std::optional<std::string> restart_dir;
   std::optional<std::string> restart;  ///< "latest", "never" or a CRID

@@ -19,6 +19,7 @@
 #include "common/unique_fd.h"
 #include "spank-plugin/options.h"
 #include "spank-plugin/stub.h"
+#include "spank-plugin/unfit.h"
 
 #pragma GCC visibility push(default)
 extern "C" {
@@ -83,6 +84,31 @@ uint32_t restart_count(spank_t handle) {
   return std::max(told, found);
 }
 
+bool has_terminal() { return isatty(STDIN_FILENO) != 0; }
+
+/// Why this task cannot be in a pod; empty: it can.
+std::string_view why_unfit(spank_t handle, const TaskCommand& command) {
+  if (has_terminal()) return "a step with --pty cannot be held, its terminal lies outside";
+  if (is_multi_prog(command.command)) {
+    return "a step with --multi-prog cannot be held, its tasks are different programs";
+  }
+  // Each component counts its tasks from 0, and all have the step's number; srun alone knows how
+  // many there are.
+  const std::optional<std::string> all = job_variable(handle, "SLURM_STEP_NUM_TASKS");
+  if (all && strtoul(all->c_str(), nullptr, 10) != this_task.ranks) {
+    return "a step of several components cannot be held";
+  }
+  return {};
+}
+
+/// Slurm tells by itself why it cannot be executed. Nothing is executed where a set may be gone on
+/// with.
+bool is_no_program(const std::string& program) {
+  const Options& options = given_options();
+  return this_task.start == 0 && options.restart.value_or("never") == "never" &&
+         access(program.c_str(), X_OK) != 0;
+}
+
 StepTask describe(spank_t handle) {
   const Options& options = given_options();
   StepTask task;
@@ -91,6 +117,11 @@ StepTask describe(spank_t handle) {
   task.start = restart_count(handle);
   task.uid = item<uid_t>(handle, S_JOB_UID);
   task.gid = item<gid_t>(handle, S_JOB_GID);
+  gid_t* groups = nullptr;
+  int count = 0;
+  if (spank_get_item(handle, S_JOB_SUPPLEMENTARY_GIDS, &groups, &count) == ESPANK_SUCCESS) {
+    task.groups.assign(groups, groups + count);
+  }
   task.node = item<uint32_t>(handle, S_JOB_NODEID);
   task.nodes = item<uint32_t>(handle, S_JOB_NNODES);
   task.ranks = item<uint32_t>(handle, S_JOB_TOTAL_TASK_COUNT);
@@ -143,6 +174,8 @@ int init(spank_t handle, int count, char** words) {
 int init_post_opt(spank_t handle) {
   const spank_context_t context = spank_context();
   if (context == S_CTX_ALLOCATOR) {
+    // That of a requeued job in which this one is submitted: Slurm sets one's own from 1 on.
+    unsetenv("SLURM_RESTART_COUNT");
     hand_down("SBATCH_CHECKPOINT", "SLURM_CHECKPOINT");
     hand_down("SBATCH_CHECKPOINT_DIR", "SLURM_CHECKPOINT_DIR");
     hand_down("SBATCH_CHECKPOINT_BEFORE_END", "SLURM_CHECKPOINT_BEFORE_END");
@@ -179,14 +212,27 @@ int task_init_privileged(spank_t handle) {
 
 int task_init(spank_t handle) {
   if (!agent) return 0;
-  if (isatty(STDIN_FILENO) != 0) {
-    return refuse(
-        "a step with --pty cannot be held, its terminal lies outside; leave out --pty or "
-        "--checkpoint-interval");
-  }
   // srun has given each task's first word as it was typed; the rest of Slurm's order is unchanged.
+  const TaskCommand command = command_of(handle);
+  const std::string_view unfit = why_unfit(handle, command);
+  if (!unfit.empty()) {
+    // A step with --pty is more than one task's only where somebody asks for that: the others, who
+    // have no terminal, cannot tell.
+    if (!given_options().asked && (!has_terminal() || this_task.ranks == 1)) {
+      agent.reset();
+      return 0;
+    }
+    // One of its tasks says it.
+    const bool speaks = job_variable(handle, "SLURM_PROCID").value_or("0") == "0";
+    return speaks ? refuse(fmt::format("{}; --checkpoint-interval=never runs it without", unfit))
+                  : -1;
+  }
+  if (is_no_program(command.program)) {
+    agent.reset();
+    return 0;
+  }
   const Refused refused =
-      serve(*std::exchange(agent, std::nullopt), agent_socket, this_task, command_of(handle));
+      serve(*std::exchange(agent, std::nullopt), agent_socket, this_task, command);
   if (!refused.why.empty()) slurm_error("fermata: %s", refused.why.c_str());
   _exit(refused.exit_status);
 }

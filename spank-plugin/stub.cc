@@ -215,6 +215,9 @@ class Stub {
 }  // namespace
 
 Result<UniqueFd> introduce(const std::string& socket, const StepTask& task) {
+  if (encode_stub_fields(to_fields(task)).size() > kLongestStubMessage) {
+    return failure(Code::kUnsupported, "the user is in more groups than the agent can be told of");
+  }
   for (int tries = 0;; ++tries) {
     Result<UniqueFd> fd = connect_to(socket);
     if (fd) {

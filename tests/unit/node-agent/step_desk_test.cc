@@ -125,6 +125,8 @@ class StepDeskTest : public testing::Test {
     task.nodes = 1;
     task.ranks = task.here = here;
     task.rank = rank;
+    task.gid = 17;
+    task.groups = {18, 19};
     UniqueFd fd = connect_to(socket_);
     say(fd, to_fields(task));
     return fd;
@@ -213,6 +215,17 @@ TEST_F(StepDeskTest, Pod_IsAbandoned_WhenItsStubsDiedWhileNoAgentWasThere) {
   desk_->expect(kPod, {0, 1}, 0, {{0, gone, 1}, {1, gone, 1}});
   desk_->begin();
   EXPECT_TRUE(heard_.wait_for("abandoned 0"));
+}
+
+TEST_F(StepDeskTest, Pod_HasTheGroupsOfTheJob) {
+  desk_->begin();
+  const UniqueFd stub = introduced(0, 1);
+  ready(stub);
+  ASSERT_TRUE(heard_.wait_for("offer"));
+  const Result<StepPart> part = desk_->take(kPod, {0});
+  ASSERT_TRUE(part) << part.error().message();
+  EXPECT_EQ(part->gid, 17U);
+  EXPECT_EQ(part->groups, (std::vector<gid_t>{18, 19}));
 }
 
 TEST_F(StepDeskTest, Pod_RunsOn_WhileItsStubsLiveAndAreSilent) {
