@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 
@@ -30,6 +29,24 @@ void LazySpace::arrived(uint64_t now, uint64_t length) {
   missing_.remove(now, length);
 }
 
+/// UFFDIO_COPY; its errno, or 0. ENOENT: what was there is unmapped, and its event, if it has one,
+/// was read before.
+///
+/// A move (mremap) counts as under way, EAGAIN, from before it moves anything until its event is
+/// read, which nobody does while pages are put. But the kernel asks for that first, then looks for
+/// the map, and asks again only if it found it (userfaultfd_copy, mfill_atomic; Linux 6.8): a move
+/// between these says ENOENT. The second time the first question finds it.
+int LazySpace::copy_here(uffdio_copy& copy) const {
+  int error = 0;
+  for (int times = 0; times < 2; ++times) {
+    copy.copy = 0;
+    if (::ioctl(descriptor_.get(), UFFDIO_COPY, &copy) == 0) return 0;
+    error = errno;
+    if (error != ENOENT) break;
+  }
+  return error;
+}
+
 Result<Put> LazySpace::put_part(const MissingPages::Part& part, const std::byte* bytes) {
   // A call stays in one map: the program may have split what was one.
   uint64_t step = part.length;
@@ -39,13 +56,11 @@ Result<Put> LazySpace::put_part(const MissingPages::Part& part, const std::byte*
     copy.dst = part.now + done;
     copy.src = reinterpret_cast<uint64_t>(bytes + done);
     copy.len = step;
-    if (::ioctl(descriptor_.get(), UFFDIO_COPY, &copy) == 0) {
+    const int error = copy_here(copy);
+    if (error == 0) {
       arrived(copy.dst, step);
       done += step;
-      continue;
-    }
-    const int error = errno;
-    if (error == EAGAIN) {
+    } else if (error == EAGAIN) {
       const uint64_t some = copy.copy > 0 ? static_cast<uint64_t>(copy.copy) : 0;
       if (some == 0) return Put::kLater;
       arrived(copy.dst, some);

@@ -3,6 +3,7 @@
 // read as zeros: it must not be closed before all have come, or nobody runs there any more.
 #pragma once
 
+#include <linux/userfaultfd.h>
 #include <sys/types.h>
 
 #include <atomic>
@@ -46,7 +47,7 @@ class LazySpace {
   /// Its process has ended.
   bool gone() const { return gone_; }
 
-  /// Puts what is missing of the image's [from, from + bytes.size()).
+  /// Puts what is missing of the image's [from, from + bytes.size()). No events are read meanwhile.
   Result<Put> put(uint64_t from, std::span<const std::byte> bytes);
   /// The page at `address`, which was never in the image.
   Result<Put> put_zeros(uint64_t address);
@@ -54,6 +55,7 @@ class LazySpace {
   void wake(uint64_t address, uint64_t length) const;
 
  private:
+  int copy_here(uffdio_copy& copy) const;
   Result<Put> put_part(const MissingPages::Part& part, const std::byte* bytes);
   void arrived(uint64_t now, uint64_t length);
 
