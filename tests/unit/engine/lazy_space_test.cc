@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -21,7 +22,7 @@ namespace fermata::engine {
 namespace {
 
 constexpr uint64_t kPage = 4096;
-constexpr uint64_t kPages = 2048;
+constexpr uint64_t kPages = 256;
 constexpr uint64_t kLength = kPages * kPage;
 
 /// Between the program and us.
@@ -29,6 +30,7 @@ struct Told {
   std::atomic<int> descriptor{-1};  ///< its userfaultfd; below -1: it failed
   std::atomic<uint64_t> from{0};    ///< where its pages are at first
   std::atomic<bool> taken{false};   ///< we have the descriptor
+  std::atomic<uint64_t> puts{0};    ///< pages that are there
   std::atomic<bool> stop{false};
   std::atomic<bool> stopped{false};  ///< moves no more
   std::atomic<bool> look{false};     ///< all are to be there
@@ -45,8 +47,8 @@ void wait_for(const std::atomic<bool>& flag) {
   ::_exit(status);
 }
 
-/// A program of one thread that moves its pages to and fro, then looks at them. Never returns; ends
-/// by 0 if each page is its own.
+/// A program of one thread that moves its pages to and fro, after each that has come, then looks at
+/// them. Never returns; ends by 0 if each page is its own.
 [[noreturn]] void move_and_look(Told& told) {
   ::alarm(120);
   constexpr int kWritable = PROT_READ | PROT_WRITE;
@@ -71,10 +73,12 @@ void wait_for(const std::atomic<bool>& flag) {
   wait_for(told.taken);
   ::close(descriptor);
   while (!told.stop) {
+    const uint64_t puts = told.puts;
     if (::mremap(here, kLength, kLength, MREMAP_MAYMOVE | MREMAP_FIXED, there) != there) {
       ::_exit(15);
     }
     std::swap(here, there);
+    while (told.puts == puts && !told.stop) ::sched_yield();
   }
   told.stopped = true;
   wait_for(told.look);
@@ -96,7 +100,11 @@ class Listener {
     end_ = true;
     thread_.join();
   }
-  std::shared_mutex& moving() { return moving_; }
+  /// To be held while pages are put.
+  std::shared_lock<std::shared_mutex> still() {
+    while (hearing_) ::usleep(10);
+    return std::shared_lock(moving_);
+  }
   uint64_t moves() const { return moves_; }
 
  private:
@@ -104,7 +112,9 @@ class Listener {
     while (!end_) {
       pollfd wait{space_.descriptor(), POLLIN, 0};
       if (::poll(&wait, 1, 10) <= 0) continue;
+      hearing_ = true;
       const std::unique_lock lock(moving_);
+      hearing_ = false;
       uffd_msg message{};
       while (::read(space_.descriptor(), &message, sizeof message) == sizeof message) {
         if (message.event != UFFD_EVENT_REMAP) continue;
@@ -117,26 +127,28 @@ class Listener {
 
   LazySpace& space_;
   std::shared_mutex moving_;
+  std::atomic<bool> hearing_{false};  ///< it waits for moving_
   std::atomic<uint64_t> moves_{0};
   std::atomic<bool> end_{false};
   std::thread thread_;
 };
 
 /// Puts the image's pages one by one, whatever moves.
-void put_all(LazySpace& space, Listener& listener, uint64_t from) {
+void put_all(LazySpace& space, Listener& listener, uint64_t from, Told& told) {
   std::array<std::byte, kPage> bytes{};
   for (uint64_t page = 0; page < kPages; ++page) {
     const uint64_t word = word_of(page);
     std::memcpy(bytes.data(), &word, sizeof word);
     for (;;) {
       {
-        const std::shared_lock lock(listener.moving());
+        const auto lock = listener.still();
         const Result<Put> put = space.put(from + page * kPage, bytes);
         ASSERT_TRUE(put) << put.error().message();
         if (*put == Put::kDone) break;
       }
       std::this_thread::sleep_for(std::chrono::microseconds(10));
     }
+    ++told.puts;
   }
 }
 
@@ -146,7 +158,7 @@ TEST(LazySpace, LosesNoPage_WhenItsMapIsMovedWhilePagesArePut) {
   void* shared =
       ::mmap(nullptr, sizeof(Told), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(shared, MAP_FAILED);
-  for (int round = 0; round < 4; ++round) {
+  for (int round = 0; round < 16; ++round) {
     auto& told = *new (shared) Told;
     const pid_t program = ::fork();
     ASSERT_GE(program, 0);
@@ -163,7 +175,7 @@ TEST(LazySpace, LosesNoPage_WhenItsMapIsMovedWhilePagesArePut) {
       Listener listener(space);
       told.taken = true;
       while (listener.moves() == 0) ::usleep(100);
-      put_all(space, listener, told.from);
+      put_all(space, listener, told.from, told);
       told.stop = true;
       wait_for(told.stopped);
       EXPECT_TRUE(space.missing().empty());
