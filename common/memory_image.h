@@ -40,6 +40,12 @@ struct Extent {
   bool operator==(const Extent&) const = default;
 };
 
+/// Where bytes are to be read from, and to.
+struct MemoryPiece {
+  uint64_t address = 0;
+  std::span<std::byte> out;
+};
+
 /// Reads the bytes behind extents of kind kHere. Implementations may be read from several threads
 /// at once.
 class MemorySource {
@@ -52,6 +58,11 @@ class MemorySource {
   /// Fills `out` with the bytes at [address, address + out.size()), which lie inside one kHere
   /// extent.
   virtual Status read(uint64_t address, std::span<std::byte> out) const = 0;
+  /// Many small pieces, each as read() takes them.
+  virtual Status read_scattered(std::span<const MemoryPiece> pieces) const {
+    for (const MemoryPiece& piece : pieces) FERMATA_TRY(read(piece.address, piece.out));
+    return Status::ok();
+  }
 
   /// Many reads into `buffer`, which outlives them, will follow: a source that knows a shorter way
   /// there may make ready for it. On the thread that made the source, before any read; what fails

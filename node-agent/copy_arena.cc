@@ -17,7 +17,8 @@ namespace fermata::node_agent {
 namespace {
 
 constexpr uint64_t kHugePage = 2U << 20;
-constexpr uint64_t kChunk = 4U << 20;  // small enough to share work evenly, large against a call
+constexpr uint64_t kSmall = 64U << 10;  // a call costs as much as copying that
+constexpr uint64_t kChunk = 4U << 20;   // small enough to share work evenly, large against a call
 
 /// The copy of one region: extents lie one after the other in the arena.
 class CopiedSource final : public MemorySource {
@@ -55,11 +56,27 @@ class CopiedSource final : public MemorySource {
   const std::byte* next_;
 };
 
+/// Pieces that one thread reads in one go: a large one, or some small ones.
 struct Chunk {
-  const MemorySource* source;
-  uint64_t address;
-  std::span<std::byte> out;
+  const MemorySource* source = nullptr;
+  std::vector<MemoryPiece> pieces;
 };
+
+Status read_chunk(const Chunk& chunk) {
+  if (chunk.pieces.size() > 1) return chunk.source->read_scattered(chunk.pieces);
+  return chunk.source->read(chunk.pieces.front().address, chunk.pieces.front().out);
+}
+
+/// Adds a piece to the last chunk, if both are of small ones.
+void add_piece(std::vector<Chunk>& chunks, const MemorySource* source, const MemoryPiece& piece,
+               bool scattered) {
+  constexpr size_t kMostPieces = 512;
+  const bool joins = scattered && piece.out.size() < kSmall && !chunks.empty() &&
+                     chunks.back().source == source && chunks.back().pieces.size() < kMostPieces &&
+                     chunks.back().pieces.front().out.size() < kSmall;
+  if (!joins) chunks.push_back({source, {}});
+  chunks.back().pieces.push_back(piece);
+}
 
 Status copy_chunks(const std::vector<Chunk>& chunks, unsigned threads) {
   std::atomic<size_t> next{0};
@@ -67,7 +84,7 @@ Status copy_chunks(const std::vector<Chunk>& chunks, unsigned threads) {
   Status failure;  // the first; guarded by mutex
   const auto work = [&] {
     for (size_t i = next++; i < chunks.size(); i = next++) {
-      Status read = chunks[i].source->read(chunks[i].address, chunks[i].out);
+      Status read = read_chunk(chunks[i]);
       if (read) continue;
       const std::lock_guard lock(mutex);
       if (failure) failure = std::move(read);
@@ -114,7 +131,7 @@ Status CopyArena::warm(uint64_t bytes) {
 }
 
 Result<std::vector<MemoryRegion>> CopyArena::copy(const std::vector<MemoryRegion>& regions,
-                                                  unsigned threads) {
+                                                  unsigned threads, bool scattered) {
   uint64_t total = 0;
   for (const MemoryRegion& region : regions) total += region.bytes_here();
   FERMATA_TRY_RESULT(grow(total));
@@ -129,7 +146,8 @@ Result<std::vector<MemoryRegion>> CopyArena::copy(const std::vector<MemoryRegion
       copied->add(extent);
       for (uint64_t done = 0; done < extent.length; done += kChunk) {
         const uint64_t length = std::min(kChunk, extent.length - done);
-        chunks.push_back({region.source.get(), extent.address + done, {next + done, length}});
+        add_piece(chunks, region.source.get(), {extent.address + done, {next + done, length}},
+                  scattered);
       }
       next += extent.length;
     }

@@ -22,9 +22,9 @@ class CopyArena {
   Status warm(uint64_t bytes);
 
   /// Copies what is here of `regions`. The result reads from the arena: until the next call or the
-  /// end of the arena.
-  Result<std::vector<MemoryRegion>> copy(const std::vector<MemoryRegion>& regions,
-                                         unsigned threads);
+  /// end of the arena. `scattered`: small pieces by MemorySource::read_scattered().
+  Result<std::vector<MemoryRegion>> copy(const std::vector<MemoryRegion>& regions, unsigned threads,
+                                         bool scattered = false);
 
   /// The copy is not needed any more. The pages stay ours as long as nobody else wants them
   /// (MADV_FREE, madvise(2)).

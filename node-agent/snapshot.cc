@@ -176,7 +176,9 @@ Result<std::vector<MemoryRegion>> Snapshot::twins(engine::FrozenPod& pod,
 }
 
 Result<std::vector<MemoryRegion>> Snapshot::copy(const engine::FrozenPod& pod) {
-  return arena_.copy(pod.memory(), kThreads);
+  // Which may cost the pod as much again.
+  const bool scattered = bytes_here(pod.memory()) <= need_.room_of_pod;
+  return arena_.copy(pod.memory(), kThreads, scattered);
 }
 
 }  // namespace fermata::node_agent

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 
 #include "node-agent/engine/map_flags.h"
 
@@ -91,6 +92,12 @@ class MapRecorder {
 
   // Shared anonymous memory, memfds, deleted files, AIO rings and plain files.
   Status backed(const Map& map, image::Vma& out) {
+    // A library has several maps in a row.
+    if (last_file_ && last_file_->device == map.device && last_file_->inode == map.inode &&
+        last_file_->map_name == map.name) {
+      put_file(*last_file_, map, out);
+      return Status::ok();
+    }
     const std::string link =
         fmt::format("/proc/{}/map_files/{:x}-{:x}", process_.pid, map.start, map.end);
     FERMATA_ASSIGN_STATUS(const std::string name, read_link(link));
@@ -117,13 +124,27 @@ class MapRecorder {
     if (!names(name, mapped)) {
       return cannot(map, "is of a file that its path no longer leads to inside the pod");
     }
-    out.set_backing(image::Vma::FILE);
-    out.set_path(name);
-    out.set_file_size(static_cast<uint64_t>(mapped.st_size));
-    out.set_file_mtime_sec(mapped.st_mtim.tv_sec);
-    out.set_file_mtime_nsec(mapped.st_mtim.tv_nsec);
-    out.set_file_writable(map.shared && map.has_flag("mw"));
+    last_file_ = {map.device, map.inode, map.name, name, mapped};
+    put_file(*last_file_, map, out);
     return Status::ok();
+  }
+
+  /// A file that its path leads to.
+  struct NamedFile {
+    uint64_t device;
+    uint64_t inode;
+    std::string map_name;  ///< as /proc/PID/maps writes it
+    std::string name;
+    struct stat status;
+  };
+
+  static void put_file(const NamedFile& file, const Map& map, image::Vma& out) {
+    out.set_backing(image::Vma::FILE);
+    out.set_path(file.name);
+    out.set_file_size(static_cast<uint64_t>(file.status.st_size));
+    out.set_file_mtime_sec(file.status.st_mtim.tv_sec);
+    out.set_file_mtime_nsec(file.status.st_mtim.tv_nsec);
+    out.set_file_writable(map.shared && map.has_flag("mw"));
   }
 
   using SharedObjectKind = image::SharedObject::Kind;
@@ -153,6 +174,7 @@ class MapRecorder {
   pid_t init_;
   SharedObjectRecorder& recorder_;
   const PageFinder& finder_;
+  std::optional<NamedFile> last_file_;
 };
 
 }  // namespace

@@ -3,9 +3,11 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "common/extents.h"
@@ -118,6 +120,28 @@ Status ProcessMemorySource::read(uint64_t address, std::span<std::byte> out) con
                                                             address + done, pid_));
     }
     done += static_cast<size_t>(n);
+  }
+  return Status::ok();
+}
+
+Status ProcessMemorySource::read_scattered(std::span<const MemoryPiece> pieces) const {
+  constexpr size_t kMost = 512;
+  std::array<iovec, kMost> there{};
+  std::array<iovec, kMost> here{};
+  while (!pieces.empty()) {
+    const std::span<const MemoryPiece> some = pieces.first(std::min(kMost, pieces.size()));
+    pieces = pieces.subspan(some.size());
+    size_t bytes = 0;
+    for (size_t i = 0; i < some.size(); ++i) {
+      there.at(i) = {reinterpret_cast<void*>(some[i].address), some[i].out.size()};
+      here.at(i) = {some[i].out.data(), some[i].out.size()};
+      bytes += some[i].out.size();
+    }
+    const ssize_t got =
+        ::process_vm_readv(pid_, here.data(), some.size(), there.data(), some.size(), 0);
+    if (got == static_cast<ssize_t>(bytes)) continue;
+    // What the program itself may not read.
+    FERMATA_TRY(MemorySource::read_scattered(some));
   }
   return Status::ok();
 }

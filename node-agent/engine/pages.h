@@ -41,6 +41,9 @@ class ProcessMemorySource : public MemorySource {
   explicit ProcessMemorySource(pid_t pid, UniqueFd memory)
       : pid_(pid), memory_(std::move(memory)) {}
   Status read(uint64_t address, std::span<std::byte> out) const override;
+  /// By process_vm_readv(2), a quarter of the time. It pins the pages, and so gives the process one
+  /// of its own for each that it shares with a child or parent and did not write since.
+  Status read_scattered(std::span<const MemoryPiece> pieces) const override;
 
  private:
   pid_t pid_;

@@ -2,10 +2,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <vector>
 
+#include "node-agent/engine/pages.h"
 #include "node-agent/memory_room.h"
 
 namespace fermata::node_agent {
@@ -47,6 +49,34 @@ void expect_pattern(const MemoryRegion& region, uint64_t address, size_t length)
 }
 
 constexpr uint64_t kMiB = 1U << 20;
+
+TEST(CopyArena, ScatteredPagesOfAProcess_AreCopiedAlsoWhereItMayNotReadThem) {
+  constexpr size_t kPages = 3000;
+  void* room = ::mmap(nullptr, kPages * kPageSize, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(room, MAP_FAILED);
+  auto* bytes = static_cast<unsigned char*>(room);
+  const auto start = reinterpret_cast<uint64_t>(room);
+  std::vector<Extent> extents;
+  for (size_t page = 0; page < kPages; page += 2) {
+    bytes[page * kPageSize] = static_cast<unsigned char>(page / 2);
+    bytes[(page + 1) * kPageSize - 1] = static_cast<unsigned char>(page / 7);
+    extents.push_back({start + page * kPageSize, kPageSize, Where::kHere});
+  }
+  ASSERT_EQ(::mprotect(bytes + 1000 * kPageSize, 2 * kPageSize, PROT_NONE), 0);
+  const auto source = engine::ProcessMemorySource::open(::getpid());
+  ASSERT_TRUE(source);
+  CopyArena arena;
+  const auto copies = arena.copy({{{MemoryId::Kind::kProcess, 1}, extents, *source}}, 2, true);
+  ASSERT_TRUE(copies) << copies.error().message();
+  for (size_t page = 0; page < kPages; page += 2) {
+    std::vector<std::byte> copied(kPageSize);
+    ASSERT_TRUE(copies->front().source->read(start + page * kPageSize, copied));
+    ASSERT_EQ(copied.front(), static_cast<std::byte>(page / 2)) << page;
+    ASSERT_EQ(copied.back(), static_cast<std::byte>(page / 7)) << page;
+  }
+  ::munmap(room, kPages * kPageSize);
+}
 
 TEST(CopyArena, CopyReadsAsTheOriginal_ForEveryNumberOfThreads) {
   const std::vector<MemoryRegion> regions{region_of(1, {{0x10000, 3 * kPageSize, Where::kHere},
