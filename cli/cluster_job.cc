@@ -138,9 +138,15 @@ class Vigil {
       request.set_job(job_.job());
       request.set_step(job_.step());
       request.set_signal(static_cast<int>(info.ssi_signo));
-      if (const Status sent = access_.client().signal(request); !sent) {
-        say("the signal did not reach the job: " + sent.message());
+      const Status sent = access_.client().signal(request);
+      if (sent.code() == Code::kTimeout) {
+        say(fmt::format("whether signal {} has reached all of the job is not known yet: {}",
+                        info.ssi_signo, sent.message()));
+      } else if (!sent) {
+        say(fmt::format("signal {} did not reach all of the job: {}", info.ssi_signo,
+                        sent.message()));
       }
+      if (interrupted_ && info.ssi_signo == SIGINT) interrupted_ = std::chrono::steady_clock::now();
     }
   }
 

@@ -13,6 +13,7 @@
 #include "common/log.h"
 #include "proto/channel.h"
 #include "proto/control.grpc.pb.h"
+#include "proto/outcome.h"
 #include "proto/protocol.h"
 
 namespace fermata::cli {
@@ -25,6 +26,8 @@ using std::chrono::seconds;
 
 /// How long an answer may take. What the coordinator gives a deadline itself has more here.
 constexpr seconds kForLists = seconds(30);
+/// Who sent it can do nothing else meanwhile: less than until a node counts as lost.
+constexpr seconds kForSignals = seconds(5);
 constexpr seconds kForLaunch = minutes(5);
 constexpr seconds kForAble = minutes(15);
 constexpr seconds kForSets = hours(2);
@@ -88,8 +91,8 @@ Result<wire::WaitReply> ControlClient::wait(const wire::JobRequest& request) {
 }
 
 Status ControlClient::signal(const wire::SignalRequest& request) {
-  const auto reply = parts_->call(wire::kSignal, &Parts::Stub::Signal, request, kForLists);
-  return reply ? Status::ok() : reply.error();
+  const auto reply = parts_->call(wire::kSignal, &Parts::Stub::Signal, request, kForSignals);
+  return reply ? wire::to_status(reply->outcome()) : reply.error();
 }
 
 Result<wire::CheckpointReply> ControlClient::checkpoint(const wire::CheckpointRequest& request) {

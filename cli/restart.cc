@@ -1,6 +1,5 @@
 // fermata restart: brings a job back from a committed set and holds it to its end.
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -36,21 +35,6 @@ struct Options {
   ClusterOptions cluster;
   TrackOptions track;
 };
-
-/// A job becomes what the owner of its manifest is, whatever stands in it: who could write that
-/// file could run programs as that user anyway.
-Status check_owner(const coord::ChosenSet& set, const Credentials& owner) {
-  const std::filesystem::path manifest = set.folder / "set.json";
-  struct stat status {};
-  if (lstat(manifest.c_str(), &status) != 0) return errno_status(errno, manifest.string());
-  if (!S_ISREG(status.st_mode)) {
-    return {Code::kDamaged, fmt::format("{}: not a regular file", manifest.string())};
-  }
-  if (status.st_uid == owner.uid) return {};
-  return {Code::kPermission,
-          fmt::format("{}: belongs to user {}, not to {}; root may restart it with --user",
-                      manifest.string(), status.st_uid, owner.name)};
-}
 
 Result<int> restart(const Invocation& invocation, const Options& options) {
   SessionOptions session;
@@ -111,7 +95,13 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
                             storage::printable(settled.message())));
   }
   FERMATA_ASSIGN(const coord::ChosenSet set, coordinator.choose(wanted, crid));
-  if (options.user.empty()) FERMATA_TRY_RESULT(check_owner(set, owner));
+  if (options.user.empty()) {
+    const Status owned = coord::check_owner(set, owner);
+    if (owned.code() == Code::kPermission) {
+      return failure(Code::kPermission, owned.message() + "; root may restart it with --user");
+    }
+    if (!owned) return Failure(owned);
+  }
   if (set.manifest.images.size() != 1) {
     return failure(Code::kUnsupported,
                    fmt::format("set {} has {} pods; this version restarts sets "

@@ -1,8 +1,10 @@
 #include "coord/coordinator.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
+#include <cerrno>
 
 #include "common/file_util.h"
 #include "common/log.h"
@@ -106,6 +108,20 @@ Status committed_still(const std::filesystem::path& folder) {
 
 }  // namespace
 
+Status check_owner(const ChosenSet& set, const Credentials& owner) {
+  const std::filesystem::path manifest = set.folder / "set.json";
+  struct stat status {};
+  const Result<FsCredentialScope> scope = FsCredentialScope::enter(owner);
+  if (!scope) return scope.error();
+  if (lstat(manifest.c_str(), &status) != 0) return errno_status(errno, manifest.native());
+  if (!S_ISREG(status.st_mode)) {
+    return {Code::kDamaged, fmt::format("{}: not a regular file", manifest.native())};
+  }
+  if (status.st_uid == owner.uid) return Status::ok();
+  return {Code::kPermission, fmt::format("{}: belongs to user {}, not to {}", manifest.native(),
+                                         status.st_uid, owner.name)};
+}
+
 Coordinator::Coordinator(std::filesystem::path dir, Credentials owner, CridSource* crids)
     : dir_(std::move(dir)), owner_(std::move(owner)), crids_(crids) {
   const Result<FsCredentialScope> scope = FsCredentialScope::enter(owner_);
@@ -116,17 +132,22 @@ Coordinator::Coordinator(std::filesystem::path dir, Credentials owner, CridSourc
 
 Status Coordinator::make_folder() {
   FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
+  FERMATA_ASSIGN_STATUS([[maybe_unused]] const Ledger ledger, open_folder());
+  return {};
+}
+
+Result<Ledger> Coordinator::open_folder() {
   std::error_code ignored;
   if (folder_expected_ && !std::filesystem::is_directory(dir_, ignored)) {
-    return {Code::kStorage,
-            fmt::format("{}: the checkpoint folder is gone, or is no folder", dir_.string())};
+    return failure(Code::kStorage, fmt::format("{}: the checkpoint folder is gone, or is no folder",
+                                               dir_.string()));
   }
-  if (!folder_expected_) FERMATA_TRY(make_directories(dir_, 0700));
+  if (!folder_expected_) FERMATA_TRY_RESULT(make_directories(dir_, 0700));
   folder_expected_ = true;
-  FERMATA_ASSIGN_STATUS([[maybe_unused]] const Ledger ledger,
-                        ledger_expected_ ? Ledger::open(dir_) : Ledger::open_or_create(dir_));
+  FERMATA_ASSIGN(Ledger ledger,
+                 ledger_expected_ ? Ledger::open(dir_) : Ledger::open_or_create(dir_));
   ledger_expected_ = true;
-  return {};
+  return ledger;
 }
 
 Result<uint64_t> Coordinator::next_job(uint64_t minimum) const {
@@ -152,9 +173,12 @@ Result<storage::Pruned> Coordinator::prune(JobStep job, uint32_t keep, bool dry_
 Status Coordinator::settle_attempts(JobStep job) const {
   FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
   FERMATA_ASSIGN_STATUS(Ledger ledger, Ledger::open(dir_));
-  FERMATA_ASSIGN_STATUS(const std::vector<LedgerSet> sets, ledger.sets(job));
-  for (const LedgerSet& set : sets) {
-    if (set.state != SetState::kAttempt) continue;
+  return settle_attempts(ledger, job);
+}
+
+Status Coordinator::settle_attempts(Ledger& ledger, JobStep job) const {
+  FERMATA_ASSIGN_STATUS(const std::vector<LedgerSet> attempts, ledger.attempts(job));
+  for (const LedgerSet& set : attempts) {
     const std::filesystem::path folder = storage::set_folder(dir_, set.job, set.crid);
     // The manifest decides: an agent that died after it was durable had committed the set.
     const Result<Manifest> manifest = storage::read_manifest(folder);
@@ -234,10 +258,9 @@ TriedSet Coordinator::try_set(const JobDescription& job, std::span<Agent* const>
 
   // The CRID is durable before anything is made under it.
   const auto begin = [&]() -> Status {
-    FERMATA_TRY(make_folder());
-    FERMATA_TRY(settle_attempts(job.job));
     FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(owner_));
-    FERMATA_ASSIGN_STATUS(Ledger ledger, Ledger::open(dir_));
+    FERMATA_ASSIGN_STATUS(Ledger ledger, open_folder());
+    FERMATA_TRY(settle_attempts(ledger, job.job));
     parent = parent_for(ledger, job);
     if (parent) order.parent = parent->crid;
     FERMATA_ASSIGN_STATUS(order.crid, begin_attempt(ledger, job, order.parent));

@@ -71,6 +71,10 @@ struct ChosenSet {
   std::filesystem::path folder;
 };
 
+/// A job becomes what the owner of its manifest is, whatever stands in it, as who could write that
+/// file could run programs as that user anyway. kPermission: it is not `owner`.
+Status check_owner(const ChosenSet& set, const Credentials& owner);
+
 class Coordinator {
  public:
   /// `dir`: the checkpoint folder; one that exists now is expected to be there for every set: what
@@ -111,6 +115,9 @@ class Coordinator {
   Status settle_attempts(JobStep job) const;
 
  private:
+  /// Both with the owner's rights.
+  Result<storage::Ledger> open_folder();
+  Status settle_attempts(storage::Ledger& ledger, JobStep job) const;
   TriedSet try_set(const JobDescription& job, std::span<Agent* const> agents, bool end_job,
                    Time requested, LeavingJudge& connections);
   /// The set that one taken now may build on, if any.

@@ -66,7 +66,7 @@ std::vector<wire::ExchangeDown> ExchangeBoard::attached(uint32_t pod) const {
   return downs;
 }
 
-std::vector<wire::ExchangeDown> ExchangeBoard::abort(int32_t status, const std::string& reason) {
+ExchangeBoard::Downs ExchangeBoard::abort(int32_t status, const std::string& reason) {
   if (!aborted_) {
     aborted_.emplace();
     aborted_->set_status(status);

@@ -53,10 +53,6 @@ class ExchangeBoard {
   /// What a pod whose agent is attached anew may have missed and does not ask for by itself.
   std::vector<wire::ExchangeDown> attached(uint32_t pod) const;
 
-  /// Ends the step in all its pods (a pod is lost, an order of the user's). The first call, or the
-  /// first pod that aborts, decides the status.
-  std::vector<wire::ExchangeDown> abort(int32_t status, const std::string& reason);
-
   /// A pod has ended, well or not: who asks it for something has no answer to wait for.
   std::vector<wire::ExchangeDown> pod_ended(uint32_t pod);
 
@@ -65,6 +61,10 @@ class ExchangeBoard {
 
  private:
   using Downs = std::vector<wire::ExchangeDown>;
+
+  /// Ends the step in all its pods. The first call, or the first pod that aborts, decides the
+  /// status.
+  Downs abort(int32_t status, const std::string& reason);
 
   /// One collective under way: parts by pod, and who said them. The answer goes back the way they
   /// came: to a pod, or to an agent that relays for several, under the number of its first pod.

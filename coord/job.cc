@@ -214,23 +214,6 @@ void Job::wait(Requests::Respond<wire::WaitReply> respond) {
   respond(std::move(reply));
 }
 
-void Job::signal(int signo) {
-  std::vector<std::pair<std::string, PodId>> pods;
-  {
-    const std::lock_guard lock(mutex_);
-    for (uint32_t i = 0; i < missing_.size(); ++i) {
-      const stored::Pod& pod = record_.pods(static_cast<int>(i));
-      if (!pod.ended()) pods.emplace_back(pod.node(), pod_of(record_, i));
-    }
-  }
-  for (const auto& [node, pod] : pods) {
-    wire::Order order;
-    *order.mutable_pod() = to_wire(pod);
-    order.mutable_signal()->set_signal(signo);
-    context_.fleet.send(node, std::move(order), [](const Result<wire::Done>&) {});
-  }
-}
-
 wire::JobInfo Job::info() const {
   const std::lock_guard lock(mutex_);
   wire::JobInfo info;

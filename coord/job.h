@@ -83,7 +83,8 @@ class Job {
 
   // What is asked. Who asks was checked.
   void wait(Requests::Respond<wire::WaitReply> respond);
-  void signal(int signo);
+  /// Answered when every pod that runs has it, or cannot have it.
+  void signal(int signo, Requests::Respond<wire::SignalReply> respond);
   void checkpoint(const wire::CheckpointRequest& request,
                   Requests::Respond<wire::CheckpointReply> respond);
   void able(Requests::Respond<wire::AbleReply> respond);

@@ -1,13 +1,75 @@
-// What stands between a job and its sets, and sets that end it so that it goes on elsewhere.
+// Signals to a job, what stands between it and its sets, and sets that end it so that it goes on
+// elsewhere.
 #include <fmt/format.h>
 
 #include <csignal>
 #include <ctime>
+#include <memory>
+#include <mutex>
+#include <utility>
 
 #include "coord/job.h"
+#include "coord/wire.h"
 #include "proto/outcome.h"
 
 namespace fermata::coord {
+namespace {
+
+/// What the pods say of a signal. The last of them answers who sent it.
+class SignalAnswers {
+ public:
+  SignalAnswers(size_t pods, Requests::Respond<wire::SignalReply> respond)
+      : open_(pods), respond_(std::move(respond)) {}
+
+  void note(const std::string& pod, const Status& status) {
+    const std::unique_lock lock(mutex_);
+    if (!status) {
+      const std::string before = failed_ ? std::string() : failed_.message() + "; ";
+      failed_ = {failed_ ? status.code() : failed_.code(),
+                 fmt::format("{}{}: {}", before, pod, status.message())};
+    }
+    if (--open_ != 0) return;
+    wire::SignalReply reply;
+    *reply.mutable_outcome() = wire::to_outcome(failed_);
+    respond_(std::move(reply));
+  }
+
+ private:
+  std::mutex mutex_;
+  size_t open_;
+  Status failed_;
+  Requests::Respond<wire::SignalReply> respond_;
+};
+
+}  // namespace
+
+void Job::signal(int signo, Requests::Respond<wire::SignalReply> respond) {
+  std::vector<std::pair<std::string, PodId>> pods;
+  {
+    const std::lock_guard lock(mutex_);
+    for (uint32_t i = 0; i < missing_.size(); ++i) {
+      const stored::Pod& pod = record_.pods(static_cast<int>(i));
+      if (!pod.ended()) pods.emplace_back(pod.node(), pod_of(record_, i));
+    }
+  }
+  if (pods.empty()) {
+    wire::SignalReply reply;
+    *reply.mutable_outcome() = wire::to_outcome(
+        {Code::kGone, fmt::format("all pods of job {} have ended", to_string(step_))});
+    return respond(std::move(reply));
+  }
+  const auto answers = std::make_shared<SignalAnswers>(pods.size(), std::move(respond));
+  for (const auto& [node, pod] : pods) {
+    wire::Order order;
+    *order.mutable_pod() = to_wire(pod);
+    order.mutable_signal()->set_signal(signo);
+    context_.fleet.send(
+        node, std::move(order),
+        [answers, name = fmt::format("pod {} on {}", pod.pod, node)](Result<wire::Done> done) {
+          answers->note(name, done ? wire::to_status(done->outcome()) : done.error());
+        });
+  }
+}
 
 Status Job::idle() const {
   if (state_ != State::kCheckpointing && sets_asked_ == 0) return Status::ok();

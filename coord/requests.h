@@ -32,7 +32,7 @@ class Requests {
 
   virtual void run(const Caller&, const wire::RunRequest&, Respond<wire::RunReply>) = 0;
   virtual void wait(const Caller&, const wire::JobRequest&, Respond<wire::WaitReply>) = 0;
-  virtual void signal(const Caller&, const wire::SignalRequest&, Respond<wire::Empty>) = 0;
+  virtual void signal(const Caller&, const wire::SignalRequest&, Respond<wire::SignalReply>) = 0;
   virtual void checkpoint(const Caller&, const wire::CheckpointRequest&,
                           Respond<wire::CheckpointReply>) = 0;
   virtual void able(const Caller&, const wire::JobRequest&, Respond<wire::AbleReply>) = 0;

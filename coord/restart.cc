@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <netinet/in.h>
-#include <sys/stat.h>
 
 #include <map>
 
@@ -39,17 +38,6 @@ Failure no_step(const storage::Manifest& manifest, std::string_view what) {
 }
 
 }  // namespace
-
-Status check_owner(const ChosenSet& set, const Credentials& owner) {
-  const std::filesystem::path manifest = set.folder / "set.json";
-  struct stat status {};
-  const Result<FsCredentialScope> scope = FsCredentialScope::enter(owner);
-  if (!scope) return scope.error();
-  if (lstat(manifest.c_str(), &status) != 0) return errno_status(errno, manifest.native());
-  if (S_ISREG(status.st_mode) && status.st_uid == owner.uid) return Status::ok();
-  return {Code::kPermission,
-          fmt::format("{}: is no file of user {}'s", manifest.native(), owner.name)};
-}
 
 Result<stored::Job> record_of(const storage::Manifest& manifest, const stored::Job* known) {
   stored::Job record;

@@ -25,10 +25,6 @@ struct RestartDeadlines {
 /// no whole step.
 Result<stored::Job> record_of(const storage::Manifest& manifest, const stored::Job* known);
 
-/// A job becomes what the owner of its manifest is, whatever stands in it: kPermission where that
-/// is not `owner`.
-Status check_owner(const ChosenSet& set, const Credentials& owner);
-
 /// Old to new addresses of all pods in one table, but for those that mean something else on each
 /// node. Where two pods say different things of a whole host, or of a UDP port that they shared,
 /// the first is heard; kConflict: of a TCP port.

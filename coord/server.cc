@@ -193,7 +193,7 @@ struct Server::Parts final : wire::Coordinator::CallbackService {
     return take<wire::JobRequest>(context, message, reply, wire::kWait,
                                   std::bind_front(&Requests::wait, requests));
   }
-  Unary* Signal(Context* context, const wire::Signed* message, wire::Empty* reply) override {
+  Unary* Signal(Context* context, const wire::Signed* message, wire::SignalReply* reply) override {
     return take<wire::SignalRequest>(context, message, reply, wire::kSignal,
                                      std::bind_front(&Requests::signal, requests));
   }

@@ -220,12 +220,16 @@ void Service::wait(const Caller& caller, const wire::JobRequest& request,
 }
 
 void Service::signal(const Caller& caller, const wire::SignalRequest& request,
-                     Respond<wire::Empty> respond) {
+                     Respond<wire::SignalReply> respond) {
   const Result<std::shared_ptr<Job>> job = job_of(caller, {request.job(), request.step()});
-  if (job && request.signal() > 0 && request.signal() <= SIGRTMAX) {
-    (*job)->signal(request.signal());
+  Status status = job ? Status::ok() : job.error();
+  if (status && (request.signal() <= 0 || request.signal() > SIGRTMAX)) {
+    status = {Code::kUsage, fmt::format("there is no signal {}", request.signal())};
   }
-  respond({});
+  if (status) return (*job)->signal(request.signal(), std::move(respond));
+  wire::SignalReply reply;
+  *reply.mutable_outcome() = wire::to_outcome(status);
+  respond(std::move(reply));
 }
 
 void Service::checkpoint(const Caller& caller, const wire::CheckpointRequest& request,

@@ -59,7 +59,7 @@ class Service final : public Requests, public FleetListener {
   void wait(const Caller& caller, const wire::JobRequest& request,
             Respond<wire::WaitReply> respond) override;
   void signal(const Caller& caller, const wire::SignalRequest& request,
-              Respond<wire::Empty> respond) override;
+              Respond<wire::SignalReply> respond) override;
   void checkpoint(const Caller& caller, const wire::CheckpointRequest& request,
                   Respond<wire::CheckpointReply> respond) override;
   void able(const Caller& caller, const wire::JobRequest& request,

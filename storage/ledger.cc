@@ -272,12 +272,19 @@ Status Ledger::mark_deleted(Crid crid) {
 }
 
 Result<std::vector<LedgerSet>> Ledger::sets(std::optional<JobStep> job) {
+  return select(job ? "job=?1 AND step=?2" : "1", job.value_or(JobStep{}));
+}
+
+Result<std::vector<LedgerSet>> Ledger::attempts(JobStep job) {
+  return select("job=?1 AND step=?2 AND state='attempt'", job);
+}
+
+Result<std::vector<LedgerSet>> Ledger::select(std::string_view condition, JobStep job) {
   FERMATA_ASSIGN(Statement query,
-                 state_->db.prepare("SELECT " + std::string(kColumns) +
-                                    " FROM sets WHERE ?1 OR (job=?2 AND step=?3) ORDER BY crid"));
-  query.bind(1, static_cast<int64_t>(job ? 0 : 1));
-  query.bind(2, static_cast<int64_t>(job.value_or(JobStep{}).job));
-  query.bind(3, static_cast<int64_t>(job.value_or(JobStep{}).step));
+                 state_->db.prepare(fmt::format("SELECT {} FROM sets WHERE {} ORDER BY crid",
+                                                kColumns, condition)));
+  query.bind(1, static_cast<int64_t>(job.job));
+  query.bind(2, static_cast<int64_t>(job.step));
   std::vector<LedgerSet> sets;
   for (;;) {
     FERMATA_ASSIGN(const bool row, query.step());

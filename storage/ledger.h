@@ -85,6 +85,8 @@ class Ledger {
 
   /// All sets and attempts in ascending order of CRID; of one job where given.
   Result<std::vector<LedgerSet>> sets(std::optional<JobStep> job = std::nullopt);
+  /// Those that are neither committed nor given up.
+  Result<std::vector<LedgerSet>> attempts(JobStep job);
   /// kNotFound, naming the CRID.
   Result<LedgerSet> find(Crid crid);
   /// The newest committed set of a job, or of all. kNotFound when there is none.
@@ -95,6 +97,8 @@ class Ledger {
   explicit Ledger(std::unique_ptr<State> state);
   Status begin_attempt(Crid crid, JobStep job, std::string_view user, std::string_view command,
                        Crid parent);
+  /// `condition` may name the job as ?1 and its step as ?2.
+  Result<std::vector<LedgerSet>> select(std::string_view condition, JobStep job);
   std::unique_ptr<State> state_;
 };
 

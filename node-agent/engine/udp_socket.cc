@@ -2,8 +2,8 @@
 // promise nothing.
 //
 // An unread datagram is sent again from the socket it came from: one of the image, or one of ours
-// bound to the same address for a moment. Where neither can be (it came from another host), the
-// capture is refused, as it would be lost.
+// bound to the same address for a moment. Where neither can be (it came from another host), it
+// would be lost: the capture is refused, and may be tried again when it was read.
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -75,7 +75,7 @@ class UdpSocketKind : public FileKind {
           continue;
         }
         return {
-            Code::kCannotHold,
+            Code::kBusy,
             fmt::format("{}: a datagram from {}, outside the job, waits to be read and cannot be "
                         "sent again from there; try again in a moment",
                         seen_.at(file.id()), source.text())};

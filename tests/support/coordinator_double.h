@@ -49,7 +49,7 @@ class CoordinatorDouble : public FleetListener, public Requests {
     note_locked(line("wait", caller, request.job()));
   }
   void signal(const Caller& caller, const wire::SignalRequest& request,
-              Respond<wire::Empty> respond) override {
+              Respond<wire::SignalReply> respond) override {
     note("signal", caller, request.job());
     respond({});
   }

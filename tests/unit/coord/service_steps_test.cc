@@ -131,7 +131,7 @@ TEST_F(StepsTest, ASetOfAnotherUsers_IsRefused) {
       std::filesystem::path(sets()) / to_string(kStep) / std::to_string(set.crid()) / "set.json";
   ASSERT_EQ(chown(manifest.c_str(), 65534, 65534), 0);
   offer(1, two_);
-  EXPECT_THAT(refused().text(), HasSubstr("is no file of user"));
+  EXPECT_THAT(refused().text(), HasSubstr("belongs to user"));
   EXPECT_THAT(jobs(), IsEmpty());
   EXPECT_THAT(fleet_.orders_with("restore"), IsEmpty());
 }

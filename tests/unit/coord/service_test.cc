@@ -115,8 +115,38 @@ TEST_F(RunTest, SignalsGoToEveryPod) {
   request.set_job(job);
   request.set_signal(SIGUSR1);
   fleet_.set_stubborn(true);
-  answer<wire::Empty>([&](auto respond) { service_->signal(me(), request, respond); });
+  const auto reply =
+      answer<wire::SignalReply>([&](auto respond) { service_->signal(me(), request, respond); });
+  EXPECT_TRUE(status_of(reply.outcome()));
   EXPECT_THAT(fleet_.orders_with("signal 10"), SizeIs(3));
+}
+
+TEST_F(RunTest, ASignalThatAPodCannotHave_IsTold_AndTheOthersHaveIt) {
+  wire::SignalRequest request;
+  request.set_job(running_job());
+  request.set_signal(SIGUSR1);
+  fleet_.set_stubborn(true);
+  fleet_.lose("n2");
+  fleet_.set_trouble(
+      [](const std::string& node, const wire::Order& order) -> std::optional<Status> {
+        if (node == "n3" && order.has_signal()) return Status(Code::kGone, "it was gone");
+        return std::nullopt;
+      });
+  const auto send = [&] {
+    return status_of(answer<wire::SignalReply>([&](auto respond) {
+                       service_->signal(me(), request, respond);
+                     }).outcome());
+  };
+  const Status sent = send();
+  EXPECT_EQ(sent.code(), Code::kGone);
+  EXPECT_THAT(sent.message(), HasSubstr("pod 1 on n2: "));
+  EXPECT_THAT(sent.message(), HasSubstr("pod 2 on n3: it was gone"));
+  EXPECT_THAT(sent.message(), Not(HasSubstr("pod 0")));
+  EXPECT_THAT(fleet_.orders_with("n1 signal 10"), SizeIs(1));
+  request.set_signal(SIGRTMAX + 1);
+  EXPECT_EQ(send().code(), Code::kUsage);
+  request.set_job(request.job() + 1);
+  EXPECT_EQ(send().code(), Code::kNotFound);
 }
 
 TEST_F(RunTest, OthersMayNotTouchAJob_NorSeeItsCommand) {
@@ -130,7 +160,11 @@ TEST_F(RunTest, OthersMayNotTouchAJob_NorSeeItsCommand) {
   wire::SignalRequest signal;
   signal.set_job(job);
   signal.set_signal(SIGKILL);
-  answer<wire::Empty>([&](auto respond) { service_->signal(other, signal, respond); });
+  EXPECT_EQ(status_of(answer<wire::SignalReply>([&](auto respond) {
+                        service_->signal(other, signal, respond);
+                      }).outcome())
+                .code(),
+            Code::kPermission);
   EXPECT_THAT(fleet_.orders_with("signal"), IsEmpty());
   const auto seen = answer<wire::JobsReply>([&](auto respond) { service_->jobs(other, respond); });
   ASSERT_EQ(seen.jobs_size(), 1);

@@ -54,7 +54,11 @@ TEST(Ledger, TellsAttemptsFromSets) {
   const Crid other = commit_set(folder.path(), *ledger, {1235, 0});
   EXPECT_EQ(first.value, 1U);
   EXPECT_EQ(failed.value, 2U);
+  ASSERT_EQ(ledger->attempts(job)->size(), 1U);
+  EXPECT_EQ(ledger->attempts(job)->front().crid, failed);
+  EXPECT_TRUE(ledger->attempts({1235, 0})->empty());
   ASSERT_TRUE(ledger->abort(failed, "disk full"));
+  EXPECT_TRUE(ledger->attempts(job)->empty());
   EXPECT_EQ(ledger->abort(failed, "again").code(), Code::kNotFound);
   EXPECT_EQ(ledger->latest_committed(job)->crid, first);
   EXPECT_EQ(ledger->latest_committed()->crid, other);
