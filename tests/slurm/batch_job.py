@@ -55,6 +55,11 @@ class BatchJob:
                    f"job {self.name}, start {restarts}, to run")
         return self
 
+    def wait_held(self, start=0):
+        """Its ranks may run before a set of them can be taken."""
+        self.cluster.wait_held(self.step, start=start)
+        return self
+
     def wait_progress(self, seconds=60):
         seen = self.progress()
         wait_until(lambda: self.progress() > seen, seconds, f"job {self.name} to go on: {self.output()[-1000:]}")
