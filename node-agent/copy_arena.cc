@@ -60,6 +60,7 @@ class CopiedSource final : public MemorySource {
 struct Chunk {
   const MemorySource* source = nullptr;
   std::vector<MemoryPiece> pieces;
+  size_t bytes = 0;
 };
 
 Status read_chunk(const Chunk& chunk) {
@@ -71,11 +72,14 @@ Status read_chunk(const Chunk& chunk) {
 void add_piece(std::vector<Chunk>& chunks, const MemorySource* source, const MemoryPiece& piece,
                bool scattered) {
   constexpr size_t kMostPieces = 512;
+  constexpr size_t kMostBytes = size_t{2} << 20;  // so that every thread has some
   const bool joins = scattered && piece.out.size() < kSmall && !chunks.empty() &&
                      chunks.back().source == source && chunks.back().pieces.size() < kMostPieces &&
+                     chunks.back().bytes < kMostBytes &&
                      chunks.back().pieces.front().out.size() < kSmall;
   if (!joins) chunks.push_back({source, {}});
   chunks.back().pieces.push_back(piece);
+  chunks.back().bytes += piece.out.size();
 }
 
 Status copy_chunks(const std::vector<Chunk>& chunks, unsigned threads) {

@@ -118,13 +118,14 @@ Status PodAgent::prepare(const ImageOrder& order) {
 
   FERMATA_TRY(prepare_snapshot(order));
   note_huge_pages();
+  // Is made now, while the pod runs, and before the guard, a fork, that may have to join it.
+  engine::MapFlags::of_this_kernel();
 
   if (isolation::Isolation* isolation = pod_.isolation; isolation != nullptr) {
     // Now, as the others of the set wait for who is isolated last.
     FERMATA_ASSIGN_STATUS(
         work_->guard, ThawGuard::start(pod_.group, pod_.init, [isolation] { isolation->join(); }));
   }
-  engine::MapFlags::of_this_kernel();  // is made now, while the pod runs
   FERMATA_TRY(read_topology());
   work_->image.topology_xml = topology_->xml;
   work_->pages = survey_placement(pod_.group);

@@ -40,6 +40,20 @@ bool may_come_later(const image::Vma& vma) {
          std::none_of(vma.advice().begin(), vma.advice().end(), leaves_out);
 }
 
+/// Maps that may come later, those side by side as one: two of them that the program makes one
+/// map again (mprotect) become one only where the same userfaultfd watches both, and mremap of what
+/// stays two fails.
+Extents adjoining_maps(const image::Process& process) {
+  Extents runs;
+  for (const image::Vma& vma : process.vmas()) {
+    if (!may_come_later(vma)) continue;
+    const bool adjoins = !runs.empty() && runs.back().address + runs.back().length == vma.start();
+    if (!adjoins) runs.push_back({vma.start(), 0});
+    runs.back().length = vma.end() - runs.back().address;
+  }
+  return runs;
+}
+
 }  // namespace
 
 LazyFill::Region::Region(const MemoryRegion& region)
@@ -80,11 +94,10 @@ Result<Extents> LazyFill::take(RebuildRemote& remote, const image::Process& proc
   const Extents here = only(region.extents, Where::kHere);
   Extents maps;
   Extents later;
-  for (const image::Vma& vma : process.vmas()) {
-    if (!may_come_later(vma)) continue;
-    const Extents contents = part_of(here, vma.start(), vma.end());
+  for (const Extent& run : adjoining_maps(process)) {
+    const Extents contents = part_of(here, run.address, run.address + run.length);
     if (total_length(contents) < kLeast) continue;
-    maps.push_back({vma.start(), vma.end() - vma.start()});
+    maps.push_back(run);
     later = united(later, contents);
   }
   if (later.empty()) return here;
