@@ -26,9 +26,9 @@
 #include "tests/mpi/mpi_common.h"
 
 enum { kMostConnections = 64, kWords = 8192, kTick_ms = 50 };
-static const double kSilence_s = 0.3;
-static const double kShortGap_s = 0.01;
-static const double kAttentive_s = 2;
+static const double kSilenceSeconds = 0.3;
+static const double kShortGapSeconds = 0.01;
+static const double kAttentiveSeconds = 2;
 
 struct stream {
   int number;
@@ -77,10 +77,11 @@ static double seconds_of(clockid_t clock) {
 static void note_silence(struct stream* stream) {
   const double now = seconds_of(CLOCK_MONOTONIC);
   const double silence = now - stream->last;
-  if (stream->last != 0 && silence > (now < stream->attentive_until ? kShortGap_s : kSilence_s)) {
+  if (stream->last != 0 &&
+      silence > (now < stream->attentive_until ? kShortGapSeconds : kSilenceSeconds)) {
     printf("byte_stream: rank %d connection %d: silent for %.1f ms until %.6f\n", me.rank,
            stream->number, 1e3 * silence, seconds_of(CLOCK_REALTIME));
-    if (silence > kSilence_s) stream->attentive_until = now + kAttentive_s;
+    if (silence > kSilenceSeconds) stream->attentive_until = now + kAttentiveSeconds;
   }
   stream->last = now;
 }
