@@ -14,11 +14,11 @@ bool take(std::string_view& text, std::string& out) {
   return true;
 }
 
-/// 0 when it is none.
-uint64_t number_of(std::string_view text) {
+std::optional<uint64_t> number_of(std::string_view text) {
   uint64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() && end == text.data() + text.size() ? value : 0;
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
 }
 
 }  // namespace
@@ -49,7 +49,7 @@ std::string_view stub_field(const StubFields& fields, std::string_view name) {
 }
 
 uint64_t stub_number(const StubFields& fields, std::string_view name) {
-  return number_of(stub_field(fields, name));
+  return number_of(stub_field(fields, name)).value_or(0);
 }
 
 StubFields to_fields(const StepTask& task) {
@@ -79,9 +79,10 @@ StubFields to_fields(const StepTask& task) {
 std::optional<StepTask> step_task_of(const StubFields& fields) {
   bool good = true;
   const auto small_number = [&](std::string_view text) {
-    const uint64_t value = number_of(text);
-    good = good && value <= std::numeric_limits<uint32_t>::max();
-    return static_cast<uint32_t>(value);
+    // What is no number must not become user or group 0.
+    const std::optional<uint64_t> value = number_of(text);
+    good = good && value && *value <= std::numeric_limits<uint32_t>::max();
+    return static_cast<uint32_t>(value.value_or(0));
   };
   const auto small = [&](std::string_view name) { return small_number(stub_field(fields, name)); };
   StepTask task;

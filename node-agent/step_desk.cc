@@ -175,9 +175,24 @@ void StepDesk::stub_gone(const StepKey& key, uint32_t rank) {
   }
   if (!task->pod) {
     drop_streams(*task);
-    steps_.at(key).tasks.erase(rank);
+    Step& step = steps_.at(key);
+    step.tasks.erase(rank);
+    if (!step.offered) step.left.insert(rank);
+    let_go(step);
   }
   settle(key);
+}
+
+/// Where a task has left before its step was complete here, as one with a terminal does, the others
+/// would wait for it for ever.
+void StepDesk::let_go(const Step& step) const {
+  if (step.left.empty() || step.tasks.empty()) return;
+  log_warning(fmt::format("Slurm's step {}.{}: task {} has ended before all were there",
+                          step.facts.job, step.facts.step, *step.left.begin()));
+  for (const auto& [rank, task] : step.tasks) {
+    if (!task.stub) continue;
+    tell_stub(task.stub.get(), {{"kind", "refused"}, {"status", "1"}, {"text", ""}});
+  }
 }
 
 // ---- what stubs say
@@ -211,6 +226,7 @@ bool StepDesk::introduce(const StepDoor::Said& said) {
   task.stub.reset(fcntl(said.guest, F_DUPFD_CLOEXEC, 0));
   task.process = {facts->rank, said.pid, process_start_time(said.pid)};
   guests_[said.guest] = {key, facts->rank};
+  let_go(step);
   return true;
 }
 
@@ -325,7 +341,9 @@ void StepDesk::settle(const StepKey& key) {
   if (step == steps_.end()) return;
   std::erase_if(step->second.tasks,
                 [](const auto& one) { return one.second.over && !one.second.awaited; });
-  if (step->second.tasks.empty()) steps_.erase(step);
+  const bool others_come =
+      !step->second.left.empty() && step->second.left.size() < step->second.facts.here;
+  if (step->second.tasks.empty() && !others_come) steps_.erase(step);
 }
 
 void StepDesk::resend() {

@@ -16,6 +16,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -108,6 +109,7 @@ class StepDesk {
   struct Step {
     StepTask facts;
     std::map<uint32_t, Task> tasks;  ///< by rank
+    std::set<uint32_t> left;         ///< ranks that went before it was offered
     bool offered = false;
     bool again = false;  ///< to be offered when a start that is under way has failed
   };
@@ -131,6 +133,7 @@ class StepDesk {
   void make_ready(const Place& place, std::vector<UniqueFd> with);
   void pass_on(const Place& place, int signal);
   void stub_gone(const StepKey& key, uint32_t rank);
+  void let_go(const Step& step) const;
   void offer_if_complete(Step& step);
   void drop_streams(Task& task);
   bool deliver(Task& task) const;

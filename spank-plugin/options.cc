@@ -167,7 +167,7 @@ Status complete(Options& options, const Options& defaults, Variable variable, vo
   if (!options.interval && !options.never) options.interval = defaults.interval;
   if (!options.dir) options.dir = defaults.dir;
   if (!options.restart_dir) options.restart_dir = defaults.restart_dir;
-  if (!options.restart) options.restart = defaults.restart;
+  if (!options.restart && !options.never) options.restart = defaults.restart;
   if (!options.compress) options.compress = defaults.compress;
   options.skip_done = options.skip_done || defaults.skip_done;
   return Status::ok();

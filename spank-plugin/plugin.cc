@@ -109,19 +109,25 @@ bool is_no_program(const std::string& program) {
          access(program.c_str(), X_OK) != 0;
 }
 
+/// Who the task is; false: Slurm does not tell.
+bool identify(spank_t handle, StepTask& task) {
+  gid_t* groups = nullptr;
+  int count = 0;
+  if (spank_get_item(handle, S_JOB_UID, &task.uid) != ESPANK_SUCCESS ||
+      spank_get_item(handle, S_JOB_GID, &task.gid) != ESPANK_SUCCESS ||
+      spank_get_item(handle, S_JOB_SUPPLEMENTARY_GIDS, &groups, &count) != ESPANK_SUCCESS) {
+    return false;
+  }
+  task.groups.assign(groups, groups + count);
+  return true;
+}
+
 StepTask describe(spank_t handle) {
   const Options& options = given_options();
   StepTask task;
   task.job = item<uint32_t>(handle, S_JOB_ID);
   task.step = item<uint32_t>(handle, S_JOB_STEPID);
   task.start = restart_count(handle);
-  task.uid = item<uid_t>(handle, S_JOB_UID);
-  task.gid = item<gid_t>(handle, S_JOB_GID);
-  gid_t* groups = nullptr;
-  int count = 0;
-  if (spank_get_item(handle, S_JOB_SUPPLEMENTARY_GIDS, &groups, &count) == ESPANK_SUCCESS) {
-    task.groups.assign(groups, groups + count);
-  }
   task.node = item<uint32_t>(handle, S_JOB_NODEID);
   task.nodes = item<uint32_t>(handle, S_JOB_NNODES);
   task.ranks = item<uint32_t>(handle, S_JOB_TOTAL_TASK_COUNT);
@@ -204,6 +210,7 @@ int init_post_opt(spank_t handle) {
 int task_init_privileged(spank_t handle) {
   if (!in_pods) return 0;
   this_task = describe(handle);
+  if (!identify(handle, this_task)) return refuse("Slurm does not tell the job's user and groups");
   Result<UniqueFd> connected = introduce(agent_socket, this_task);
   if (!connected) return refuse(connected.error().message());
   agent = *std::move(connected);

@@ -208,6 +208,23 @@ TEST_F(StepDeskTest, Task_IsNotThere_WhenItsStubHasDied) {
   EXPECT_FALSE(desk_->take(kPod, {0, 1}));
 }
 
+// srun -n2 --pty: the task with the terminal is refused by the plugin, the other one waited for it.
+TEST_F(StepDeskTest, Task_IsLetGo_WhenAnotherOfItsStepHasLeftBeforeAllWereThere) {
+  desk_->begin();
+  const UniqueFd second = introduced(1, 2);
+  ready(second);
+  introduced(0, 2).reset();
+  EXPECT_EQ(kind_of(hear(second)), "refused");
+}
+
+TEST_F(StepDeskTest, Task_IsLetGo_WhenAnotherOfItsStepHasLeftBeforeItCame) {
+  desk_->begin();
+  const UniqueFd second = introduced(1, 3);
+  introduced(0, 3).reset();
+  ASSERT_EQ(kind_of(hear(second)), "refused");
+  EXPECT_EQ(kind_of(hear(introduced(2, 3))), "refused");
+}
+
 TEST_F(StepDeskTest, Pod_IsAbandoned_WhenItsStubsDiedWhileNoAgentWasThere) {
   const pid_t gone = fork();
   if (gone == 0) _exit(0);
