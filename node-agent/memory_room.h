@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
 
 namespace fermata::node_agent {
 
@@ -14,9 +15,35 @@ namespace fermata::node_agent {
 /// leave. 0 when it cannot be told.
 uint64_t available_memory();
 
-/// The same of another process: what it, and who shares its limits, could take. Files that the
-/// kernel only keeps for later count as free.
-uint64_t available_memory(pid_t pid);
+/// The same of the processes of a cgroup v2 group: how large all they have of their own may be, in
+/// the shares of now, for each of their memory control groups, which need not be the same, to have
+/// room for it once more. Files that the kernel only keeps for later count as free.
+uint64_t available_memory_of(const std::filesystem::path& group);
+
+/// Whether this process has a memory limit in common with one of the group: what we take, it lacks.
+bool shares_memory_limit(const std::filesystem::path& group);
+
+/// As long as it lives, this process is the first that the kernel ends when memory runs out
+/// (oom_score_adj, proc(5)). What it starts meanwhile inherits that.
+class FirstToGo {
+ public:
+  FirstToGo();
+  FirstToGo(const FirstToGo&) = delete;
+  FirstToGo& operator=(const FirstToGo&) = delete;
+  ~FirstToGo();
+
+ private:
+  std::string before_;
+};
+
+/// What the limits of a memory control group and of its ancestors up to `mount` leave; no limit:
+/// UINT64_MAX. Half of that in version 2 where memory.oom.group would end all of a group's
+/// processes with the one that was to go first.
+uint64_t limits_leave(const std::filesystem::path& mount, const std::filesystem::path& group,
+                      bool version2);
+
+/// Whether files in a folder take memory, and nothing else.
+bool is_in_memory(const std::filesystem::path& folder);
 
 /// What the processes of a cgroup v2 group have in RAM now.
 struct MemoryUse {

@@ -9,6 +9,7 @@
 #include "common/extents.h"
 #include "common/fault_point.h"
 #include "common/log.h"
+#include "common/size_parse.h"
 #include "node-agent/addresses.h"
 #include "node-agent/engine/capture.h"
 #include "node-agent/engine/cgroup_freezer.h"
@@ -90,6 +91,7 @@ struct PodAgent::Work {
   ImageOrder order;
   Compression compress = Compression::kNone;
   SteadyClock::time_point stopped_at;
+  std::optional<FirstToGo> first_to_go;  ///< where what we take is taken from the pod
   std::optional<ThawGuard> guard;
   std::unique_ptr<engine::FrozenPod> frozen;
   numa::PageSurvey pages;  ///< where they were before the stop
@@ -116,6 +118,7 @@ Status PodAgent::prepare(const ImageOrder& order) {
   FERMATA_ASSIGN_STATUS(work_->compress,
                         parse_compression(order.compress.empty() ? pod_.compress : order.compress));
 
+  if (shares_memory_limit(pod_.group)) work_->first_to_go.emplace();
   FERMATA_TRY(prepare_snapshot(order));
   note_huge_pages();
   // Is made now, while the pod runs, and before the guard, a fork, that may have to join it.
@@ -179,12 +182,22 @@ Status PodAgent::prepare_snapshot(const ImageOrder& order) {
     FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(pod_.owner));
     FERMATA_TRY(storage::check_free_room(order.folder, need.changed + need.use.shared));
   }
+  // In tmpfs an image takes memory, too, and is not to be had at the job's cost.
+  const uint64_t image = is_in_memory(order.folder) ? need.changed + need.use.shared : 0;
+  const uint64_t available = available_memory();
+  if (image > share_of(available, kTwinShare)) {
+    return {Code::kStorage,
+            fmt::format("folder {} is in memory (tmpfs), of which {} are left, and the set needs "
+                        "about {}: choose a folder on a disk",
+                        order.folder.native(), format_size(available), format_size(image))};
+  }
   if (order.end_job) {
     snapshot_.prepare_stopped();  // it stands still to its end: nothing is gained
     return Status::ok();
   }
-  need.room = share_of(available_memory(), kCopyShare);
-  need.room_of_pod = share_of(available_memory(pod_.init), kTwinShare);
+  const uint64_t available_to_pod = available_memory_of(pod_.group);
+  need.room = share_of(available - image, kCopyShare);
+  need.room_of_pod = share_of(available_to_pod - std::min(available_to_pod, image), kTwinShare);
   snapshot_.prepare(need);
   return Status::ok();
 }

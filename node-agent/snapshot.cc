@@ -84,7 +84,8 @@ std::string_view Snapshot::name_of(Way way) {
 }
 
 bool Snapshot::room_for_twins() const {
-  return need_.use.own <= need_.room_of_pod && need_.use.shared <= need_.room;
+  // Both may count for the same limit.
+  return need_.use.own + need_.use.shared <= need_.room_of_pod && need_.use.shared <= need_.room;
 }
 
 /// False: there is room for no way but the slowest.

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "node-agent/engine/pages.h"
-#include "node-agent/memory_room.h"
 
 namespace fermata::node_agent {
 namespace {
@@ -136,15 +135,6 @@ TEST(CopyArena, NothingToCopyIsFine) {
   EXPECT_TRUE(arena.copy({}, 2)->empty());
   arena.release();
 }
-
-TEST(MemoryRoom, IsSomeMemoryAndNotMoreThanTheMachineHas) {
-  const uint64_t machine =
-      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  EXPECT_GT(available_memory(), 0U);
-  EXPECT_LE(available_memory(), machine);
-}
-
-TEST(MemoryRoom, GroupWithoutProcessesHasNone) { EXPECT_EQ(memory_use("/no/such/group").own, 0U); }
 
 }  // namespace
 }  // namespace fermata::node_agent
