@@ -179,10 +179,8 @@ TEST_F(StepTest, Mpi_UsesTcp_BetweenPods) {
     return std::regex_search(read_file("/proc/net/tcp"), established);
   })) << read_file("/proc/net/tcp");
   for (RunningPod& pod : running_) EXPECT_TRUE(pod.pod.signal(SIGTERM));
-  const std::vector<int> ends = statuses(finish_step());
-  EXPECT_EQ(ends[0], 128 + SIGTERM);
-  // Rank 1 may have met the end of rank 0 in its own way (SIGPIPE) before the signal came.
-  EXPECT_NE(ends[1], 0);
+  // Whichever ends first: the other one may meet that (SIGPIPE) before its own signal.
+  EXPECT_THAT(statuses(finish_step()), Each(testing::Ne(0)));
 }
 
 TEST_F(StepTest, Abort_EndsAllPods_WithItsCode) {
