@@ -80,6 +80,10 @@ Result<bool> apply_service(std::string_view key, const toml::node& node, Config&
     if (config.tree_arity == 0) {
       return failure(Code::kUsage, "tree_arity: a number from 1 on is expected");
     }
+  } else if (key == "preempt_sets") {
+    const auto wanted = node.value_exact<bool>();
+    if (!wanted) return failure(Code::kUsage, "preempt_sets: true or false is expected");
+    config.preempt_sets = *wanted;
   } else if (key == "node_grace") {
     const auto grace = parse_duration(node.value_exact<std::string>().value_or(""));
     if (!grace) return Failure(grace.error().within(key));

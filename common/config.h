@@ -36,6 +36,8 @@ struct Config {
   uint32_t keep_sets = 2;
   /// Of the pages in images: parse_compression().
   std::string compress = "none";
+  /// Whether jobs of Slurm take a last set in the grace time of a preemption.
+  bool preempt_sets = true;
   /// A node whose agent is gone for so long has taken its pods with it.
   std::chrono::milliseconds node_grace{60'000};
   /// Absolute: what an agent has to know of its pods as long as they run.

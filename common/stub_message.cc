@@ -52,8 +52,18 @@ uint64_t stub_number(const StubFields& fields, std::string_view name) {
   return number_of(stub_field(fields, name)).value_or(0);
 }
 
+std::optional<std::string> wrong_stub_version(const StubFields& fields) {
+  const std::string_view version = stub_field(fields, "version");
+  if (version == kStubVersion) return std::nullopt;
+  return "Slurm's plugin of Fermata speaks version " +
+         (version.empty() ? std::string("0") : std::string(version)) +
+         " of its messages, the fermata-agentd of this node version " + kStubVersion +
+         ": both have to be of one release";
+}
+
 StubFields to_fields(const StepTask& task) {
-  StubFields fields{{"kind", "task"},
+  StubFields fields{{"version", kStubVersion},
+                    {"kind", "task"},
                     {"job", std::to_string(task.job)},
                     {"step", std::to_string(task.step)},
                     {"start", std::to_string(task.start)},

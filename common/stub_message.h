@@ -1,6 +1,7 @@
 // What the stubs of a Slurm step and the agent of their node say to each other over a UNIX socket
-// (SOCK_SEQPACKET). A stub is the process that Slurm has for a task: the rank itself lives in a
-// pod. Also compiled into Slurm's plugin, so it needs nothing but the standard library. Pure
+// (SOCK_SEQPACKET). The first field of `task` and `attach` is the version of these messages: an
+// agent refuses another. A stub is the process that Slurm has for a task: the rank itself lives in
+// a pod. Also compiled into Slurm's plugin, so it needs nothing but the standard library. Pure
 // functions.
 //
 //   stub -> agent, as root     task     who it is and what the step wants (StepTask)
@@ -26,6 +27,12 @@ namespace fermata {
 
 /// Names and values, in order; a name may stand several times. Neither holds NUL.
 using StubFields = std::vector<std::pair<std::string, std::string>>;
+
+/// Of the messages: counts up with every change that the other end has to know of. A site upgrades
+/// plugin and agents of a node together; steps that run meanwhile have stubs of the one before.
+inline constexpr const char* kStubVersion = "1";
+/// nullopt: of our version; else why it cannot be spoken with, for who said it.
+std::optional<std::string> wrong_stub_version(const StubFields& fields);
 
 /// Where the agent listens, unless told: <run_dir>/steps.
 inline constexpr const char* kStubSocket = "/run/fermata/steps";

@@ -144,6 +144,11 @@ void AgentStream::take(wire::FromAgent& message) {
       if (!detached_) listener_.step_offered(node_, message.step());
       break;
     }
+    case wire::FromAgent::kTerm: {
+      const std::lock_guard events(events_);
+      if (!detached_) listener_.term_held(node_, message.term());
+      break;
+    }
     default:
       log_warning(
           fmt::format("the agent on {} sent a message of no known kind; it is left out", node_));

@@ -45,6 +45,8 @@ class FleetListener {
   virtual void exchange(const std::string& node, const wire::ExchangeUp& message) = 0;
   /// The tasks of a Slurm step wait on this node. May come again.
   virtual void step_offered(const std::string& /*node*/, const wire::StepOffer& /*offer*/) {}
+  /// A pod's SIGTERM of Slurm's waits there for a PassTermOrder.
+  virtual void term_held(const std::string& /*node*/, const wire::TermHeld& /*held*/) {}
 };
 
 }  // namespace fermata::coord

@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <stop_token>
 #include <string>
 #include <unordered_map>
@@ -39,6 +40,8 @@ struct JobOptions {
   size_t tree_arity = kTreeArity;
   /// Newest sets that stay, where a job does not say; 0: all.
   uint32_t keep = storage::kKeptSets;
+  /// Whether Slurm's jobs take a last set in the grace time of a preemption.
+  bool preempt_sets = true;
 };
 
 /// What jobs work with. All of it outlives them.
@@ -51,6 +54,8 @@ struct JobContext {
   SlurmControl* slurm = nullptr;  ///< null: there is no Slurm
   /// A step has a set with which its job may be requeued; not ok: Slurm would not.
   std::function<Status(JobStep)> last_set_taken = nullptr;
+  /// The last set in a grace time was taken, or was not; its SIGTERM waits to be passed on.
+  std::function<void(JobStep, bool taken)> term_settled = nullptr;
 };
 
 JobStep step_of(const stored::Job& record);
@@ -93,6 +98,11 @@ class Job {
   /// A set that ends the job; answered at once when it does not. When it does, requeued() has the
   /// request for whoever restarts the job, and those who wait for the job go on waiting.
   void requeue(const wire::RequeueRequest& request, Requests::Respond<wire::RequeueReply> respond);
+
+  // job_last_set.cc
+  /// Slurm's SIGTERM waits at this pod until it is passed on: now, or after a last set.
+  void term_held(uint32_t pod);
+  void pass_terms();
 
   JobStep step() const { return step_; }
   uint32_t start() const { return start_; }
@@ -184,6 +194,9 @@ class Job {
   wire::AbleReply ask_able(LeavingJudge& judge);
   bool end_pods(const std::stop_token& stop);
   std::vector<uint32_t> reachable_pods() const;
+  void judge_term();
+  /// How long a last set may take before the SIGTERM; nullopt: there is to be none.
+  std::optional<std::chrono::milliseconds> time_for_last_set();
   void plan_end();
   void note_duration(Duration took);
   void ask_for_limit();
@@ -216,6 +229,8 @@ class Job {
   std::deque<Task> tasks_;
   std::vector<Requests::Respond<wire::WaitReply>> waiting_;
   std::string last_error_;
+  std::set<uint32_t> terms_;       // pods at which Slurm's SIGTERM waits
+  std::optional<Time> term_hold_;  // until then, as far as that is known
 
   /// Taken after mutex_, never before it; held while messages go out, so that they keep their
   /// order.
@@ -232,6 +247,7 @@ class Job {
   Credentials owner_;
   Schedule schedule_;
   std::optional<EndPlan> plan_;
+  std::optional<SlurmJob::Time> grace_;  // that a last set was tried in, by its end
   std::stop_token stop_;
 };
 

@@ -1,6 +1,8 @@
 // The last set of a step before its job's time limit (end_plan.h). On the job's thread.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "common/log.h"
 #include "coord/job.h"
 #include "storage/printable.h"
@@ -26,10 +28,9 @@ void Job::plan_end() {
 }
 
 void Job::note_duration(Duration took) {
-  if (!plan_) return;
-  plan_->measured(took);
-  record_.set_longest_set_ms(
-      static_cast<uint64_t>(duration_cast<milliseconds>(plan_->longest()).count()));
+  if (plan_) plan_->measured(took);
+  const auto ms = static_cast<uint64_t>(duration_cast<milliseconds>(took).count());
+  record_.set_longest_set_ms(std::max(record_.longest_set_ms(), ms));
 }
 
 void Job::ask_for_limit() {

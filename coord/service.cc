@@ -76,6 +76,10 @@ Status Service::adopt() {
                               owner.error().message()));
         owner = Credentials{known.owner_uid(), known.owner_uid(), {}, known.owner(), "/"};
       }
+      if (known.slurm() && known.owner_gid() != 0) {
+        owner->gid = known.owner_gid();
+        owner->groups = {known.owner_groups().begin(), known.owner_groups().end()};
+      }
       auto coordinator = std::make_shared<Coordinator>(known.checkpoint_dir(), *owner, &store_);
       if (const Status settled = coordinator->settle_attempts(job->step());
           !settled && settled.code() != Code::kNotFound) {
@@ -326,9 +330,14 @@ void Service::unclaim(JobStep step) {
 }
 
 JobContext Service::context() {
-  return {fleet_, nodes_, store_, gate_, options_.job, options_.slurm, [this](JobStep step) {
-            return last_set_taken(step);
-          }};
+  return {fleet_,
+          nodes_,
+          store_,
+          gate_,
+          options_.job,
+          options_.slurm,
+          [this](JobStep step) { return last_set_taken(step); },
+          [this](JobStep step, bool taken) { term_settled(step, taken); }};
 }
 
 void Service::enter(const std::shared_ptr<Job>& job) {
@@ -350,9 +359,11 @@ void Service::forget(const std::shared_ptr<Job>& job) {
     ended_[job->step()] = std::move(record);
     jobs_.erase(job->step());
     held_for_end_.erase(job->step());
+    terms_.erase(job->step());
     others_wait = std::any_of(held_for_end_.begin(), held_for_end_.end(),
                               [&](const JobStep& step) { return step.job == job->step().job; });
   }
+  judge_terms(job->step().job);
   if (!others_wait) return;
   if (const Status asked = requeue_if_all_held(job->step().job); !asked) {
     log_warning(fmt::format("job {}: {}", job->step().job, storage::printable(asked.message())));

@@ -53,6 +53,7 @@ class Service final : public Requests, public FleetListener {
   void exchange(const std::string& node, const wire::ExchangeUp& message) override;
 
   void step_offered(const std::string& node, const wire::StepOffer& offer) override;
+  void term_held(const std::string& node, const wire::TermHeld& held) override;
 
   void run(const Caller& caller, const wire::RunRequest& request,
            Respond<wire::RunReply> respond) override;
@@ -108,6 +109,11 @@ class Service final : public Requests, public FleetListener {
   /// Requeues the job once all of its steps that run have taken their last set.
   Status last_set_taken(JobStep step);
   Status requeue_if_all_held(uint64_t number);
+  /// Passes the SIGTERM of the steps of a preempted job on once all of them have taken their last
+  /// set, or one could not; in the first case the job is requeued before.
+  void term_settled(JobStep step, bool taken);
+  void judge_terms(uint64_t number);
+  Status requeue_preempted(uint64_t number);
   JobContext context();
 
   /// To its end, and then what it is restarted as, where that was asked for.
@@ -175,6 +181,7 @@ class Service final : public Requests, public FleetListener {
   std::set<JobStep> claimed_;
   StepBoard steps_;                   ///< Slurm's, that are not begun
   std::set<JobStep> held_for_end_;    ///< have taken their last set before the limit
+  std::map<JobStep, bool> terms_;     ///< whether it was taken, in the grace time of a preemption
   std::map<uid_t, size_t> asked_by_;  ///< starts and restarts under way, by who asked
   Workers workers_;
 };

@@ -1,10 +1,12 @@
-// Jobs of Slurm that are requeued before their time limit ends them.
+// Jobs of Slurm that are requeued before their time limit, or a preemption, ends them.
 #include <fmt/format.h>
 
 #include <algorithm>
 
 #include "common/log.h"
 #include "coord/service.h"
+#include "coord/wire.h"
+#include "storage/printable.h"
 
 namespace fermata::coord {
 
@@ -49,6 +51,67 @@ Status Service::requeue_if_all_held(uint64_t number) {
   if (!job->running) return Status::ok();
   FERMATA_TRY(options_.slurm->requeue(number));
   log_info(fmt::format("job {} is requeued before its time limit", number));
+  return {};
+}
+
+void Service::term_held(const std::string& node, const wire::TermHeld& held) {
+  const PodId id = from_wire(held.id());
+  const std::shared_ptr<Job> job = find(id.step);
+  if (job && job->has_pod(id, node)) return job->term_held(id.pod);
+  wire::Order pass;
+  *pass.mutable_pod() = held.id();
+  pass.mutable_pass_term();
+  fleet_.send(node, std::move(pass), [](const Result<wire::Done>&) {});
+}
+
+void Service::term_settled(JobStep step, bool taken) {
+  {
+    const std::lock_guard lock(mutex_);
+    terms_[step] = taken;
+  }
+  judge_terms(step.job);
+}
+
+void Service::judge_terms(uint64_t number) {
+  std::vector<std::shared_ptr<Job>> settled;
+  bool all = true;
+  bool taken = true;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [step, job] : jobs_) {
+      if (step.job != number) continue;
+      const auto found = terms_.find(step);
+      all = all && found != terms_.end();
+      if (found == terms_.end()) continue;
+      taken = taken && found->second;
+      settled.push_back(job);
+    }
+    // What comes to those that are not settled is on its way.
+    if (settled.empty() || (taken && !all)) return;
+    for (const std::shared_ptr<Job>& job : settled) terms_.erase(job->step());
+  }
+  if (taken) {
+    if (const Status asked = requeue_preempted(number); !asked) {
+      log_warning(fmt::format("job {}: {}", number, storage::printable(asked.message())));
+    }
+  }
+  for (const std::shared_ptr<Job>& job : settled) job->pass_terms();
+}
+
+Status Service::requeue_preempted(uint64_t number) {
+  FERMATA_ASSIGN_STATUS(const SlurmJob job, options_.slurm->job(number));
+  if (!job.running || !job.preempted || !job.preemption_requeues) return Status::ok();
+  if (!job.batch || !job.requeue) return Status::ok();
+  {
+    // Steps that are in no pods have the rest of their grace.
+    const std::lock_guard lock(mutex_);
+    const bool ours = std::all_of(job.steps.begin(), job.steps.end(), [&](uint32_t step) {
+      return jobs_.contains({number, step});
+    });
+    if (!ours) return Status::ok();
+  }
+  FERMATA_TRY(options_.slurm->requeue(number));
+  log_info(fmt::format("job {} is preempted, and requeued with its last set", number));
   return {};
 }
 

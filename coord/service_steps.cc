@@ -41,6 +41,15 @@ uint64_t begun_after(const std::optional<ChosenSet>& set, JobStep step, const Co
   return newest ? newest->manifest.crid.value : 0;
 }
 
+/// The job's groups need not be those that the user has by now, and its folder may be its groups'.
+Result<Credentials> owner_of(const wire::StepOffer& offer) {
+  FERMATA_ASSIGN(Credentials owner, credentials_of(std::to_string(offer.owner_uid())));
+  if (owner.uid == 0 || offer.owner_gid() == 0) return owner;
+  owner.gid = offer.owner_gid();
+  owner.groups = {offer.owner_groups().begin(), offer.owner_groups().end()};
+  return owner;
+}
+
 Result<Crid> crid_of(const std::string& text) {
   uint64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -91,6 +100,11 @@ std::string wanted_layout(const std::vector<std::vector<uint32_t>>& pods) {
 
 void Service::step_offered(const std::string& node, const wire::StepOffer& offer) {
   const PodId id = from_wire(offer.id());
+  if (offer.withdrawn()) {
+    const std::optional<StepBoard::Overdue> over = steps_.withdrawn(node, id);
+    if (over && !over->offers.empty()) refuse(over->offers, over->refusal, Hearer::kFirst);
+    return;
+  }
   StepBoard::Answer answer;
   {
     const std::lock_guard lock(mutex_);
@@ -251,7 +265,7 @@ Result<Service::StepPlan> Service::plan_step(const PodId& id, const StepOffers& 
   // From now on `fermata run` counts where Slurm does not.
   FERMATA_TRY_RESULT(store_.raise_job(kLastOfSlurm));
   FERMATA_TRY_RESULT(end_earlier_start(id, stop));
-  FERMATA_ASSIGN(Credentials owner, credentials_of(std::to_string(first.owner_uid())));
+  FERMATA_ASSIGN(Credentials owner, owner_of(first));
   first.set_checkpoint_dir(with_user_name(first.checkpoint_dir(), owner.name));
   first.set_restart_dir(with_user_name(first.restart_dir(), owner.name));
   FERMATA_ASSIGN(const uint64_t before_end, before_end_of(first));
@@ -307,6 +321,8 @@ Result<Service::StepPlan> Service::plan_step(const PodId& id, const StepOffers& 
   record.set_slurm(true);
   record.set_owner_uid(owner.uid);
   record.set_owner(owner.name);
+  record.set_owner_gid(owner.gid);
+  *record.mutable_owner_groups() = {owner.groups.begin(), owner.groups.end()};
   record.set_checkpoint_dir(first.checkpoint_dir());
   record.set_interval_ms(first.interval_ms());
   if (check_compression(first.compress())) record.set_compress(first.compress());

@@ -1,10 +1,11 @@
-// What the coordinator asks of Slurm itself: a job's time limit, and to requeue it. A seam: tests
+// What the coordinator asks of Slurm itself: when a job ends, and to requeue it. A seam: tests
 // put their own in its place. May be called from several threads, and waits for slurmctld.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "common/status.h"
 
@@ -17,6 +18,10 @@ struct SlurmJob {
   bool requeue = false;  ///< it may be requeued
   Time start{};
   std::optional<Time> end{};  ///< by its time limit; nullopt: it has none
+  /// It is in the grace time of a preemption, which is over at `end`.
+  bool preempted = false;
+  bool preemption_requeues = false;  ///< then, as far as Slurm may requeue it
+  std::vector<uint32_t> steps{};     ///< that run
 };
 
 class SlurmControl {

@@ -23,6 +23,9 @@ Result<SlurmJob> SlurmProgram::job(uint64_t number) {
   if (const auto end = answer.value("end", std::time_t{0}); end != 0) {
     job.end = std::chrono::system_clock::from_time_t(end);
   }
+  job.preempted = answer.value("preempted", false);
+  job.preemption_requeues = answer.value("preemption_requeues", false);
+  job.steps = answer.value("steps", std::vector<uint32_t>{});
   return job;
 }
 

@@ -73,6 +73,24 @@ void StepBoard::refused(const PodId& id, Refusal refusal) {
   remember(start_of(id), std::move(refusal));
 }
 
+std::optional<StepBoard::Overdue> StepBoard::withdrawn(const std::string& node, const PodId& id) {
+  const std::lock_guard lock(mutex_);
+  const Start start = start_of(id);
+  // Of one that is being begun, the agent says so itself.
+  if (beginning_.contains(start) || refused_.contains(start)) return std::nullopt;
+  Overdue overdue;
+  overdue.refusal.text = fmt::format(
+      "step {} cannot begin: one of its tasks on {} has ended before all were there; what Slurm "
+      "says of that one is the reason",
+      to_string(id.step), node);
+  if (const auto found = waiting_.find(start); found != waiting_.end()) {
+    overdue.offers = std::move(found->second.offers);
+    waiting_.erase(found);
+  }
+  remember(start, overdue.refusal);
+  return overdue;
+}
+
 void StepBoard::remember(const Start& start, Refusal refusal) {
   const Time now = std::chrono::steady_clock::now();
   std::erase_if(refused_, [&](const auto& one) { return one.second.until < now; });

@@ -42,6 +42,9 @@ class StepBoard {
   void begun(const PodId& id);
   /// This start of the step will not begin: who offers it again within the hour hears it.
   void refused(const PodId& id, Refusal refusal);
+  /// A task has left on this node, so it will not begin either: those who wait are to be told.
+  struct Overdue;
+  std::optional<Overdue> withdrawn(const std::string& node, const PodId& id);
 
   struct Overdue {
     StepOffers offers;

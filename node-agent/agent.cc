@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <signal.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 
@@ -10,6 +11,7 @@
 #include "common/log.h"
 #include "node-agent/addresses.h"
 #include "node-agent/engine/requirements.h"
+#include "node-agent/rank_ends.h"
 #include "node-agent/record_file.h"
 #include "proto/outcome.h"
 #include "proto/pod_id.h"
@@ -24,6 +26,8 @@ using std::chrono::steady_clock;
 constexpr seconds kAdoptPatience{30};
 // A report that went into a stream which was lost so soon after is told again.
 constexpr seconds kMayBeLost{30};
+// Of Slurm's SIGTERM, for the coordinator to ask Slurm what it is for.
+constexpr seconds kTermPatience{10};
 
 Result<UniqueFd> take_run_dir(const std::filesystem::path& run_dir) {
   FERMATA_TRY_RESULT(make_record_folder(run_dir));
@@ -55,6 +59,7 @@ Status Agent::open_step_desk() {
   StepDeskEvents events;
   events.offer = [this](wire::StepOffer offer) { this->offer(std::move(offer)); };
   events.signal = [this](const PodId& pod, uint32_t rank, int signo) {
+    if (signo == SIGTERM) return terms_.signalled(pod, rank);
     if (const std::shared_ptr<PodHost> host = host_of(pod)) host->signal_rank(rank, signo);
   };
   events.abandoned = [this](const PodId& pod) {
@@ -63,6 +68,19 @@ Status Agent::open_step_desk() {
   FERMATA_ASSIGN_STATUS(steps_, StepDesk::open(options_.run_dir / "steps", options_.checkpoint_dir,
                                                std::move(events)));
   return {};
+}
+
+HeldTerms::Events Agent::term_events() {
+  HeldTerms::Events events;
+  events.ask = [this](const PodId& pod) {
+    wire::FromAgent message;
+    *message.mutable_term()->mutable_id() = wire::to_wire(pod);
+    return send_(std::move(message));
+  };
+  events.pass_on = [this](const PodId& pod, uint32_t rank) {
+    if (const std::shared_ptr<PodHost> host = host_of(pod)) host->signal_rank(rank, SIGTERM);
+  };
+  return events;
 }
 
 void Agent::offer(wire::StepOffer offer) {
@@ -77,11 +95,13 @@ Agent::Agent(AgentOptions options, Send send, UniqueFd lock, wire::Hello self)
       send_(std::move(send)),
       lock_(std::move(lock)),
       self_(std::move(self)),
-      registry_(options_.run_dir) {
+      registry_(options_.run_dir),
+      terms_(kTermPatience, term_events()) {
   collector_ = std::thread([this] { collect(); });
 }
 
 Agent::~Agent() {
+  terms_.coordinator_lost();
   {
     const std::lock_guard lock(mutex_);
     ending_ = true;
@@ -104,6 +124,9 @@ void Agent::adopt() {
     const PodId id = record.id;
     if (record.stubs) {
       steps_->expect(id, record.ranks_here(), record.owner.uid, record.stub_processes);
+      for (const auto& [rank, status] : read_rank_ends(registry_.ends_of(id)).statuses) {
+        steps_->rank_ended(id, rank, status);
+      }
     }
     if (record.ended) {
       if (record.stubs) steps_->pod_over(id, record.wait_status);
@@ -220,6 +243,11 @@ void Agent::order(wire::Order order) {
     answer(order, Status::ok());
     return;
   }
+  if (order.has_pass_term()) {
+    terms_.decided(pod, std::chrono::milliseconds(order.pass_term().hold_ms()));
+    answer(order, Status::ok());
+    return;
+  }
   std::shared_ptr<PodHost> host = host_of(pod);
   if (!host && (order.has_launch() || order.has_restore())) host = new_host(pod);
   if (host) {
@@ -247,6 +275,7 @@ void Agent::lost() {
     told_.clear();
     ++losses_;
   }
+  terms_.coordinator_lost();
   for (const std::shared_ptr<PodHost>& host : all_hosts()) host->coordinator_lost();
 }
 
@@ -275,6 +304,7 @@ void Agent::tell(const wire::PodEnded& report) {
 
 void Agent::pod_is_over(const PodId& pod, std::optional<wire::PodEnded> report) {
   if (report) tell(*report);
+  terms_.forget(pod);
   const std::lock_guard lock(mutex_);
   over_.insert(pod);
   changed_.notify_all();

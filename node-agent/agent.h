@@ -17,6 +17,7 @@
 #include "common/ids.h"
 #include "common/status.h"
 #include "common/unique_fd.h"
+#include "node-agent/held_terms.h"
 #include "node-agent/pod_host.h"
 #include "node-agent/pod_registry.h"
 #include "node-agent/step_desk.h"
@@ -64,6 +65,7 @@ class Agent {
 
   Agent(AgentOptions options, Send send, UniqueFd lock, wire::Hello self);
   Status open_step_desk();
+  HeldTerms::Events term_events();
   void offer(wire::StepOffer offer);
   PodHostEvents events();
   PodHostSettings settings_of_pods() const;
@@ -91,6 +93,7 @@ class Agent {
   uint64_t losses_ = 0;                              ///< guarded by mutex_: of streams
   bool ending_ = false;                              ///< guarded by mutex_
   std::condition_variable changed_;
+  HeldTerms terms_;        ///< its events use what stands above
   std::thread collector_;  ///< a host cannot be destroyed by its own thread
 };
 

@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <condition_variable>
 #include <deque>
@@ -221,7 +222,11 @@ class ExchangeFolder::Worker {
     *heard.mutable_pod() = wire::to_wire(pod_);
     heard.mutable_end_heard()->set_rank(rank);
     const std::lock_guard lock(mutex_);
-    if (pending_.size() < kMaxPending) pending_.push_back(std::move(heard));
+    // Others' words must not keep it from being said; a rank is told of once.
+    const bool waits = std::any_of(pending_.begin(), pending_.end(), [&](const auto& message) {
+      return message.has_end_heard() && message.end_heard().rank() == rank;
+    });
+    if (!waits) pending_.push_front(std::move(heard));
   }
 
   void write_inbox() {

@@ -20,6 +20,7 @@ using nlohmann::json;
 
 constexpr std::string_view kRecord = "json";
 constexpr std::string_view kPlan = "placement";
+constexpr std::string_view kEnds = "ends";
 
 std::span<const unsigned char> bytes_of(const std::string& text) {
   return {reinterpret_cast<const unsigned char*>(text.data()), text.size()};
@@ -133,6 +134,7 @@ fs::path PodRegistry::file_of(const PodId& id, std::string_view kind) const {
 }
 
 fs::path PodRegistry::placement_of(const PodId& id) const { return file_of(id, kPlan); }
+fs::path PodRegistry::ends_of(const PodId& id) const { return file_of(id, kEnds); }
 
 Status PodRegistry::put(const PodRecord& record) const {
   FERMATA_TRY(make_record_folder(folder_.parent_path()));
@@ -142,6 +144,7 @@ Status PodRegistry::put(const PodRecord& record) const {
 
 void PodRegistry::remove(const PodId& id) const {
   unlink(placement_of(id).c_str());
+  unlink(ends_of(id).c_str());
   unlink(file_of(id, kRecord).c_str());
 }
 
@@ -164,8 +167,9 @@ void PodRegistry::tidy() const {
   for (const fs::directory_entry& entry : fs::directory_iterator(folder_, ignored)) {
     fs::path path = entry.path();
     if (path.extension() == fmt::format(".{}", kRecord)) continue;
-    const bool plan = path.extension() == fmt::format(".{}", kPlan);
-    if (plan && fs::exists(path.replace_extension(kRecord), ignored)) continue;
+    const bool beside = path.extension() == fmt::format(".{}", kPlan) ||
+                        path.extension() == fmt::format(".{}", kEnds);
+    if (beside && fs::exists(path.replace_extension(kRecord), ignored)) continue;
     unlink(entry.path().c_str());
   }
 }

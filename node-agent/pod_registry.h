@@ -1,6 +1,7 @@
 // The pods that an agent of the service holds on this node, as files that outlive it:
 //   <run_dir>/pods/<job>.<step>.<pod>.<start>.json
 //   <run_dir>/pods/<job>.<step>.<pod>.<start>.placement  (what its restart planned)
+//   <run_dir>/pods/<job>.<step>.<pod>.<start>.ends       (how its ranks ended: rank_ends.h)
 // A record is written before the pod's first process runs and stays until its end was reported, so
 // that an agent that comes after one that was killed finds every pod, and nothing else. Any thread;
 // one agent writes, anybody reads.
@@ -63,14 +64,17 @@ class PodRegistry {
 
   /// Writes or replaces the record.
   Status put(const PodRecord& record) const;
-  /// Removes it and the plan. Fine when there is none.
+  /// Removes it and what lies beside it. Fine when there is none.
   void remove(const PodId& id) const;
   /// Where the plan of a pod's restart lies (PodPlacer::save).
   std::filesystem::path placement_of(const PodId& id) const;
+  /// Where it is written how the ranks of a Slurm step's pod ended.
+  std::filesystem::path ends_of(const PodId& id) const;
   /// In ascending order. A file that is none of ours, or that others can have written, is passed
   /// over.
   std::vector<PodRecord> all() const;
-  /// Removes what an agent left that was killed while it wrote a record, and plans of no pod.
+  /// Removes what an agent left that was killed while it wrote a record, and what lies beside
+  /// no record.
   void tidy() const;
 
  private:

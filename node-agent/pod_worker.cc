@@ -109,12 +109,18 @@ void PodWorker::signal_rank(uint32_t rank, int signo) {
   // By these Slurm ends a step; whatever the ranks then return, they were not through.
   if (signo == SIGTERM || signo == SIGKILL || signo == SIGINT || signo == SIGXCPU) {
     ending_signal_ = signo;
+    if (ends_) ends_->signalled(signo);
   }
+}
+
+std::string PodWorker::by_signal(int signo) {
+  return fmt::format("Slurm has sent signal {}", signo);
 }
 
 void PodWorker::kill() {
   const std::lock_guard lock(mutex_);
   ending_signal_ = SIGKILL;
+  if (ends_) ends_->signalled(SIGKILL);
   abandoned_ = true;
   if (group_.empty()) return;
   const Status killed = pod::kill_group(group_);
@@ -142,7 +148,6 @@ void PodWorker::run() {
   if (adopt_) {
     if (const Status adopted = adopt(); !adopted) {
       log_warning(fmt::format("pod {}: {}", to_string(record_.id), adopted.message()));
-      record_.reason = adopted.message();
       forget();
       over(report_of(record_));
     }
@@ -225,7 +230,8 @@ void PodWorker::handle(const wire::Order& order) {
       break;
     case Kind::kConnect:
     case Kind::kGo:
-    case Kind::kRefuse:  // is for no pod
+    case Kind::kRefuse:  // these two are for no pod
+    case Kind::kPassTerm:
     case Kind::KIND_NOT_SET:
       answer(order, {Code::kConflict,
                      fmt::format("pod {} is not being restarted", to_string(record_.id))});
@@ -427,7 +433,7 @@ void PodWorker::pod_has_ended() {
   {
     const std::lock_guard lock(mutex_);
     if (record_.reason.empty() && ending_signal_ != 0) {
-      record_.reason = fmt::format("Slurm has sent signal {}", ending_signal_);
+      record_.reason = by_signal(ending_signal_);
     }
   }
   if (const Status put = registry_.put(record_); !put) log_error(put.message());

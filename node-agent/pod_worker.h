@@ -18,6 +18,7 @@
 #include "node-agent/pod/pod.h"
 #include "node-agent/pod_agent.h"
 #include "node-agent/pod_host.h"
+#include "node-agent/rank_ends.h"
 #include "node-agent/restore.h"
 #include "node-agent/step_desk.h"
 
@@ -96,6 +97,8 @@ class PodWorker {
   /// A start came to nothing.
   void never_stood();
   void forget();
+  /// Why it ended, when Slurm has sent this to it.
+  static std::string by_signal(int signo);
   Result<wire::Order> wait_for(wire::Order::KindCase wanted, Time deadline);
   Result<image::AddressMap> exchange_addresses(const image::AddressMap& own);
   Status wait_for_go(const StandingPod& standing);
@@ -135,6 +138,7 @@ class PodWorker {
   /// Guarded by mutex_: by a SIGTSTP of Slurm's; so `scontrol suspend` begins.
   bool stopped_ = false;
   int ending_signal_ = 0;                     ///< guarded by mutex_: Slurm's last word, if any
+  std::shared_ptr<const RankEnds> ends_;      ///< guarded by mutex_, written by the thread
   std::optional<wire::LivingPod> living_;     ///< guarded by mutex_
   std::unique_ptr<ExchangeFolder> exchange_;  ///< guarded by mutex_, written by the thread
 

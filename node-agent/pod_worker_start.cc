@@ -84,9 +84,13 @@ Result<std::unique_ptr<StepPart>> PodWorker::step_part(bool stubs) {
 
 ExchangeFolder::Sender PodWorker::exchange_sender() const {
   if (!record_.stubs || settings_.steps == nullptr) return events_.exchange;
-  return [steps = settings_.steps, id = record_.id, up = events_.exchange](wire::ExchangeUp said) {
+  return [steps = settings_.steps, id = record_.id, up = events_.exchange,
+          ends = ends_](wire::ExchangeUp said) {
     if (said.has_rank_ended()) {
-      steps->rank_ended(id, said.rank_ended().rank(), said.rank_ended().wait_status());
+      const auto& ended = said.rank_ended();
+      // First: once podinit knows that it was heard, nobody else does.
+      ends->ended(ended.rank(), ended.wait_status());
+      steps->rank_ended(id, ended.rank(), ended.wait_status());
     } else {
       up(std::move(said));
     }
@@ -223,6 +227,13 @@ Status PodWorker::hold(pod::Pod& pod) {
   held.rank_streams = record_.rank_streams;
   held.compress = settings_.compress;
 
+  if (record_.stubs) {
+    if (!adopt_) unlink(registry_.ends_of(record_.id).c_str());
+    FERMATA_ASSIGN_STATUS(RankEnds ends, RankEnds::open(registry_.ends_of(record_.id)));
+    const std::lock_guard lock(mutex_);
+    ends_ = std::make_shared<const RankEnds>(std::move(ends));
+    if (adopt_) ending_signal_ = read_rank_ends(registry_.ends_of(record_.id)).signal;
+  }
   std::unique_ptr<ExchangeFolder> exchange;
   if (record_.has_peers() || record_.stubs) {
     Result<std::unique_ptr<ExchangeFolder>> folder =
@@ -269,6 +280,11 @@ Status PodWorker::adopt() {
     taken = {Code::kGone, record_.init < 0 ? "the agent died while the pod was being started"
                                            : "the pod ended while no agent was there"};
   }
+  const KnownEnds ends = read_rank_ends(registry_.ends_of(record_.id));
+  record_.wait_status = ends.status_of(record_.ranks_here());
+  record_.reason = ends.signal != 0      ? by_signal(ends.signal)
+                   : record_.wait_status ? std::string()
+                                         : taken.message();
   clear_away();
   return taken;
 }

@@ -114,9 +114,13 @@ bool StepDesk::hear(StepDoor::Said said) {
   const std::string_view kind = stub_field(said.fields, "kind");
   const auto found = guests_.find(said.guest);
   if (found == guests_.end()) {
-    if (kind == "task") return introduce(said);
-    if (kind == "attach") return attach(said);
-    return false;
+    if (kind != "task" && kind != "attach") return false;
+    const std::optional<std::string> wrong = wrong_stub_version(said.fields);
+    if (wrong && (kind == "attach" || said.uid == 0)) {
+      tell_stub(said.guest, {{"kind", "refused"}, {"status", "1"}, {"text", *wrong}});
+      return false;
+    }
+    return kind == "task" ? introduce(said) : attach(said);
   }
   const Place place = found->second;
   if (kind == "ready") make_ready(place, std::move(said.with));
@@ -183,10 +187,19 @@ void StepDesk::stub_gone(const StepKey& key, uint32_t rank) {
   settle(key);
 }
 
-/// Where a task has left before its step was complete here, as one with a terminal does, the others
-/// would wait for it for ever.
-void StepDesk::let_go(const Step& step) const {
-  if (step.left.empty() || step.tasks.empty()) return;
+/// Where a task has left before its step was complete here, as one with a terminal does, and one
+/// whose program is not there, the others would wait for it for ever.
+void StepDesk::let_go(const Step& step) {
+  if (step.left.empty()) return;
+  wire::StepOffer offer;
+  offer.mutable_id()->set_job(step.facts.job);
+  offer.mutable_id()->set_step(step.facts.step);
+  offer.mutable_id()->set_start(step.facts.start);
+  offer.mutable_id()->set_pod(step.facts.node);
+  offer.set_nodes(step.facts.nodes);
+  offer.set_withdrawn(true);
+  if (step.facts.nodes > 1) to_offer_.push_back(std::move(offer));
+  if (step.tasks.empty()) return;
   log_warning(fmt::format("Slurm's step {}.{}: task {} has ended before all were there",
                           step.facts.job, step.facts.step, *step.left.begin()));
   for (const auto& [rank, task] : step.tasks) {
@@ -300,6 +313,8 @@ void StepDesk::offer_if_complete(Step& step) {
   offer.mutable_id()->set_start(facts.start);
   offer.mutable_id()->set_pod(facts.node);
   offer.set_owner_uid(facts.uid);
+  offer.set_owner_gid(facts.gid);
+  for (const gid_t group : facts.groups) offer.add_owner_groups(group);
   offer.set_nodes(facts.nodes);
   offer.set_ranks(facts.ranks);
   for (const auto& [rank, task] : step.tasks) offer.add_ranks_here(rank);

@@ -133,7 +133,7 @@ class StepDesk {
   void make_ready(const Place& place, std::vector<UniqueFd> with);
   void pass_on(const Place& place, int signal);
   void stub_gone(const StepKey& key, uint32_t rank);
-  void let_go(const Step& step) const;
+  void let_go(const Step& step);
   void offer_if_complete(Step& step);
   void drop_streams(Task& task);
   bool deliver(Task& task) const;

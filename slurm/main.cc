@@ -18,6 +18,7 @@
 
 #include "common/status.h"
 #include "slurm/connection.h"
+#include "slurm/preemption.h"
 
 namespace fermata::slurm {
 namespace {
@@ -60,6 +61,14 @@ std::string state_name(uint32_t state) {
   }
 }
 
+bool preempted(const slurm_job_info_t& job) {
+  return job.preempt_time != 0 && (job.job_state & JOB_STATE_BASE) == JOB_RUNNING;
+}
+
+bool has_end(const slurm_job_info_t& job) {
+  return preempted(job) || (job.time_limit != INFINITE && job.time_limit != NO_VAL);
+}
+
 json to_json(const slurm_job_info_t& job) {
   const passwd* user = getpwuid(job.user_id);
   return {{"job", job.job_id},
@@ -71,8 +80,9 @@ json to_json(const slurm_job_info_t& job) {
           {"batch", job.batch_flag != 0},
           {"restarts", job.restart_cnt},
           {"start", job.start_time},
+          {"preempted", preempted(job)},
           // Without a limit Slurm names a day that is a year away.
-          {"end", job.time_limit == INFINITE || job.time_limit == NO_VAL ? 0 : job.end_time}};
+          {"end", has_end(job) ? job.end_time : 0}};
 }
 
 /// Of a step's number: a member of its own, and then one of a struct (20.11).
@@ -142,6 +152,11 @@ Result<json> one_job(const std::string& text) {
   json job = to_json(loaded->job_array[0]);
   if (job["state"] == "running" || job["state"] == "suspended") {
     FERMATA_ASSIGN(job["steps"], steps_of(number));
+  }
+  if (job["preempted"] == true) {
+    const char* partition = loaded->job_array[0].partition;
+    FERMATA_ASSIGN(job["preemption_requeues"],
+                   preemption_requeues(partition == nullptr ? "" : partition));
   }
   return job;
 }

@@ -42,6 +42,8 @@ bool in_pods = false;
 /// In a task's process: the connection, and what was said over it.
 std::optional<UniqueFd> agent;
 StepTask this_task;
+/// Why there is no connection, in a step that may not need one.
+std::string no_agent;
 
 int refuse(const std::string& why) {
   slurm_error("fermata: %s", why.c_str());
@@ -54,7 +56,8 @@ std::optional<std::string> own_variable(void* /*context*/, const char* name) {
 }
 
 std::optional<std::string> job_variable(void* context, const char* name) {
-  std::string value(PATH_MAX, '\0');
+  constexpr size_t kLongest = 131072;  // of one variable: execve(2)
+  std::string value(kLongest, '\0');
   if (spank_getenv(static_cast<spank_t>(context), name, value.data(),
                    static_cast<int>(value.size())) != ESPANK_SUCCESS) {
     return std::nullopt;
@@ -86,10 +89,30 @@ uint32_t restart_count(spank_t handle) {
 
 bool has_terminal() { return isatty(STDIN_FILENO) != 0; }
 
-/// Why this task cannot be in a pod; empty: it can.
+TaskCommand command_of(spank_t handle) {
+  TaskCommand command;
+  int count = 0;
+  char** words = nullptr;
+  char** environment = nullptr;
+  if (spank_get_item(handle, S_JOB_ARGV, &count, &words) == ESPANK_SUCCESS) {
+    command.command.assign(words, words + count);
+  }
+  spank_get_item(handle, S_JOB_ENV, &environment);
+  for (char** entry = environment; entry != nullptr && *entry != nullptr; ++entry) {
+    command.environment.emplace_back(*entry);
+  }
+  std::string folder(PATH_MAX, '\0');
+  command.working_directory =
+      getcwd(folder.data(), folder.size()) == nullptr ? "/" : folder.c_str();
+  if (!command.command.empty()) {
+    command.program = find_in_path(command.command[0], command.environment);
+  }
+  return command;
+}
+
+/// Why this task cannot be in a pod, as far as is known before it has its streams; empty: it can.
 std::string_view why_unfit(spank_t handle, const TaskCommand& command) {
-  if (has_terminal()) return "a step with --pty cannot be held, its terminal lies outside";
-  if (is_multi_prog(command.command)) {
+  if (is_multi_prog(command)) {
     return "a step with --multi-prog cannot be held, its tasks are different programs";
   }
   // Each component counts its tasks from 0, and all have the step's number; srun alone knows how
@@ -99,6 +122,13 @@ std::string_view why_unfit(spank_t handle, const TaskCommand& command) {
     return "a step of several components cannot be held";
   }
   return {};
+}
+
+/// Whether it is the site's wish alone that it runs in a pod, and it may turn out to be unfit: a
+/// step inside of one with --pty has the variable, too.
+bool may_do_without(spank_t handle) {
+  if (given_options().asked) return false;
+  return job_variable(handle, "SLURM_PTY_PORT") || !why_unfit(handle, command_of(handle)).empty();
 }
 
 /// Slurm tells by itself why it cannot be executed. Nothing is executed where a set may be gone on
@@ -146,27 +176,6 @@ StepTask describe(spank_t handle) {
   return task;
 }
 
-TaskCommand command_of(spank_t handle) {
-  TaskCommand command;
-  int count = 0;
-  char** words = nullptr;
-  char** environment = nullptr;
-  if (spank_get_item(handle, S_JOB_ARGV, &count, &words) == ESPANK_SUCCESS) {
-    command.command.assign(words, words + count);
-  }
-  spank_get_item(handle, S_JOB_ENV, &environment);
-  for (char** entry = environment; entry != nullptr && *entry != nullptr; ++entry) {
-    command.environment.emplace_back(*entry);
-  }
-  std::string folder(PATH_MAX, '\0');
-  command.working_directory =
-      getcwd(folder.data(), folder.size()) == nullptr ? "/" : folder.c_str();
-  if (!command.command.empty()) {
-    command.program = find_in_path(command.command[0], command.environment);
-  }
-  return command;
-}
-
 int init(spank_t handle, int count, char** words) {
   const Status taken = take_arguments(count, words, defaults, agent_socket);
   if (!taken) return refuse(taken.message());
@@ -211,17 +220,24 @@ int task_init_privileged(spank_t handle) {
   if (!in_pods) return 0;
   this_task = describe(handle);
   if (!identify(handle, this_task)) return refuse("Slurm does not tell the job's user and groups");
-  Result<UniqueFd> connected = introduce(agent_socket, this_task);
+  const bool optional = may_do_without(handle);
+  Result<UniqueFd> connected = introduce(agent_socket, this_task, !optional);
+  if (!connected && optional) {
+    no_agent = connected.error().message();
+    return 0;
+  }
   if (!connected) return refuse(connected.error().message());
   agent = *std::move(connected);
   return 0;
 }
 
 int task_init(spank_t handle) {
-  if (!agent) return 0;
+  if (!agent && no_agent.empty()) return 0;
   // srun has given each task's first word as it was typed; the rest of Slurm's order is unchanged.
   const TaskCommand command = command_of(handle);
-  const std::string_view unfit = why_unfit(handle, command);
+  const std::string_view unfit = has_terminal()
+                                     ? "a step with --pty cannot be held, its terminal lies outside"
+                                     : why_unfit(handle, command);
   if (!unfit.empty()) {
     // A step with --pty is more than one task's only where somebody asks for that: the others, who
     // have no terminal, cannot tell.
@@ -234,6 +250,7 @@ int task_init(spank_t handle) {
     return speaks ? refuse(fmt::format("{}; --checkpoint-interval=never runs it without", unfit))
                   : -1;
   }
+  if (!agent) return refuse(no_agent);
   if (is_no_program(command.program)) {
     agent.reset();
     return 0;

@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -194,7 +195,8 @@ class Stub {
   void attach() {
     Result<UniqueFd> found = connect_to(socket_);
     if (!found) return;
-    const Status said = send_fields(found->get(), {{"kind", "attach"},
+    const Status said = send_fields(found->get(), {{"version", kStubVersion},
+                                                   {"kind", "attach"},
                                                    {"job", std::to_string(task_.job)},
                                                    {"step", std::to_string(task_.step)},
                                                    {"start", std::to_string(task_.start)},
@@ -214,7 +216,7 @@ class Stub {
 
 }  // namespace
 
-Result<UniqueFd> introduce(const std::string& socket, const StepTask& task) {
+Result<UniqueFd> introduce(const std::string& socket, const StepTask& task, bool wait) {
   if (encode_stub_fields(to_fields(task)).size() > kLongestStubMessage) {
     return failure(Code::kUnsupported, "the user is in more groups than the agent can be told of");
   }
@@ -224,7 +226,8 @@ Result<UniqueFd> introduce(const std::string& socket, const StepTask& task) {
       FERMATA_TRY_RESULT(send_fields(fd->get(), to_fields(task)));
       return fd;
     }
-    if (tries >= kConnectTries) {
+    if (fd.error().code() == Code::kUsage) return fd;  // that path never will do
+    if (!wait || tries >= kConnectTries) {
       return failure(Code::kGone,
                      "no fermata-agentd answers on this node: " + fd.error().message());
     }
@@ -249,7 +252,11 @@ std::string find_in_path(const std::string& name, const std::vector<std::string>
   while (!path.empty()) {
     const size_t end = std::min(path.find(':'), path.size());
     std::string file = std::string(path.substr(0, end)) + "/" + name;
-    if (end > 0 && access(file.c_str(), X_OK) == 0) return file;
+    struct stat status {};
+    if (end > 0 && access(file.c_str(), X_OK) == 0 && stat(file.c_str(), &status) == 0 &&
+        S_ISREG(status.st_mode)) {
+      return file;
+    }
     path.remove_prefix(std::min(end + 1, path.size()));
   }
   return name;

@@ -12,8 +12,9 @@
 namespace fermata::spank_plugin {
 
 /// Connects to the agent as root, which is what it believes, and says who the task is. The
-/// descriptor is close-on-exec. kGone: no agent is there, after half a minute.
-Result<UniqueFd> introduce(const std::string& socket, const StepTask& task);
+/// descriptor is close-on-exec. kGone: no agent is there, after half a minute where that is waited
+/// for.
+Result<UniqueFd> introduce(const std::string& socket, const StepTask& task, bool wait);
 
 /// A step that cannot begin.
 struct Refused {

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <sstream>
 #include <string_view>
+#include <vector>
 
 namespace fermata::spank_plugin {
 namespace {
@@ -38,12 +39,13 @@ bool begins_with_tasks(std::string_view text) {
 
 }  // namespace
 
-bool is_multi_prog(const std::vector<std::string>& words) {
+bool is_multi_prog(const TaskCommand& command) {
+  const std::vector<std::string>& words = command.command;
   if (words.size() < 2 || words[1].empty()) return false;
   if (contains_just(words[0], words[1])) return true;
   // The file need not be on this node.
   return begins_with_tasks(words[1]) && words[1].find('\n') != std::string::npos &&
-         access(words[0].c_str(), X_OK) != 0;
+         access(command.program.c_str(), X_OK) != 0;
 }
 
 }  // namespace fermata::spank_plugin

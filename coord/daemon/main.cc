@@ -32,6 +32,7 @@ Status serve(const Config& config) {
   options.job.tree_arity = config.tree_arity;
   options.job.node_grace = config.node_grace;
   options.job.keep = config.keep_sets;
+  options.job.preempt_sets = config.preempt_sets;
 
   SlurmProgram slurm;
   if (has_slurm()) options.slurm = &slurm;

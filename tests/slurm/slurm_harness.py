@@ -11,7 +11,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 
 from harness import cluster as nodes  # noqa: E402  (the path comes first)
 from harness import scenario  # noqa: E402
-from fermata_job import BIN, FERMATA, REPOSITORY, Failure, check, read, said, wait_until  # noqa: E402
+from fermata_job import BIN, FERMATA, REPOSITORY, SLOWDOWN, Failure, check, read, said, wait_until  # noqa: E402
 
 nodes.SCRIPT = os.path.join(REPOSITORY, "scripts", "slurm-cluster")
 USER = nodes.USER
@@ -90,6 +90,11 @@ class SlurmCluster(nodes.Cluster):
     def file(self, name):
         return os.path.join(self.home, name)
 
+    @staticmethod
+    def finish(client, seconds):
+        """What a client that was started returns."""
+        return client.wait(timeout=seconds * SLOWDOWN)
+
     def must_checkpoint(self, step, *options, seconds=60):
         for _ in range(50):
             result = self.fermata("checkpoint", step, *options, seconds=seconds)
@@ -106,4 +111,4 @@ def run(name, description, body, seconds, count=3, slurm_config=""):
     scenario.run_scenario(f"slurm.{name}", arguments, lambda cluster, _, dice: body(cluster, dice), seconds, nodes=count)
 
 
-__all__ = ["BIN", "FERMATA", "REPOSITORY", "USER", "Failure", "check", "nodes", "read", "run", "said", "wait_until"]
+__all__ = ["BIN", "FERMATA", "REPOSITORY", "SLOWDOWN", "USER", "Failure", "check", "nodes", "read", "run", "said", "wait_until"]

@@ -37,7 +37,7 @@ TEST_F(ConfigFile, EveryKey_IsRead) {
       "compress = \"zstd\"\nmax_writers = 3\nkeep_sets = 5\nwrite_bandwidth = \"500M\"\nnode_grace "
       "= \"5s\"\n"
       "run_dir = \"/run/f\"\nnode_name = \"n7\"\nslots = 4\n"
-      "relay_listen = \"127.0.0.1:3\"\ntree_arity = 2\n");
+      "relay_listen = \"127.0.0.1:3\"\ntree_arity = 2\npreempt_sets = false\n");
   ASSERT_TRUE(config) << config.error().message();
   EXPECT_EQ(config->checkpoint_dir, "/scratch/ckpt");
   EXPECT_EQ(config->log_level, LogLevel::kDebug);
@@ -57,6 +57,7 @@ TEST_F(ConfigFile, EveryKey_IsRead) {
   EXPECT_EQ(config->slots, 4U);
   EXPECT_EQ(config->relay_listen, "127.0.0.1:3");
   EXPECT_EQ(config->tree_arity, 2U);
+  EXPECT_FALSE(config->preempt_sets);
 }
 
 TEST_F(ConfigFile, EmptyFile_GivesTheDefaults) {

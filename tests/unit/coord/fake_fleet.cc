@@ -38,6 +38,8 @@ std::string name_of(const wire::Order& order) {
       return fmt::format("signal {}", order.signal().signal());
     case wire::Order::kDestroy:
       return "destroy";
+    case wire::Order::kPassTerm:
+      return order.pass_term().hold_ms() > 0 ? "hold term" : "pass term";
     default:
       return "?";
   }

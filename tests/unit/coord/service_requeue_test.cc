@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include "tests/unit/coord/service_fixture.h"
+#include "tests/unit/coord/slurm_double.h"
 
 namespace fermata::coord {
 namespace {
@@ -9,41 +10,7 @@ namespace {
 using std::chrono::seconds;
 using std::chrono::system_clock;
 
-constexpr uint64_t kJob = 70;
-
-/// A Slurm with one job.
-class SlurmDouble final : public SlurmControl {
- public:
-  Result<SlurmJob> job(uint64_t number) override {
-    const std::lock_guard lock(mutex_);
-    if (number != kJob) return failure(Code::kNotFound, "Slurm has no such job");
-    return job_;
-  }
-  Status requeue(uint64_t number) override {
-    const std::lock_guard lock(mutex_);
-    if (!answer_) return answer_;
-    requeued_.push_back(number);
-    return {};
-  }
-  void set(const SlurmJob& job) {
-    const std::lock_guard lock(mutex_);
-    job_ = job;
-  }
-  void answer(const Status& status) {
-    const std::lock_guard lock(mutex_);
-    answer_ = status;
-  }
-  std::vector<uint64_t> requeued() const {
-    const std::lock_guard lock(mutex_);
-    return requeued_;
-  }
-
- private:
-  mutable std::mutex mutex_;
-  SlurmJob job_;
-  Status answer_;
-  std::vector<uint64_t> requeued_;
-};
+constexpr uint64_t kJob = SlurmDouble::kJob;
 
 class RequeueTest : public ServiceTest {
  protected:

@@ -85,6 +85,21 @@ TEST_F(StepsTest, AStepBegins_WhenAllOfItsNodesHaveOfferedIt) {
   EXPECT_THAT(fleet_.pods(), UnorderedElementsAre("70.0/0", "70.0/1"));
 }
 
+TEST_F(StepsTest, AStepOfWhichATaskHasLeft_IsRefusedAtOnce_OnTheOtherNodes) {
+  wire::StepOffer gone = part(0, two_, 1);
+  gone.set_withdrawn(true);
+  service_->step_offered("n1", part(0, two_, 0));
+  service_->step_offered("n2", gone);
+  EXPECT_THAT(refused().text(), HasSubstr("one of its tasks on n2 has ended"));
+  // And whatever the order.
+  gone = part(1, two_, 1);
+  gone.set_withdrawn(true);
+  service_->step_offered("n2", gone);
+  service_->step_offered("n1", part(1, two_, 0));
+  EXPECT_THAT(refused("n1", 2).text(), HasSubstr("one of its tasks on n2 has ended"));
+  EXPECT_THAT(jobs(), IsEmpty());
+}
+
 TEST_F(StepsTest, ARequeuedStep_GoesOnFromItsLastSet) {
   offer(0, two_);
   expect_running(0);

@@ -8,7 +8,10 @@
 
 #include "host_fixture.h"
 #include "node-agent/pod/cgroup.h"
+#include "node-agent/rank_ends.h"
+#include "node-agent/record_file.h"
 #include "proto/pod_id.h"
+#include "stub_talk.h"
 
 namespace fermata::node_agent {
 namespace {
@@ -134,6 +137,42 @@ TEST_F(AgentTest, AnEndIsToldOnce_AndItsRecordGoes) {
   EXPECT_TRUE(eventually([&] { return records().empty(); }));
   agent->attached({});
   EXPECT_THAT(stream_.ended(), SizeIs(1));
+}
+
+// podinit goes once its word was heard; an agent that is killed then has told nobody yet.
+TEST_F(AgentTest, HowRanksOfASlurmStepEnded_IsKnownToTheNextAgent) {
+  PodRecord record;
+  record.id = pod();
+  record.init = 1;  // not the one that was recorded
+  record.init_start = 1;
+  record.pod_of_rank = {record.id.pod, record.id.pod};
+  record.stubs = true;
+  const uint64_t began = process_start_time(getpid());
+  record.stub_processes = {{0, getpid(), began}, {1, getpid(), began}};
+  const PodRegistry registry(run_dir());
+  ASSERT_TRUE(registry.put(record));
+  const Result<RankEnds> ends = RankEnds::open(registry.ends_of(record.id));
+  ASSERT_TRUE(ends) << ends.error().message();
+  ends->ended(0, W_EXITCODE(0, 0));
+  ends->ended(1, W_EXITCODE(7, 0));
+
+  const std::unique_ptr<Agent> agent = start();
+  for (const uint32_t rank : {0U, 1U}) {
+    const UniqueFd stub = stub_talk::connect_to(run_dir() / "steps");
+    StubFields who = stub_talk::attach(record.id.step.job, rank);
+    for (auto& [name, value] : who) {
+      if (name == "step") value = std::to_string(record.id.step.step);
+      if (name == "start") value = std::to_string(record.id.start);
+    }
+    stub_talk::say(stub, who);
+    const StubFields said = stub_talk::hear(stub);
+    EXPECT_EQ(stub_talk::kind_of(said), "ended");
+    EXPECT_EQ(stub_number(said, "status"), static_cast<uint64_t>(W_EXITCODE(rank == 0 ? 0 : 7, 0)));
+  }
+  ASSERT_TRUE(eventually([&] { return stream_.ended().size() == 1; }));
+  EXPECT_EQ(stream_.ended()[0].wait_status(), W_EXITCODE(7, 0));
+  EXPECT_EQ(stream_.ended()[0].reason(), "");
+  EXPECT_TRUE(eventually([&] { return !fs::exists(registry.ends_of(record.id)); }));
 }
 
 TEST_F(AgentTest, AnEndWithoutCoordinator_IsToldWhenItIsBack) {

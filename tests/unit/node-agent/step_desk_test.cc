@@ -23,12 +23,17 @@
 #include <vector>
 
 #include "node-agent/record_file.h"
+#include "stub_talk.h"
 #include "tests/support/scratch_folder.h"
 
 namespace fermata::node_agent {
 namespace {
 
 using std::chrono::seconds;
+using stub_talk::connect_to;
+using stub_talk::hear;
+using stub_talk::kind_of;
+using stub_talk::say;
 
 constexpr seconds kPatience{30};
 constexpr uid_t kNobody = 65534;
@@ -39,7 +44,9 @@ class Heard {
  public:
   StepDeskEvents events() {
     StepDeskEvents made;
-    made.offer = [this](const wire::StepOffer&) { add("offer"); };
+    made.offer = [this](const wire::StepOffer& offer) {
+      add(offer.withdrawn() ? "withdrawn" : "offer");
+    };
     made.signal = [this](const PodId&, uint32_t rank, int signo) {
       add("signal " + std::to_string(signo) + " to " + std::to_string(rank));
     };
@@ -68,48 +75,6 @@ class Heard {
   std::vector<std::string> said_;
 };
 
-UniqueFd connect_to(const std::filesystem::path& socket) {
-  UniqueFd fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  memcpy(address.sun_path, socket.c_str(), socket.native().size() + 1);
-  if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) fd = {};
-  return fd;
-}
-
-void say(const UniqueFd& fd, const StubFields& fields, const std::vector<int>& with = {}) {
-  const std::string text = encode_stub_fields(fields);
-  iovec part{const_cast<char*>(text.data()), text.size()};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(4 * sizeof(int))> control{};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  if (!with.empty()) {
-    message.msg_control = control.data();
-    message.msg_controllen = CMSG_SPACE(with.size() * sizeof(int));
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(with.size() * sizeof(int));
-    memcpy(CMSG_DATA(header), with.data(), with.size() * sizeof(int));
-  }
-  ASSERT_EQ(sendmsg(fd.get(), &message, MSG_NOSIGNAL), static_cast<ssize_t>(text.size()));
-}
-
-/// The kind of the next message; "gone" where the desk has hung up, "silence" after `timeout`.
-StubFields hear(const UniqueFd& fd, std::chrono::milliseconds timeout = kPatience) {
-  const timeval limit{timeout.count() / 1000, (timeout.count() % 1000) * 1000};
-  setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-  std::string text(kLongestStubMessage, '\0');
-  const ssize_t got = recv(fd.get(), text.data(), text.size(), 0);
-  if (got < 0) return {{"kind", errno == EAGAIN ? "silence" : "gone"}};
-  if (got == 0) return {{"kind", "gone"}};
-  text.resize(static_cast<size_t>(got));
-  return decode_stub_fields(text).value_or(StubFields{});
-}
-
-std::string kind_of(const StubFields& said) { return std::string(stub_field(said, "kind")); }
-
 class StepDeskTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -119,10 +84,10 @@ class StepDeskTest : public testing::Test {
   }
 
   /// A task of the step, as slurmstepd introduces it; of `here` on this node.
-  UniqueFd introduced(uint32_t rank, uint32_t here) const {
+  UniqueFd introduced(uint32_t rank, uint32_t here, uint32_t nodes = 1) const {
     StepTask task;
     task.job = kPod.step.job;
-    task.nodes = 1;
+    task.nodes = nodes;
     task.ranks = task.here = here;
     task.rank = rank;
     task.gid = 17;
@@ -141,13 +106,7 @@ class StepDeskTest : public testing::Test {
     say(stub, {{"kind", "ready"}}, {memory.get(), null.get(), null.get(), null.get()});
   }
 
-  static StubFields attach(uint32_t rank) {
-    return {{"kind", "attach"},
-            {"job", "7"},
-            {"step", "0"},
-            {"start", "0"},
-            {"rank", std::to_string(rank)}};
-  }
+  static StubFields attach(uint32_t rank) { return stub_talk::attach(kPod.step.job, rank); }
 
   ScratchFolder folder_;
   std::filesystem::path socket_ = folder_.path() / "steps";
@@ -215,6 +174,23 @@ TEST_F(StepDeskTest, Task_IsLetGo_WhenAnotherOfItsStepHasLeftBeforeAllWereThere)
   ready(second);
   introduced(0, 2).reset();
   EXPECT_EQ(kind_of(hear(second)), "refused");
+}
+
+TEST_F(StepDeskTest, Plugin_OfAnotherVersion_IsTold) {
+  desk_->begin();
+  const UniqueFd stub = connect_to(socket_);
+  say(stub, {{"version", "77"}, {"kind", "task"}});
+  const StubFields said = hear(stub);
+  EXPECT_EQ(kind_of(said), "refused");
+  const std::string text(stub_field(said, "text"));
+  EXPECT_NE(text.find("version 77"), std::string::npos) << text;
+  EXPECT_NE(text.find(std::string("version ") + kStubVersion), std::string::npos) << text;
+}
+
+TEST_F(StepDeskTest, OtherNodes_AreTold_WhenATaskHasLeftBeforeAllWereThere) {
+  desk_->begin();
+  introduced(0, 2, 2).reset();
+  EXPECT_TRUE(heard_.wait_for("withdrawn"));
 }
 
 TEST_F(StepDeskTest, Task_IsLetGo_WhenAnotherOfItsStepHasLeftBeforeItCame) {
