@@ -79,6 +79,7 @@ class PodWorker {
   RestoreOrder restore_order(const wire::RestoreOrder& wanted);
   Status adopt();
   Status take_over();
+  void know_ends();
   /// Ends what there is of a pod that cannot be held.
   void clear_away();
   /// In a Slurm step: its tasks that are the ranks of this pod. nullptr: it is none.

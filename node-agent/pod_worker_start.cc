@@ -280,13 +280,18 @@ Status PodWorker::adopt() {
     taken = {Code::kGone, record_.init < 0 ? "the agent died while the pod was being started"
                                            : "the pod ended while no agent was there"};
   }
-  const KnownEnds ends = read_rank_ends(registry_.ends_of(record_.id));
-  record_.wait_status = ends.status_of(record_.ranks_here());
-  record_.reason = ends.signal != 0      ? by_signal(ends.signal)
-                   : record_.wait_status ? std::string()
-                                         : taken.message();
+  record_.reason = taken.message();
+  if (record_.stubs && !record_.alive()) know_ends();
   clear_away();
   return taken;
+}
+
+/// Of a pod that ended by itself: its ranks may have told the agent before.
+void PodWorker::know_ends() {
+  const KnownEnds ends = read_rank_ends(registry_.ends_of(record_.id));
+  record_.wait_status = ends.status_of(record_.ranks_here());
+  if (record_.wait_status) record_.reason.clear();
+  if (ends.signal != 0) record_.reason = by_signal(ends.signal);
 }
 
 void PodWorker::clear_away() {

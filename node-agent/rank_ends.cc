@@ -38,6 +38,7 @@ void RankEnds::ended(uint32_t rank, int wait_status) const {
 void RankEnds::signalled(int signo) const { add(file_.get(), fmt::format("signal 0 {}\n", signo)); }
 
 std::optional<int> KnownEnds::status_of(std::span<const uint32_t> ranks) const {
+  if (ranks.empty()) return std::nullopt;
   int highest = 0;
   for (const uint32_t rank : ranks) {
     const auto found = statuses.find(rank);

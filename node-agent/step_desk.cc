@@ -28,10 +28,6 @@ PodId id_of(const std::tuple<uint64_t, uint32_t, uint32_t>& key, uint32_t pod) {
   return {{std::get<0>(key), std::get<1>(key)}, pod, std::get<2>(key)};
 }
 
-std::tuple<uint64_t, uint32_t, uint32_t> key_of(const PodId& pod) {
-  return {pod.step.job, pod.step.step, pod.start};
-}
-
 std::optional<TaskCommand> read_command(int memfd) {
   struct stat status {};
   if (fstat(memfd, &status) != 0 || !S_ISREG(status.st_mode) || status.st_size > kLongestCommand) {
@@ -52,40 +48,32 @@ std::optional<TaskCommand> read_command(int memfd) {
   return command;
 }
 
+wire::StepOffer offer_of(const StepTask& facts) {
+  wire::StepOffer offer;
+  offer.mutable_id()->set_job(facts.job);
+  offer.mutable_id()->set_step(facts.step);
+  offer.mutable_id()->set_start(facts.start);
+  offer.mutable_id()->set_pod(facts.node);
+  offer.set_nodes(facts.nodes);
+  return offer;
+}
+
 std::string absolute(const std::string& path, const std::string& below) {
   return path.starts_with('/') ? path : (std::filesystem::path(below) / path).string();
 }
 
 }  // namespace
 
-StepPart::~StepPart() {
-  std::vector<UniqueFd> streams;
-  for (TaskPart& task : tasks) {
-    for (UniqueFd& stream : task.streams) streams.push_back(std::move(stream));
-  }
-  close_elsewhere(std::move(streams));
+StepDesk::Held::~Held() {
+  const auto offers = std::exchange(desk_.to_offer_, {});
+  const auto signals = std::exchange(desk_.to_signal_, {});
+  const auto abandoned = std::exchange(desk_.to_abandon_, {});
+  close_elsewhere(std::exchange(desk_.to_close_, {}));
+  lock_.unlock();
+  for (const wire::StepOffer& offer : offers) desk_.events_.offer(offer);
+  for (const Signal& one : signals) desk_.events_.signal(one.pod, one.rank, one.number);
+  for (const PodId& pod : abandoned) desk_.events_.abandoned(pod);
 }
-
-class StepDesk::Held {
- public:
-  explicit Held(StepDesk& desk) : desk_(desk), lock_(desk.mutex_) {}
-  Held(const Held&) = delete;
-  Held& operator=(const Held&) = delete;
-  ~Held() {
-    const auto offers = std::exchange(desk_.to_offer_, {});
-    const auto signals = std::exchange(desk_.to_signal_, {});
-    const auto abandoned = std::exchange(desk_.to_abandon_, {});
-    close_elsewhere(std::exchange(desk_.to_close_, {}));
-    lock_.unlock();
-    for (const wire::StepOffer& offer : offers) desk_.events_.offer(offer);
-    for (const Signal& one : signals) desk_.events_.signal(one.pod, one.rank, one.number);
-    for (const PodId& pod : abandoned) desk_.events_.abandoned(pod);
-  }
-
- private:
-  StepDesk& desk_;
-  std::unique_lock<std::mutex> lock_;
-};
 
 Result<std::unique_ptr<StepDesk>> StepDesk::open(const std::filesystem::path& socket,
                                                  std::filesystem::path folder,
@@ -191,12 +179,7 @@ void StepDesk::stub_gone(const StepKey& key, uint32_t rank) {
 /// whose program is not there, the others would wait for it for ever.
 void StepDesk::let_go(const Step& step) {
   if (step.left.empty()) return;
-  wire::StepOffer offer;
-  offer.mutable_id()->set_job(step.facts.job);
-  offer.mutable_id()->set_step(step.facts.step);
-  offer.mutable_id()->set_start(step.facts.start);
-  offer.mutable_id()->set_pod(step.facts.node);
-  offer.set_nodes(step.facts.nodes);
+  wire::StepOffer offer = offer_of(step.facts);
   offer.set_withdrawn(true);
   if (step.facts.nodes > 1) to_offer_.push_back(std::move(offer));
   if (step.tasks.empty()) return;
@@ -307,15 +290,10 @@ void StepDesk::offer_if_complete(Step& step) {
   }
   const StepTask& facts = step.facts;
   const TaskCommand& first = step.tasks.begin()->second.command;
-  wire::StepOffer offer;
-  offer.mutable_id()->set_job(facts.job);
-  offer.mutable_id()->set_step(facts.step);
-  offer.mutable_id()->set_start(facts.start);
-  offer.mutable_id()->set_pod(facts.node);
+  wire::StepOffer offer = offer_of(facts);
   offer.set_owner_uid(facts.uid);
   offer.set_owner_gid(facts.gid);
   for (const gid_t group : facts.groups) offer.add_owner_groups(group);
-  offer.set_nodes(facts.nodes);
   offer.set_ranks(facts.ranks);
   for (const auto& [rank, task] : step.tasks) offer.add_ranks_here(rank);
   offer.set_interval_ms(facts.interval_ms);
@@ -333,171 +311,6 @@ void StepDesk::offer_if_complete(Step& step) {
   for (const std::string& word : first.command) offer.add_command(word);
   step.offered = true;
   to_offer_.push_back(std::move(offer));
-}
-
-// ---- what the agent says
-
-StepDesk::Step* StepDesk::step_of(const PodId& pod) {
-  const auto found = steps_.find(key_of(pod));
-  return found == steps_.end() ? nullptr : &found->second;
-}
-
-/// Tells the stub what became of its rank, as far as that may be told: the last rank of a pod ends
-/// when the pod has, so that nothing is left when Slurm looks. True: it was told.
-bool StepDesk::deliver(Task& task) const {
-  if (!task.stub || !task.status || !task.over) return false;
-  tell_stub(task.stub.get(), {{"kind", "ended"}, {"status", std::to_string(*task.status)}});
-  return true;
-}
-
-/// Forgets a step of which nothing is left.
-void StepDesk::settle(const StepKey& key) {
-  const auto step = steps_.find(key);
-  if (step == steps_.end()) return;
-  std::erase_if(step->second.tasks,
-                [](const auto& one) { return one.second.over && !one.second.awaited; });
-  const bool others_come =
-      !step->second.left.empty() && step->second.left.size() < step->second.facts.here;
-  if (step->second.tasks.empty() && !others_come) steps_.erase(step);
-}
-
-void StepDesk::resend() {
-  const Held held(*this);
-  for (auto& [key, step] : steps_) {
-    if (!step.offered) continue;
-    step.again = true;
-    offer_if_complete(step);
-  }
-}
-
-void StepDesk::refuse(const PodId& offer, const std::string& text, int exit_status) {
-  const Held held(*this);
-  Step* step = step_of(offer);
-  if (step == nullptr) return;
-  bool first = true;
-  for (auto& [rank, task] : step->tasks) {
-    if (task.started || !task.stub) continue;
-    // Once is enough.
-    const bool says = std::exchange(first, false) && !text.empty();
-    tell_stub(task.stub.get(), {{"kind", "refused"},
-                                {"status", std::to_string(exit_status)},
-                                {"text", says ? text : std::string()}});
-  }
-}
-
-Result<StepPart> StepDesk::take(const PodId& pod, const std::vector<uint32_t>& ranks) {
-  const Held held(*this);
-  Step* step = step_of(pod);
-  StepPart part;
-  for (const uint32_t rank : ranks) {
-    const auto found = step == nullptr ? decltype(step->tasks.end()){} : step->tasks.find(rank);
-    if (step == nullptr || found == step->tasks.end() || !found->second.ready ||
-        !found->second.stub) {
-      return failure(Code::kGone, fmt::format("task {} of Slurm's step {} is not on this node any "
-                                              "more",
-                                              rank, to_string(pod.step)));
-    }
-    Task& task = found->second;
-    FERMATA_ASSIGN(pod::ModelProcess model, pod::ModelProcess::of(task.process.pid));
-    // Were it gone, its number could be another's by now.
-    if (!stub_is_there(task.stub.get())) {
-      return failure(Code::kGone, fmt::format("task {} of Slurm's step {} has just ended", rank,
-                                              to_string(pod.step)));
-    }
-    TaskPart& one = part.tasks.emplace_back();
-    one.rank = rank;
-    one.stub = task.process;
-    one.command = task.command;
-    one.processors = model.processors();
-    for (size_t stream = 0; stream < task.streams.size(); ++stream) {
-      one.streams.at(stream).reset(fcntl(task.streams.at(stream).get(), F_DUPFD_CLOEXEC, 0));
-      if (!one.streams.at(stream)) return errno_failure(errno, "a stream of a task");
-    }
-    task.pod = pod.pod;
-    if (part.tasks.size() == 1) {
-      part.model = std::move(model);
-    } else {
-      part.model.run_also_on(one.processors);
-    }
-  }
-  if (part.tasks.empty()) return failure(Code::kInternal, "a pod without a task");
-  part.uid = step->facts.uid;
-  part.gid = step->facts.gid;
-  part.groups = step->facts.groups;
-  return part;
-}
-
-void StepDesk::expect(const PodId& pod, const std::vector<uint32_t>& ranks, uid_t owner,
-                      const std::vector<StubProcess>& stubs) {
-  const Held held(*this);
-  Step& step = steps_[key_of(pod)];
-  step.facts.uid = owner;
-  for (const uint32_t rank : ranks) {
-    Task& task = step.tasks[rank];
-    task.awaited = task.started = task.ready = true;
-    task.pod = pod.pod;
-    for (const StubProcess& stub : stubs) {
-      if (stub.rank == rank) task.process = stub;
-    }
-  }
-}
-
-void StepDesk::started(const PodId& pod) {
-  const Held held(*this);
-  Step* step = step_of(pod);
-  if (step == nullptr) return;
-  for (auto& [rank, task] : step->tasks) {
-    if (task.pod != pod.pod || task.started) continue;
-    task.started = true;
-    task.command = {};
-    drop_streams(task);
-    if (task.stub) tell_stub(task.stub.get(), {{"kind", "started"}});
-    for (const int signal : std::exchange(task.signals, {})) {
-      to_signal_.push_back({pod, rank, signal});
-    }
-    if (!task.stub) to_signal_.push_back({pod, rank, SIGKILL});
-  }
-}
-
-void StepDesk::rank_ended(const PodId& pod, uint32_t rank, int wait_status) {
-  const Held held(*this);
-  Step* step = step_of(pod);
-  if (step == nullptr) return;
-  const auto found = step->tasks.find(rank);
-  if (found == step->tasks.end() || found->second.pod != pod.pod) return;
-  found->second.status = wait_status;
-  bool last = true;
-  for (const auto& [number, task] : step->tasks) {
-    if (task.pod == pod.pod && !task.status) last = false;
-  }
-  if (last) return;  // with the pod
-  found->second.over = true;
-  if (deliver(found->second)) settle(key_of(pod));
-}
-
-void StepDesk::pod_over(const PodId& pod, std::optional<int> wait_status) {
-  const Held held(*this);
-  Step* step = step_of(pod);
-  if (step == nullptr) return;
-  for (auto it = step->tasks.begin(); it != step->tasks.end();) {
-    Task& task = it->second;
-    if (task.pod == pod.pod && !task.started) {
-      task.pod.reset();  // the pod did not come to be; the coordinator says why
-      if (!task.stub) {
-        drop_streams(task);
-        it = step->tasks.erase(it);
-        continue;
-      }
-    } else if (task.pod == pod.pod) {
-      if (!task.status) task.status = wait_status.value_or(W_EXITCODE(0, SIGKILL));
-      task.over = true;
-      deliver(task);
-    }
-    ++it;
-  }
-  // A coordinator that came meanwhile was told of it as of one that runs.
-  if (std::exchange(step->again, false)) offer_if_complete(*step);
-  settle(key_of(pod));
 }
 
 }  // namespace fermata::node_agent

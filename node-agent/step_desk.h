@@ -121,7 +121,17 @@ class StepDesk {
     int number;
   };
   /// The table, locked; what came of it is done when the lock has been given back.
-  class Held;
+  class Held {
+   public:
+    explicit Held(StepDesk& desk) : desk_(desk), lock_(desk.mutex_) {}
+    Held(const Held&) = delete;
+    Held& operator=(const Held&) = delete;
+    ~Held();
+
+   private:
+    StepDesk& desk_;
+    std::unique_lock<std::mutex> lock_;
+  };
 
   StepDesk(std::unique_ptr<StepDoor> door, std::filesystem::path folder, StepDeskEvents events);
   bool hear(StepDoor::Said said);
