@@ -16,6 +16,8 @@ using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 using std::chrono::system_clock;
 
+/// A busy slurmctld takes its time, and a set that is being taken its own.
+constexpr std::chrono::seconds kToAskSlurm{30};
 /// Of a job that never had a set nobody knows how long one takes: then it is tried where there is
 /// so much time for it.
 constexpr std::chrono::seconds kEnoughForTheFirst{10};
@@ -33,23 +35,23 @@ void pass(Fleet& fleet, const std::string& node, const PodId& pod, milliseconds 
 void Job::term_held(uint32_t pod) {
   milliseconds hold{0};
   bool first = false;
-  {
+  const bool asks = context_.options.preempt_sets && context_.slurm != nullptr;
+  if (asks) {
+    const Time now = steady_clock::now();
     const std::lock_guard lock(mutex_);
-    if (term_hold_) hold = duration_cast<milliseconds>(*term_hold_ - steady_clock::now());
     // The agents do not hold any more what they were told to hold until then.
-    if (hold < milliseconds::zero()) terms_.clear();
+    if (term_hold_ && *term_hold_ <= now) terms_.clear();
     first = terms_.empty();
-    if (first) term_hold_.reset();
+    if (first) term_hold_ = now + kToAskSlurm;
     terms_.insert(pod);
+    hold = duration_cast<milliseconds>(*term_hold_ - now);
   }
-  if (first) {
-    ask([this](const Status& status) {
-      if (status) return judge_term();
-      pass_terms();
-    });
-  } else if (hold > milliseconds::zero()) {
-    pass(context_.fleet, node_of_[pod], {step_, pod, start_}, hold);
-  }
+  pass(context_.fleet, node_of_[pod], {step_, pod, start_}, hold);
+  if (!first) return;
+  ask([this](const Status& status) {
+    if (status) return judge_term();
+    pass_terms();
+  });
 }
 
 void Job::pass_terms() {
@@ -65,7 +67,6 @@ void Job::pass_terms() {
 }
 
 std::optional<milliseconds> Job::time_for_last_set() {
-  if (!context_.options.preempt_sets || context_.slurm == nullptr) return std::nullopt;
   const Result<SlurmJob> job = context_.slurm->job(step_.job);
   if (!job) {
     log_warning(fmt::format("job {}: Slurm's SIGTERM is passed on, whatever it is for: {}",
