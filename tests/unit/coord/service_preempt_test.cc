@@ -59,6 +59,13 @@ class PreemptTest : public ServiceTest {
     *held.mutable_id() = to_wire(PodId{{kJob, step}, pod, 0});
     service_->term_held(pod == 0 ? "n1" : "n2", held);
   }
+  /// The first pod of the step is signalled: so many sets before it is passed on.
+  void expect_sets(size_t sets, bool requeued = false) {
+    term(0, 0);
+    EXPECT_TRUE(eventually([&] { return passed() == 1; }));
+    EXPECT_EQ(sets_taken(), sets);
+    EXPECT_EQ(slurm_.requeued().size(), requeued ? 1U : 0U);
+  }
   size_t passed() { return fleet_.orders_with("pass term").size(); }
   size_t sets_taken() { return fleet_.orders_with("n1 phase commit").size(); }
 
@@ -85,8 +92,7 @@ TEST_F(PreemptTest, TheLastSetComesFirst_ThenTheRequeue_ThenTheSignal) {
 
 TEST_F(PreemptTest, OneThatComesLater_IsPassedOn_WithoutAnotherSet) {
   begin(0);
-  term(0, 0);
-  EXPECT_TRUE(eventually([&] { return passed() == 1; }));
+  expect_sets(1, true);
   term(0, 1);
   EXPECT_TRUE(eventually([&] { return passed() == 2; }));
   EXPECT_EQ(sets_taken(), 1U);
@@ -96,19 +102,14 @@ TEST_F(PreemptTest, WhoIsNotPreempted_HasItAtOnce) {
   job_.preempted = false;
   slurm_.set(job_);
   begin(0);
-  term(0, 0);
-  EXPECT_TRUE(eventually([&] { return passed() == 1; }));
-  EXPECT_EQ(sets_taken(), 0U);
-  EXPECT_THAT(slurm_.requeued(), IsEmpty());
+  expect_sets(0);
 }
 
 TEST_F(PreemptTest, ACancelledJob_TakesNoSet) {
   job_.running = false;
   slurm_.set(job_);
   begin(0);
-  term(0, 0);
-  EXPECT_TRUE(eventually([&] { return passed() == 1; }));
-  EXPECT_EQ(sets_taken(), 0U);
+  expect_sets(0);
 }
 
 TEST_F(PreemptTest, WhatDoesNotFitInHalfOfTheGrace_IsNotTried) {
@@ -117,19 +118,14 @@ TEST_F(PreemptTest, WhatDoesNotFitInHalfOfTheGrace_IsNotTried) {
   EXPECT_TRUE(wire::to_status(checkpoint(kJob).outcome()));
   job_.end = system_clock::now() + std::chrono::milliseconds(2500);
   slurm_.set(job_);
-  term(0, 0);
-  EXPECT_TRUE(eventually([&] { return passed() == 1; }));
-  EXPECT_EQ(sets_taken(), 1U);
-  EXPECT_THAT(slurm_.requeued(), IsEmpty());
+  expect_sets(1);
 }
 
 TEST_F(PreemptTest, NobodyKnowsHowLongASetTakes_AndTheGraceIsShort_NoneIsTried) {
   job_.end = system_clock::now() + seconds(15);
   slurm_.set(job_);
   begin(0);
-  term(0, 0);
-  EXPECT_TRUE(eventually([&] { return passed() == 1; }));
-  EXPECT_EQ(sets_taken(), 0U);
+  expect_sets(0);
 }
 
 TEST_F(PreemptTest, ASetThatFails_IsNoReasonToRequeue) {
@@ -138,9 +134,7 @@ TEST_F(PreemptTest, ASetThatFails_IsNoReasonToRequeue) {
     return Status(Code::kCannotHold, "an object stands in the way");
   });
   begin(0);
-  term(0, 0);
-  EXPECT_TRUE(eventually([&] { return passed() == 1; }));
-  EXPECT_THAT(slurm_.requeued(), IsEmpty());
+  expect_sets(0);
 }
 
 TEST_F(PreemptTest, AllStepsHaveTheirSet_BeforeTheFirstIsSignalled) {
@@ -174,29 +168,21 @@ TEST_F(PreemptTest, AStepInNoPods_KeepsTheRestOfItsGrace) {
   job_.steps = {0, 1};
   slurm_.set(job_);
   begin(0);
-  term(0, 0);
-  EXPECT_TRUE(eventually([&] { return passed() == 1; }));
-  EXPECT_EQ(sets_taken(), 1U);
-  EXPECT_THAT(slurm_.requeued(), IsEmpty());
+  expect_sets(1);
 }
 
 TEST_F(PreemptTest, WherePreemptionCancels_NothingIsRequeued) {
   job_.preemption_requeues = false;
   slurm_.set(job_);
   begin(0);
-  term(0, 0);
-  EXPECT_TRUE(eventually([&] { return passed() == 1; }));
-  EXPECT_EQ(sets_taken(), 1U);
-  EXPECT_THAT(slurm_.requeued(), IsEmpty());
+  expect_sets(1);
 }
 
 TEST_F(PreemptTest, WhereTheSiteDoesNotWantIt_NoSetIsTaken) {
   options_.job.preempt_sets = false;
   start_with_nodes();
   begin(0);
-  term(0, 0);
-  EXPECT_TRUE(eventually([&] { return passed() == 1; }));
-  EXPECT_EQ(sets_taken(), 0U);
+  expect_sets(0);
 }
 
 TEST_F(PreemptTest, OfAPodThatNobodyKnows_ItIsPassedOn) {
