@@ -226,7 +226,7 @@ class ExchangeFolder::Worker {
     const bool waits = std::any_of(pending_.begin(), pending_.end(), [&](const auto& message) {
       return message.has_end_heard() && message.end_heard().rank() == rank;
     });
-    if (!waits) pending_.push_front(std::move(heard));
+    if (!waits && pending_.size() < 2 * kMaxPending) pending_.push_front(std::move(heard));
   }
 
   void write_inbox() {

@@ -139,7 +139,7 @@ class PodWorker {
   /// Guarded by mutex_: by a SIGTSTP of Slurm's; so `scontrol suspend` begins.
   bool stopped_ = false;
   int ending_signal_ = 0;                     ///< guarded by mutex_: Slurm's last word, if any
-  std::shared_ptr<const RankEnds> ends_;      ///< guarded by mutex_, written by the thread
+  std::shared_ptr<RankEnds> ends_;            ///< guarded by mutex_, written by the thread
   std::optional<wire::LivingPod> living_;     ///< guarded by mutex_
   std::unique_ptr<ExchangeFolder> exchange_;  ///< guarded by mutex_, written by the thread
 

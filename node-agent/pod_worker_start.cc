@@ -229,9 +229,10 @@ Status PodWorker::hold(pod::Pod& pod) {
 
   if (record_.stubs) {
     if (!adopt_) unlink(registry_.ends_of(record_.id).c_str());
-    FERMATA_ASSIGN_STATUS(RankEnds ends, RankEnds::open(registry_.ends_of(record_.id)));
+    FERMATA_ASSIGN_STATUS(std::shared_ptr<RankEnds> ends,
+                          RankEnds::open(registry_.ends_of(record_.id), record_.ranks_here()));
     const std::lock_guard lock(mutex_);
-    ends_ = std::make_shared<const RankEnds>(std::move(ends));
+    ends_ = std::move(ends);
     if (adopt_) ending_signal_ = read_rank_ends(registry_.ends_of(record_.id)).signal;
   }
   std::unique_ptr<ExchangeFolder> exchange;

@@ -24,18 +24,25 @@ void add(int file, const std::string& line) {
 
 }  // namespace
 
-Result<RankEnds> RankEnds::open(const std::filesystem::path& file) {
+Result<std::shared_ptr<RankEnds>> RankEnds::open(const std::filesystem::path& file,
+                                                 const std::vector<uint32_t>& ranks) {
   UniqueFd opened(
       ::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0644));
   if (!opened) return errno_failure(errno, file.native());
-  return RankEnds(std::move(opened));
+  return std::shared_ptr<RankEnds>(new RankEnds(std::move(opened), ranks));
 }
 
-void RankEnds::ended(uint32_t rank, int wait_status) const {
+void RankEnds::ended(uint32_t rank, int wait_status) {
+  const std::lock_guard lock(mutex_);
+  if (running_.erase(rank) == 0) return;
   add(file_.get(), fmt::format("rank {} {}\n", rank, wait_status));
 }
 
-void RankEnds::signalled(int signo) const { add(file_.get(), fmt::format("signal 0 {}\n", signo)); }
+void RankEnds::signalled(int signo) {
+  const std::lock_guard lock(mutex_);
+  if (!signals_.insert(signo).second) return;
+  add(file_.get(), fmt::format("signal 0 {}\n", signo));
+}
 
 std::optional<int> KnownEnds::status_of(std::span<const uint32_t> ranks) const {
   if (ranks.empty()) return std::nullopt;

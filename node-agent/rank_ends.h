@@ -7,8 +7,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
+#include <mutex>
 #include <optional>
+#include <set>
 #include <span>
+#include <vector>
 
 #include "common/status.h"
 #include "common/unique_fd.h"
@@ -17,16 +21,23 @@ namespace fermata::node_agent {
 
 class RankEnds {
  public:
-  /// Made where there is none, else added to.
-  static Result<RankEnds> open(const std::filesystem::path& file);
-  /// As wait(2) gives it.
-  void ended(uint32_t rank, int wait_status) const;
+  /// Made where there is none, else added to. `ranks`: of the pod.
+  static Result<std::shared_ptr<RankEnds>> open(const std::filesystem::path& file,
+                                                const std::vector<uint32_t>& ranks);
+  /// As wait(2) gives it. Of each rank of the pod once: what is said here may be the user's word,
+  /// and the file lies in memory.
+  void ended(uint32_t rank, int wait_status);
   /// Slurm ends the step by this signal.
-  void signalled(int signo) const;
+  void signalled(int signo);
 
  private:
-  explicit RankEnds(UniqueFd file) : file_(std::move(file)) {}
-  UniqueFd file_;
+  RankEnds(UniqueFd file, const std::vector<uint32_t>& ranks)
+      : file_(std::move(file)), running_(ranks.begin(), ranks.end()) {}
+
+  const UniqueFd file_;
+  std::mutex mutex_;
+  std::set<uint32_t> running_;
+  std::set<int> signals_;
 };
 
 struct KnownEnds {

@@ -151,10 +151,10 @@ TEST_F(AgentTest, HowRanksOfASlurmStepEnded_IsKnownToTheNextAgent) {
   record.stub_processes = {{0, getpid(), began}, {1, getpid(), began}};
   const PodRegistry registry(run_dir());
   ASSERT_TRUE(registry.put(record));
-  const Result<RankEnds> ends = RankEnds::open(registry.ends_of(record.id));
+  const auto ends = RankEnds::open(registry.ends_of(record.id), {0, 1});
   ASSERT_TRUE(ends) << ends.error().message();
-  ends->ended(0, W_EXITCODE(0, 0));
-  ends->ended(1, W_EXITCODE(7, 0));
+  (*ends)->ended(0, W_EXITCODE(0, 0));
+  (*ends)->ended(1, W_EXITCODE(7, 0));
 
   const std::unique_ptr<Agent> agent = start();
   for (const uint32_t rank : {0U, 1U}) {
