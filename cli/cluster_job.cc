@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <map>
@@ -20,6 +21,7 @@
 #include "cli/job_session.h"
 #include "common/log.h"
 #include "common/time_parse.h"
+#include "common/worker_pool.h"
 #include "proto/outcome.h"
 #include "storage/printable.h"
 
@@ -121,6 +123,7 @@ class Vigil {
         if ((waits[1].revents & POLLIN) != 0) forward(signals.get());
         follower_.pump();
       }
+      over_ = true;
     }
     follower_.pump();
     if (!reply) return Failure(reply.error());
@@ -134,19 +137,24 @@ class Vigil {
     signalfd_siginfo info{};
     while (read(signals, &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
       if (info.ssi_signo == SIGINT) leave_at_the_second();
-      wire::SignalRequest request;
-      request.set_job(job_.job());
-      request.set_step(job_.step());
-      request.set_signal(static_cast<int>(info.ssi_signo));
-      const Status sent = access_.client().signal(request);
-      if (sent.code() == Code::kTimeout) {
-        say(fmt::format("whether signal {} has reached all of the job is not known yet: {}",
-                        info.ssi_signo, sent.message()));
-      } else if (!sent) {
-        say(fmt::format("signal {} did not reach all of the job: {}", info.ssi_signo,
-                        sent.message()));
-      }
-      if (interrupted_ && info.ssi_signo == SIGINT) interrupted_ = std::chrono::steady_clock::now();
+      // Elsewhere: the answer may take seconds, and the job's output goes on meanwhile.
+      messenger_.post([this, signo = static_cast<int>(info.ssi_signo)] { send(signo); });
+    }
+  }
+
+  void send(int signo) {
+    if (over_) return;
+    wire::SignalRequest request;
+    request.set_job(job_.job());
+    request.set_step(job_.step());
+    request.set_signal(signo);
+    const Status sent = access_.another_client()->signal(request);
+    if (sent || over_) return;
+    if (sent.code() == Code::kTimeout) {
+      say(fmt::format("whether signal {} has reached all of the job is not known yet: {}", signo,
+                      sent.message()));
+    } else {
+      say(fmt::format("signal {} did not reach all of the job: {}", signo, sent.message()));
     }
   }
 
@@ -164,7 +172,9 @@ class Vigil {
   wire::JobRequest job_;
   std::optional<std::chrono::steady_clock::time_point> interrupted_;
   UniqueFd ended_;
+  std::atomic<bool> over_ = false;
   Follower follower_;
+  WorkerPool messenger_{1};  ///< the last member: its thread ends before the others do
 };
 
 std::string where(const wire::RunReply& begun) {

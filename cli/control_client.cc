@@ -26,7 +26,7 @@ using std::chrono::seconds;
 
 /// How long an answer may take. What the coordinator gives a deadline itself has more here.
 constexpr seconds kForLists = seconds(30);
-/// Who sent it can do nothing else meanwhile: less than until a node counts as lost.
+/// Who sent it wants to know: less than until a node counts as lost.
 constexpr seconds kForSignals = seconds(5);
 constexpr seconds kForLaunch = minutes(5);
 constexpr seconds kForAble = minutes(15);

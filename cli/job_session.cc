@@ -217,10 +217,14 @@ coord::TriedSet take_set(coord::Coordinator& coordinator, const node_agent::JobR
 node_agent::ControlReply answer_able(const coord::Coordinator& coordinator,
                                      node_agent::PodAgent& agent) {
   Result<node_agent::AbleAnswer> able = failure(Code::kInternal, "not asked");
+  coord::SameEachTime same;
   coord::try_patiently(coordinator.patience(), [&] {
     able = agent.able(EmbeddedAgent::kFreezeDeadline);
-    return able ? Code::kOk : able.error().code();
+    const Status told = able ? Status::ok() : able.error();
+    same.note(told, /*judged=*/true);
+    return told.code();
   });
+  if (!able) able = Failure(same.verdict());
   json out = {{"able", able.has_value()}};
   if (!able) {
     out["reason"] = able.error().message();

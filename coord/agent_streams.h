@@ -11,9 +11,9 @@
 #include <string>
 #include <unordered_map>
 
+#include "common/worker_pool.h"
 #include "coord/agent_stream.h"
 #include "coord/server.h"
-#include "coord/worker_pool.h"
 
 namespace fermata::coord {
 

@@ -8,8 +8,8 @@
 #include <unordered_set>
 #include <vector>
 
+#include "common/socket_address.h"
 #include "common/status.h"
-#include "coord/socket_address.h"
 #include "proto/addresses.pb.h"
 
 namespace fermata::coord {

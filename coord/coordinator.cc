@@ -230,8 +230,11 @@ TriedSet Coordinator::take_set(const JobDescription& job, std::span<Agent* const
   LeavingJudge connections(/*cut=*/true);
   const Time requested = job.requested.value_or(Clock::steady().now());
   TriedSet tried;
+  SameEachTime same;
   const uint32_t attempts = try_patiently(patience_, [&] {
     tried = try_set(job, agents, end_job, requested, connections);
+    same.note(tried.outcome.status,
+              tried.outcome.phase_time[static_cast<size_t>(Phase::kCapture)] > Duration{});
     if (tried.outcome.status.code() == Code::kBusy) {
       log_info(fmt::format("job {}: set {}: {}", to_string(job.job), to_string(tried.crid),
                            storage::printable(tried.outcome.status.message())));
@@ -240,7 +243,8 @@ TriedSet Coordinator::take_set(const JobDescription& job, std::span<Agent* const
   });
   tried.attempts = attempts;
   if (Status& status = tried.outcome.status; status.code() == Code::kBusy) {
-    status = Status(status.code(), fmt::format("{} (tried {} times)", status.message(), attempts));
+    status = Status(same.verdict().code(),
+                    fmt::format("{} (tried {} times)", status.message(), attempts));
   }
   return tried;
 }

@@ -267,10 +267,14 @@ void Job::able(Requests::Respond<wire::AbleReply> respond) {
     wire::AbleReply reply;
     if (status) {
       LeavingJudge judge(/*cut=*/false);
+      SameEachTime same;
       try_patiently(coordinator_->patience(), [&] {
         reply = ask_able(judge);
-        return wire::to_status(reply.outcome()).code();
+        const Status told = wire::to_status(reply.outcome());
+        same.note(told, /*judged=*/true);
+        return told.code();
       });
+      *reply.mutable_outcome() = wire::to_outcome(same.verdict());
     } else {
       *reply.mutable_outcome() = wire::to_outcome(status);
     }

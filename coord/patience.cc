@@ -5,6 +5,19 @@
 
 namespace fermata::coord {
 
+void SameEachTime::note(const Status& status, bool judged) {
+  const bool busy = status.code() == Code::kBusy;
+  same_ = same_ && busy && judged && (count_ == 0 || status.message() == last_.message());
+  ++count_;
+  last_ = status;
+}
+
+Status SameEachTime::verdict() const {
+  constexpr uint32_t kSeveral = 5;
+  if (!same_ || count_ < kSeveral) return last_;
+  return {Code::kCannotHold, last_.message()};
+}
+
 uint32_t try_patiently(const Patience& patience, const std::function<Code()>& attempt) {
   const Time last_begin = std::chrono::steady_clock::now() + patience.limit;
   // A job whose rhythm is that of the attempts would be met in the same state by each of them.

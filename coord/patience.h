@@ -20,6 +20,21 @@ struct Patience {
   Duration limit = std::chrono::seconds(20);
 };
 
+/// Tells what passes by itself from what only seems to.
+class SameEachTime {
+ public:
+  /// What an attempt came to. `judged`: it got so far that the job itself was looked at.
+  void note(const Status& status, bool judged);
+  /// The last that was noted. kCannotHold instead of kBusy: the very same thing stood in the way
+  /// of all attempts, and of several.
+  Status verdict() const;
+
+ private:
+  uint32_t count_ = 0;
+  bool same_ = true;
+  Status last_;
+};
+
 /// Calls `attempt` until it says something else than kBusy, or patience ends. Says how often it
 /// was called.
 uint32_t try_patiently(const Patience& patience, const std::function<Code()>& attempt);

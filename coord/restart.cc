@@ -5,12 +5,12 @@
 
 #include <map>
 
+#include "common/socket_address.h"
 #include "coord/connections.h"
 #include "coord/job.h"
 #include "coord/launch.h"
 #include "coord/orders.h"
 #include "coord/placement.h"
-#include "coord/socket_address.h"
 #include "coord/wire.h"
 
 namespace fermata::coord {

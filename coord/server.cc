@@ -13,9 +13,9 @@
 #include <vector>
 
 #include "common/log.h"
+#include "common/worker_pool.h"
 #include "coord/agent_streams.h"
 #include "coord/permissions.h"
-#include "coord/worker_pool.h"
 #include "proto/channel.h"
 #include "proto/control.grpc.pb.h"
 #include "proto/protocol.h"

@@ -81,9 +81,9 @@ Status check_room(int inbox, size_t size) {
       ++files;
       bytes += static_cast<uint64_t>(info.st_size);
     }
-    return files < pod::kMaxExchangeFiles;
+    return files < pod::kMaxInboxFiles;
   }));
-  if (files >= pod::kMaxExchangeFiles || bytes > kMaxInboxBytes) {
+  if (files >= pod::kMaxInboxFiles || bytes > kMaxInboxBytes) {
     return {Code::kStorage, "the inbox of the pod's exchange is full: podinit does not read it"};
   }
   return Status::ok();
@@ -109,7 +109,7 @@ Result<std::vector<uint64_t>> ExchangeFiles::list_outbox() const {
         std::to_string(number) == name) {
       names.push_back(number);
     }
-    return names.size() < pod::kMaxExchangeFiles;
+    return names.size() < pod::kMaxOutboxFiles;
   }));
   std::sort(names.begin(), names.end());
   return names;

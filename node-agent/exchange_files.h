@@ -26,7 +26,7 @@ class ExchangeFiles {
   /// The outbox, for inotify.
   int outbox() const { return out_.get(); }
 
-  /// Names of messages in the outbox, in the order of their numbers, kMaxExchangeFiles at most.
+  /// Names of messages in the outbox, in the order of their numbers, kMaxOutboxFiles at most.
   Result<std::vector<uint64_t>> list_outbox() const;
   /// Contents of a message; nothing when it is gone meanwhile. kCannotHold: it is none (too big, no
   /// regular file).

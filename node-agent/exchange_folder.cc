@@ -38,7 +38,7 @@ constexpr std::chrono::microseconds kBetweenScans{500};
 // Nor is more taken from it in a second: what waits for the stream lies in our memory.
 constexpr int64_t kBytesPerSecond = int64_t{256} << 20;
 // Messages kept for a pod that does not take them.
-constexpr size_t kMaxPending = pod::kMaxExchangeFiles;
+constexpr size_t kMaxPending = pod::kMaxInboxFiles;
 
 bool same_pod(const wire::PodId& a, const PodId& b) {
   return a.job() == b.step.job && a.step() == b.step.step && a.pod() == b.pod &&

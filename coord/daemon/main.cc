@@ -1,6 +1,9 @@
 // fermata-coordd: the coordinator. One in a cluster; it tends the jobs of all nodes.
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <unistd.h>
+
+#include <utility>
 
 #include "common/daemon.h"
 #include "common/log.h"
@@ -16,11 +19,28 @@ namespace {
 using namespace fermata;         // NOLINT(google-build-using-namespace): this file is the program
 using namespace fermata::coord;  // NOLINT(google-build-using-namespace)
 
+/// Each agent and each command that waits holds a descriptor: as many as we may have
+/// (getrlimit(2)).
+void raise_descriptor_limit() {
+  constexpr rlim_t kFew = 8192;
+  rlimit files{};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+  const rlim_t before = std::exchange(files.rlim_cur, files.rlim_max);
+  if (before < files.rlim_max && setrlimit(RLIMIT_NOFILE, &files) != 0) files.rlim_cur = before;
+  if (files.rlim_cur >= kFew) return;
+  log_warning(
+      fmt::format("at most {} files can be open here: each node, and each command that "
+                  "waits, takes one; more need a higher limit (LimitNOFILE= of the unit, "
+                  "ulimit -Hn of a shell)",
+                  files.rlim_cur));
+}
+
 Status serve(const Config& config) {
   if (geteuid() != 0) {
     return {Code::kPermission,
             "fermata-coordd runs as root: it reads and writes checkpoint folders as their owners"};
   }
+  raise_descriptor_limit();
   FERMATA_ASSIGN_STATUS(const UniqueFd signals, take_stop_signals());
   FERMATA_ASSIGN_STATUS(const std::unique_ptr<Store> store, Store::open(config.state_dir));
   ServerOptions server_options;

@@ -8,6 +8,8 @@
 #include <cstring>
 #include <memory>
 
+#include "common/socket_address.h"
+
 namespace fermata::engine {
 namespace {
 
@@ -34,14 +36,12 @@ InetAddress::InetAddress(const void* address, int family, uint16_t port) {
 Result<InetAddress> InetAddress::parse(std::string_view bytes) {
   InetAddress address;
   if (bytes.empty()) return address;
-  if (bytes.size() <= sizeof address.storage_) {
-    std::memcpy(&address.storage_, bytes.data(), bytes.size());
-    address.length_ = static_cast<socklen_t>(bytes.size());
-    const int family = address.family();
-    if (family == AF_INET && bytes.size() == sizeof(sockaddr_in)) return address;
-    if (family == AF_INET6 && bytes.size() == sizeof(sockaddr_in6)) return address;
+  if (!endpoint_of(bytes)) {
+    return failure(Code::kDamaged, fmt::format("{} bytes that are no IP address", bytes.size()));
   }
-  return failure(Code::kDamaged, fmt::format("{} bytes that are no IP address", bytes.size()));
+  std::memcpy(&address.storage_, bytes.data(), bytes.size());
+  address.length_ = static_cast<socklen_t>(bytes.size());
+  return address;
 }
 
 Result<InetAddress> InetAddress::local_of(int fd) {

@@ -74,11 +74,10 @@ class UdpSocketKind : public FileKind {
             (!taken || ports_inside.contains(source.port()))) {
           continue;
         }
-        return {
-            Code::kBusy,
-            fmt::format("{}: a datagram from {}, outside the job, waits to be read and cannot be "
-                        "sent again from there; try again in a moment",
-                        seen_.at(file.id()), source.text())};
+        return {Code::kBusy,
+                fmt::format("{}: a datagram from {}, of another host or pod, waits to be read and "
+                            "cannot be sent again from there: let the program read it",
+                            seen_.at(file.id()), source.text())};
       }
     }
     return Status::ok();

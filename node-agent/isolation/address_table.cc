@@ -13,6 +13,8 @@
 #include <string_view>
 #include <tuple>
 
+#include "common/socket_address.h"
+
 namespace fermata::isolation {
 namespace {
 
@@ -40,21 +42,12 @@ std::vector<Address> loopbacks_of(const Address& wildcard) {
 }
 
 Result<Endpoint> parse(std::string_view bytes) {
-  sockaddr_in6 v6{};
-  sockaddr_in v4{};
-  if (bytes.size() == sizeof(v4)) {
-    std::memcpy(&v4, bytes.data(), sizeof(v4));
-    if (v4.sin_family == AF_INET) return Endpoint{v4_address(v4.sin_addr.s_addr), v4.sin_port};
-  }
-  if (bytes.size() == sizeof(v6)) {
-    std::memcpy(&v6, bytes.data(), sizeof(v6));
-    if (v6.sin6_family == AF_INET6) {
-      Endpoint result{{}, v6.sin6_port};
-      std::memcpy(result.address.data(), &v6.sin6_addr, sizeof(v6.sin6_addr));
-      return result;
-    }
-  }
-  return failure(Code::kDamaged, "an address to translate is neither IPv4 nor IPv6");
+  const std::optional<fermata::Endpoint> read = fermata::endpoint_of(bytes);
+  if (!read) return failure(Code::kDamaged, "an address to translate is neither IPv4 nor IPv6");
+  Endpoint endpoint{{}, htons(read->port)};
+  static_assert(sizeof endpoint.address == sizeof read->ip);
+  std::memcpy(endpoint.address.data(), read->ip.data(), sizeof read->ip);
+  return endpoint;
 }
 
 Endpoint endpoint_of(const uint32_t (&address)[4], uint16_t port) {

@@ -20,8 +20,11 @@ inline constexpr const char* kExchangeIn = "dev/shm/.fermata/exchange/in";
 /// Bytes of one message: with what is put round it, it has to stay below wire::kLargestMessage, or
 /// it would end the stream of the agent that carries it.
 inline constexpr size_t kMaxExchangeFile = size_t{60} << 20;
-/// Messages in one of the folders.
-inline constexpr size_t kMaxExchangeFiles = 4096;
+/// Messages in the inbox.
+inline constexpr size_t kMaxInboxFiles = 4096;
+/// Messages in the outbox: the last answer to each pod that has asked stays there until that one
+/// asks again, and in a step of ten thousand pods all may have.
+inline constexpr size_t kMaxOutboxFiles = 16384;
 
 /// Whether this is the name of a message, and not of one that is being written.
 inline bool is_exchange_name(std::string_view name) {

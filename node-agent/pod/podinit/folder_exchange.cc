@@ -221,7 +221,7 @@ void FolderExchange::settle(uint32_t asker, uint64_t below) {
 
 Result<uint64_t> FolderExchange::write(const wire::ExchangeUp& message) {
   const std::string text = message.SerializeAsString();
-  if (text.size() > kMaxExchangeFile || files_ >= kMaxExchangeFiles) {
+  if (text.size() > kMaxExchangeFile || files_ >= kMaxOutboxFiles) {
     return failure(Code::kUnsupported,
                    fmt::format("a message of {} bytes beside {} others is more than the exchange "
                                "between pods holds",

@@ -24,6 +24,7 @@ class FileAgent final : public Agent {
  public:
   std::optional<Phase> fails_in;
   uint32_t not_now = 0;  ///< captures still to be refused for what passes
+  bool in_each_capture_another = false;
   bool ended = false;
   bool incremental = false;   ///< the image builds on the parent that is offered
   std::vector<Crid> offered;  ///< by set
@@ -42,7 +43,8 @@ class FileAgent final : public Agent {
   Result<AgentReport> await(Time) override {
     if (phase_ == Phase::kCapture && not_now > 0) {
       --not_now;
-      return failure(Code::kBusy, "a connection is being made");
+      const std::string which = in_each_capture_another ? std::to_string(not_now) + ": " : "";
+      return failure(Code::kBusy, which + "a connection is being made");
     }
     if (fails_in == phase_) return failure(Code::kCannotHold, "process 9 holds a lease");
     AgentReport report;
@@ -170,6 +172,16 @@ TEST_F(CoordinatorTest, PatienceEnds) {
   EXPECT_THAT(tried.outcome.status.message(), HasSubstr("being made (tried 4 times)"));
   EXPECT_EQ(sets().size(), 4U);
   EXPECT_FALSE(fs::exists(tried.folder));
+}
+
+TEST_F(CoordinatorTest, WhatStandsInTheWayEachTime_DoesNotPassByItself) {
+  Coordinator coordinator = this->coordinator();
+  coordinator.patience().pause = std::chrono::milliseconds(1);
+  coordinator.patience().attempts = 6;
+  agent_.not_now = 100;
+  EXPECT_EQ(take(coordinator).outcome.status.code(), Code::kCannotHold);
+  agent_.in_each_capture_another = true;
+  EXPECT_EQ(take(coordinator).outcome.status.code(), Code::kBusy);
 }
 
 // The client of a new connection can have heard of it before the cut, and its server not.

@@ -177,6 +177,18 @@ TEST_F(FolderExchangeTest, DataOfARank_IsAnsweredWhenItIsThere) {
   EXPECT_EQ(outbox().begin()->second.served().blob(), "card");
 }
 
+// The last answer to each of them stays.
+TEST_F(FolderExchangeTest, TenThousandPods_AreAnswered) {
+  constexpr uint32_t kPods = 10'000;
+  for (uint32_t asker = 0; asker < kPods; ++asker) {
+    wire::ExchangeDown down = to_serve(1, 0, "look up");
+    down.mutable_serve()->set_asker(asker);
+    receive(down);
+  }
+  EXPECT_EQ(said_, "");
+  EXPECT_EQ(outbox().size(), kPods);
+}
+
 TEST_F(FolderExchangeTest, AnAbort_GoesBothWays) {
   exchange_->abort(42, "why");
   EXPECT_EQ(outbox().begin()->second.abort().status(), 42);

@@ -1,4 +1,4 @@
-#include "coord/socket_address.h"
+#include "common/socket_address.h"
 
 #include <arpa/inet.h>
 #include <fmt/format.h>
@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
-namespace fermata::coord {
+namespace fermata {
 
 std::optional<Endpoint> endpoint_of(std::string_view bytes) {
   // Copied out: the bytes need not be aligned.
@@ -15,7 +15,7 @@ std::optional<Endpoint> endpoint_of(std::string_view bytes) {
   if (bytes.size() < sizeof family) return std::nullopt;
   std::memcpy(&family, bytes.data(), sizeof family);
   Endpoint endpoint;
-  if (family == AF_INET && bytes.size() >= sizeof(sockaddr_in)) {
+  if (family == AF_INET && bytes.size() == sizeof(sockaddr_in)) {
     sockaddr_in address{};
     std::memcpy(&address, bytes.data(), sizeof address);
     endpoint.ip[10] = endpoint.ip[11] = 0xff;
@@ -23,7 +23,7 @@ std::optional<Endpoint> endpoint_of(std::string_view bytes) {
     endpoint.port = ntohs(address.sin_port);
     return endpoint;
   }
-  if (family == AF_INET6 && bytes.size() >= sizeof(sockaddr_in6)) {
+  if (family == AF_INET6 && bytes.size() == sizeof(sockaddr_in6)) {
     sockaddr_in6 address{};
     std::memcpy(&address, bytes.data(), sizeof address);
     std::memcpy(endpoint.ip.data(), &address.sin6_addr, endpoint.ip.size());
@@ -70,4 +70,4 @@ std::string display_address(std::string_view sockaddr) {
   return fmt::format("[{}]:{}", text.data(), endpoint->port);
 }
 
-}  // namespace fermata::coord
+}  // namespace fermata

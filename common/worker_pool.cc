@@ -1,8 +1,8 @@
-#include "coord/worker_pool.h"
+#include "common/worker_pool.h"
 
 #include <utility>
 
-namespace fermata::coord {
+namespace fermata {
 
 WorkerPool::WorkerPool(unsigned threads) {
   threads_.reserve(threads);
@@ -39,4 +39,4 @@ void WorkerPool::serve() {
   }
 }
 
-}  // namespace fermata::coord
+}  // namespace fermata
