@@ -326,13 +326,15 @@ Result<std::filesystem::path> make_set_folder(const std::filesystem::path& dir, 
     return Failure(errno_status(err == EEXIST ? Code::kConflict : Code::kStorage, err,
                                 "cannot make folder " + folder.native()));
   }
-  FERMATA_TRY_RESULT(fsync_dir(parent));
   return folder;
 }
 
 std::string manifest_json(const Manifest& manifest) { return dump(to_json(manifest), 2) + "\n"; }
 
 Status write_manifest(const std::filesystem::path& set_dir, const Manifest& manifest) {
+  // The folder itself: nothing in it counts before this file does, and a request waits while it is
+  // made.
+  FERMATA_TRY(fsync_dir(set_dir.parent_path()));
   FAULT_POINT("commit.manifest");
   return write_file_durable(set_dir / kFileName, manifest_json(manifest), 0600);
 }

@@ -57,8 +57,8 @@ struct Manifest {
 std::filesystem::path job_folder(const std::filesystem::path& dir, JobStep job);
 /// <dir>/<job>.<step>/<crid>
 std::filesystem::path set_folder(const std::filesystem::path& dir, JobStep job, Crid crid);
-/// Makes the folder of a set (mode 0700) and those above it, and makes them durable. kStorage: it
-/// cannot be made; kConflict: this set's folder exists already.
+/// Makes the folder of a set (mode 0700), durable with its manifest, and those above it. kStorage:
+/// it cannot be made; kConflict: this set's folder exists already.
 Result<std::filesystem::path> make_set_folder(const std::filesystem::path& dir, JobStep job,
                                               Crid crid);
 
