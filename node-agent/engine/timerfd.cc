@@ -2,13 +2,16 @@
 //
 // A timer that was set to a moment of the real-time clock keeps that moment, even if it lies in the
 // past at the restart; every other one goes on with what was left of it.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/ioctl.h>
 #include <sys/timerfd.h>
 
 #include <chrono>
 #include <ctime>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "node-agent/engine/file_kinds.h"
 #include "node-agent/engine/file_support.h"
@@ -47,42 +50,31 @@ class TimerfdKind : public FileKind {
     FERMATA_ASSIGN_STATUS(const uint64_t flags, fdinfo_number(probe, "settime flags", 8));
     timer.set_clock(static_cast<int32_t>(clock));
     timer.set_settime_flags(static_cast<uint32_t>(flags));
-    // timerfd_gettime counts the intervals that passed since an expiration nobody read and arms the
-    // timer for the next one (fs/timerfd.c, do_timerfd_gettime); only then do the ticks in fdinfo
-    // tell everything. An expiration between the two calls shows as a timer with an interval and no
-    // time left: look again.
-    const auto begin = std::chrono::steady_clock::now();
-    for (;;) {
-      const auto since = std::chrono::steady_clock::now() - begin;
-      itimerspec value{};
-      timespec now{};
-      if (::timerfd_gettime(probe.dup.get(), &value) != 0 ||
-          ::clock_gettime(CLOCK_REALTIME, &now) != 0) {
-        return errno_status(errno, fmt::format("{}: reading a timer", probe.describe()));
+    Seen seen{probe.dup.get(), probe.describe(), out.id(), Clock::now()};
+    FERMATA_ASSIGN_STATUS(const Look found, look(seen, timer));
+    if (found.sure) return Status::ok();
+    unsure_.emplace_back(::fcntl(probe.dup.get(), F_DUPFD_CLOEXEC, 0));
+    if (!unsure_.back()) return errno_status(errno, seen.what);
+    seen.fd = unsure_.back().get();
+    seen_.push_back(std::move(seen));
+    return Status::ok();
+  }
+
+  /// Those that were not sure, all at once: while one is waited for, so are the others.
+  Status finish_capture(CaptureContext&, image::PodObjects& objects) override {
+    for (const Seen& seen : seen_) {
+      image::TimerFile& timer =
+          *objects.mutable_files(static_cast<int>(seen.file) - 1)->mutable_timer();
+      for (;;) {
+        const auto since = Clock::now() - seen.first;
+        FERMATA_ASSIGN_STATUS(const Look found, look(seen, timer));
+        if (found.sure || since >= found.late) break;
+        if (timer.value_ns() == 0) std::this_thread::sleep_for(kBetweenLooks);
       }
-      FERMATA_ASSIGN_STATUS(const std::string info, own_fdinfo(probe.dup.get()));
-      const auto ticks = fdinfo_field(info, "ticks");
-      const auto left = fdinfo_field(info, "it_value");
-      if (!ticks || !left) {
-        return refuse(probe, "this kernel does not show the ticks of a timerfd in fdinfo");
-      }
-      const bool armed = to_ns(value.it_value) != 0;
-      const bool repeats = to_ns(value.it_interval) != 0;
-      const bool again = armed ? *left == "(0, 0)" : repeats || *ticks == "0";
-      if (again && since < (armed || repeats ? kRepeatingIsLate : kOneShotIsLate)) {
-        if (!armed) std::this_thread::sleep_for(kBetweenLooks);
-        continue;
-      }
-      // It expires faster than it can be read: the next time an interval after the last.
-      if (again && *ticks != "0") value.it_value = value.it_interval;
-      timer.set_ticks(std::stoull(*ticks));
-      timer.set_interval_ns(to_ns(value.it_interval));
-      timer.set_value_ns(to_ns(value.it_value));
-      if (armed && follows_real_time(timer.clock()) && (flags & TFD_TIMER_ABSTIME) != 0) {
-        timer.set_expires_ns(to_ns(now) + to_ns(value.it_value));
-      }
-      return Status::ok();
     }
+    seen_.clear();
+    unsure_.clear();
+    return Status::ok();
   }
 
   bool owns(const image::File& file) const override { return file.has_timer(); }
@@ -107,6 +99,56 @@ class TimerfdKind : public FileKind {
     FERMATA_TRY_RESULT(set_status_flags(fd.get(), file.flags()));
     return fd;
   }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Seen {
+    int fd = -1;
+    std::string what;   ///< FileProbe::describe()
+    uint32_t file = 0;  ///< its id
+    Clock::time_point first;
+  };
+  struct Look {
+    bool sure = false;
+    std::chrono::milliseconds late{0};  ///< so long after the first look it is taken as it is
+  };
+
+  /// timerfd_gettime counts the intervals that passed since an expiration nobody read and arms the
+  /// timer for the next one (fs/timerfd.c, do_timerfd_gettime); only then do the ticks in fdinfo
+  /// tell everything. An expiration between the two calls shows as a timer with an interval and no
+  /// time left: not sure.
+  static Result<Look> look(const Seen& seen, image::TimerFile& timer) {
+    itimerspec value{};
+    timespec now{};
+    if (::timerfd_gettime(seen.fd, &value) != 0 || ::clock_gettime(CLOCK_REALTIME, &now) != 0) {
+      return errno_failure(errno, fmt::format("{}: reading a timer", seen.what));
+    }
+    FERMATA_ASSIGN(const std::string info, own_fdinfo(seen.fd));
+    const auto ticks = fdinfo_field(info, "ticks");
+    const auto left = fdinfo_field(info, "it_value");
+    if (!ticks || !left) {
+      return failure(
+          Code::kCannotHold,
+          fmt::format("{}: this kernel does not show the ticks of a timerfd in fdinfo", seen.what));
+    }
+    const bool armed = to_ns(value.it_value) != 0;
+    const bool repeats = to_ns(value.it_interval) != 0;
+    const bool again = armed ? *left == "(0, 0)" : repeats || *ticks == "0";
+    // It expires faster than it can be read: the next time an interval after the last.
+    if (again && *ticks != "0") value.it_value = value.it_interval;
+    timer.set_ticks(std::stoull(*ticks));
+    timer.set_interval_ns(to_ns(value.it_interval));
+    timer.set_value_ns(to_ns(value.it_value));
+    timer.clear_expires_ns();
+    const bool absolute = (timer.settime_flags() & TFD_TIMER_ABSTIME) != 0;
+    if (armed && follows_real_time(timer.clock()) && absolute) {
+      timer.set_expires_ns(to_ns(now) + to_ns(value.it_value));
+    }
+    return Look{!again, armed || repeats ? kRepeatingIsLate : kOneShotIsLate};
+  }
+
+  std::vector<UniqueFd> unsure_;
+  std::vector<Seen> seen_;  ///< those of unsure_
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <ctime>
 
@@ -36,13 +37,24 @@ class Timerfd : public ::testing::Test {
     probe_.fdinfo = *info;
   }
   image::TimerFile captured() {
-    NobodyToAsk nobody;
-    image::File file;
-    const Status status = make_timerfd_kind()->capture(probe_, nobody, file);
+    const auto kind = make_timerfd_kind();
+    image::PodObjects objects;
+    capture_by(*kind, objects);
+    finish(*kind, objects);
+    return objects.files(0).timer();
+  }
+  void capture_by(FileKind& kind, image::PodObjects& objects) {
+    image::File& file = *objects.add_files();
+    file.set_id(static_cast<uint32_t>(objects.files_size()));
+    const Status status = kind.capture(probe_, nobody_, file);
     EXPECT_TRUE(status) << status.message();
-    return file.timer();
+  }
+  void finish(FileKind& kind, image::PodObjects& objects) {
+    const Status status = kind.finish_capture(nobody_, objects);
+    EXPECT_TRUE(status) << status.message();
   }
 
+  NobodyToAsk nobody_;
   FileProbe probe_;
 };
 
@@ -71,6 +83,23 @@ TEST_F(Timerfd, OneThatIsNotSet_StaysSo) {
   EXPECT_EQ(timer.value_ns(), 0);
   EXPECT_EQ(timer.ticks(), 0U);
   EXPECT_EQ(timer.interval_ns(), 0);
+}
+
+// One after the other they took 2 ms each, and the job stood still meanwhile.
+TEST_F(Timerfd, ManyThatAreNotSet_AreWaitedForTogether) {
+  constexpr int kTimers = 450;
+  const auto kind = make_timerfd_kind();
+  image::PodObjects objects;
+  set({});
+  const auto begin = std::chrono::steady_clock::now();
+  for (int timer = 0; timer < kTimers; ++timer) capture_by(*kind, objects);
+  finish(*kind, objects);
+  const auto took = std::chrono::steady_clock::now() - begin;
+  EXPECT_LT(took, std::chrono::milliseconds(2 * kTimers)) << "as long as one after the other";
+  for (const image::File& file : objects.files()) {
+    ASSERT_TRUE(file.has_timer());
+    EXPECT_EQ(file.timer().value_ns(), 0);
+  }
 }
 
 }  // namespace
