@@ -126,22 +126,30 @@ Status ProcessMemorySource::read(uint64_t address, std::span<std::byte> out) con
 
 Status ProcessMemorySource::read_scattered(std::span<const MemoryPiece> pieces) const {
   constexpr size_t kMost = 512;
+  constexpr size_t kFew = 16;  // where one could not be read, the next often cannot either
   std::array<iovec, kMost> there{};
   std::array<iovec, kMost> here{};
+  size_t most = kMost;
   while (!pieces.empty()) {
-    const std::span<const MemoryPiece> some = pieces.first(std::min(kMost, pieces.size()));
-    pieces = pieces.subspan(some.size());
-    size_t bytes = 0;
+    const std::span<const MemoryPiece> some = pieces.first(std::min(most, pieces.size()));
     for (size_t i = 0; i < some.size(); ++i) {
       there.at(i) = {reinterpret_cast<void*>(some[i].address), some[i].out.size()};
       here.at(i) = {some[i].out.data(), some[i].out.size()};
-      bytes += some[i].out.size();
     }
     const ssize_t got =
         ::process_vm_readv(pid_, here.data(), some.size(), there.data(), some.size(), 0);
-    if (got == static_cast<ssize_t>(bytes)) continue;
-    // What the program itself may not read.
-    FERMATA_TRY(MemorySource::read_scattered(some));
+    // It ends at the first page that the program itself may not read (process_vm_readv(2)).
+    size_t whole = 0;
+    for (size_t left = got > 0 ? static_cast<size_t>(got) : 0;
+         whole < some.size() && some[whole].out.size() <= left; ++whole) {
+      left -= some[whole].out.size();
+    }
+    most = whole == some.size() ? kMost : kFew;
+    if (whole < some.size()) {
+      FERMATA_TRY(read(some[whole].address, some[whole].out));
+      ++whole;
+    }
+    pieces = pieces.subspan(whole);
   }
   return Status::ok();
 }
