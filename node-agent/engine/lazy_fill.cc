@@ -337,7 +337,11 @@ Status LazyFill::hear(Listened& listened, std::vector<Fault>& faults) {
         case UFFD_EVENT_REMOVE:
         case UFFD_EVENT_UNMAP: {
           const auto& removed = message.arg.remove;
-          space.missing().remove(removed.start, removed.end - removed.start);
+          if (message.event == UFFD_EVENT_UNMAP) {
+            space.missing().unmap(removed.start, removed.end - removed.start);
+          } else {
+            space.missing().remove(removed.start, removed.end - removed.start);
+          }
           space.wake(removed.start, removed.end - removed.start);
           break;
         }
@@ -352,7 +356,7 @@ Status LazyFill::hear(Listened& listened, std::vector<Fault>& faults) {
 /// The child has what its parent had, and wants what its parent wants, but for what the program has
 /// wiped in forks (MADV_WIPEONFORK) since it was restarted: that is zeros there.
 Status LazyFill::forked(Listened& parent, UniqueFd descriptor) {
-  MissingPages missing = parent.space->missing();
+  MissingPages missing = parent.space->missing().of_child();
   const pid_t pid = parent.space->pid();
   for (const pid_t one : pid >= 0 ? std::vector<pid_t>{pid} : events_.processes()) {
     const Result<std::vector<Map>> maps = read_smaps(one);

@@ -15,6 +15,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <shared_mutex>
 #include <thread>
 
@@ -90,6 +91,18 @@ void wait_for(const std::atomic<bool>& flag) {
   ::_exit(0);
 }
 
+/// Until `done` says so; false: the program has ended before.
+bool wait_while_it_lives(pid_t program, const std::function<bool()>& done) {
+  while (!done()) {
+    siginfo_t info{};
+    const int seen =
+        ::waitid(P_PID, static_cast<id_t>(program), &info, WEXITED | WNOHANG | WNOWAIT);
+    if (seen != 0 || info.si_pid == program) return done();
+    ::usleep(100);
+  }
+  return true;
+}
+
 /// Reads the program's events, as LazyFill does: never while pages are put.
 class Listener {
  public:
@@ -163,7 +176,7 @@ TEST(LazySpace, LosesNoPage_WhenItsMapIsMovedWhilePagesArePut) {
     const pid_t program = ::fork();
     ASSERT_GE(program, 0);
     if (program == 0) move_and_look(told);
-    while (told.descriptor == -1) ::usleep(100);
+    ASSERT_TRUE(wait_while_it_lives(program, [&] { return told.descriptor != -1; }));
     const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, program, 0)));
     UniqueFd descriptor(
         static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), told.descriptor.load(), 0)));
@@ -174,10 +187,10 @@ TEST(LazySpace, LosesNoPage_WhenItsMapIsMovedWhilePagesArePut) {
       LazySpace space(std::move(descriptor), program, std::move(missing));
       Listener listener(space);
       told.taken = true;
-      while (listener.moves() == 0) ::usleep(100);
+      ASSERT_TRUE(wait_while_it_lives(program, [&] { return listener.moves() > 0; }));
       put_all(space, listener, told.from, told);
       told.stop = true;
-      wait_for(told.stopped);
+      ASSERT_TRUE(wait_while_it_lives(program, [&] { return told.stopped.load(); }));
       EXPECT_TRUE(space.missing().empty());
     }
     told.look = true;
