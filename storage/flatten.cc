@@ -45,8 +45,6 @@ Result<WrittenImage> write_full(const std::filesystem::path& path, const PodImag
                                 unsigned threads, Compression compression,
                                 const FlattenProgress& progress) {
   const std::filesystem::path part = path.native() + ".part";
-  ::unlink(part.c_str());  // of one that was killed
-  ::unlink(path.c_str());
   FERMATA_ASSIGN(ImageWriter writer, ImageWriter::create(part, image, compression));
   FERMATA_TRY_RESULT(writer.write_pages({.threads = threads, .progress = progress}));
   FERMATA_ASSIGN(WrittenImage written, writer.finish());
@@ -60,6 +58,8 @@ Result<Manifest> flatten_set(const std::filesystem::path& folder, unsigned threa
                              Compression compression, const FlattenProgress& progress) {
   FERMATA_ASSIGN(const UniqueFd lock, lock_folder(folder));
   FERMATA_ASSIGN(Manifest manifest, read_manifest(folder));
+  // Of one that was killed; also where it had committed.
+  FERMATA_TRY_RESULT(remove_unnamed_files(folder, manifest));
   if (manifest.parent.value == 0) return manifest;
   std::vector<std::filesystem::path> replaced;
   Removal made;

@@ -366,18 +366,19 @@ Result<Manifest> read_manifest(const std::filesystem::path& set_dir) {
   return manifest;
 }
 
-Status remove_part_files(const std::filesystem::path& set_dir) {
+namespace {
+
+/// Removes what has a name as files of a set have, but for `kept`.
+Status remove_files(const std::filesystem::path& set_dir, const std::set<std::string>& kept) {
   std::error_code error;
-  if (std::filesystem::exists(set_dir / kFileName, error)) {
-    return {Code::kConflict, set_dir.native() + " holds a committed set: nothing was removed"};
-  }
   // Collected first: removing while reading a folder may skip entries.
   std::vector<std::filesystem::path> ours;
   for (std::filesystem::directory_iterator at(set_dir, error), end; !error && at != end;
        at.increment(error)) {
     const std::string name = at->path().filename().native();
-    if ((name.starts_with("pod-") || name.starts_with(kFileName) ||
+    if ((name.starts_with("pod-") || name.starts_with(std::string(kFileName) + ".part-") ||
          name.starts_with(std::string(".") + kFileName)) &&
+        !kept.contains(name) &&
         at->symlink_status(error).type() == std::filesystem::file_type::regular) {
       ours.push_back(at->path());
     }
@@ -387,6 +388,23 @@ Status remove_part_files(const std::filesystem::path& set_dir) {
       return errno_status(Code::kStorage, errno, "cannot remove " + path.native());
     }
   }
+  return Status::ok();
+}
+
+}  // namespace
+
+Status remove_unnamed_files(const std::filesystem::path& set_dir, const Manifest& manifest) {
+  std::set<std::string> kept{kFileName};
+  for (const ManifestImage& image : manifest.images) kept.insert(image.file);
+  return remove_files(set_dir, kept);
+}
+
+Status remove_part_files(const std::filesystem::path& set_dir) {
+  std::error_code error;
+  if (std::filesystem::exists(set_dir / kFileName, error)) {
+    return {Code::kConflict, set_dir.native() + " holds a committed set: nothing was removed"};
+  }
+  FERMATA_TRY(remove_files(set_dir, {}));
   // Something of somebody else's in it: the folder stays, and that is no failure.
   if (::rmdir(set_dir.c_str()) != 0 && errno != ENOTEMPTY && errno != EEXIST && errno != ENOENT) {
     return errno_status(Code::kStorage, errno, "cannot remove folder " + set_dir.native());

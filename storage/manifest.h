@@ -70,6 +70,10 @@ Result<Manifest> read_manifest(const std::filesystem::path& set_dir);
 /// The manifest as it stands in the file, for `fermata show --json`.
 std::string manifest_json(const Manifest& manifest);
 
+/// Files that somebody who was killed left in the folder of a committed set: what is named as files
+/// of sets are, and is none of this one's. Nobody else may be at work there.
+Status remove_unnamed_files(const std::filesystem::path& set_dir, const Manifest& manifest);
+
 /// Deletes what an attempt that failed left in its folder, and the folder when nothing else is in
 /// it. A committed set is left alone (kConflict).
 Status remove_part_files(const std::filesystem::path& set_dir);

@@ -19,10 +19,19 @@ using test::PatternSource;
 using test::sample_image;
 using test::write_image;
 using ::testing::HasSubstr;
+using ::testing::UnorderedElementsAre;
 
 constexpr JobStep kJob{1234, 1};
 constexpr uint64_t kBase = 0x7f0000000000;
 constexpr uint64_t kPages = 600;  // more than one block of checksums
+
+std::vector<std::string> names_in(const std::filesystem::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    names.push_back(entry.path().filename().native());
+  }
+  return names;
+}
 
 /// A job of one process whose pages have a writer: the set in which they were written last.
 class ChainTest : public ::testing::Test {
@@ -180,12 +189,25 @@ TEST_F(ChainTest, IsFlattened_WhateverOneThatWasKilledLeft) {
   take(2, 1, {3, 4, 5});
   std::ofstream(folder(2) / "pod-3.full.h5") << "half";
   std::ofstream(folder(2) / "pod-3.full.h5.part") << "less";
+  std::ofstream(folder(2) / "set.json.part-Ab3dE9") << "{";
+  std::ofstream(folder(2) / "notes") << "the user's";
   expect_content(2);
   ASSERT_TRUE(flatten_set(folder(2), 1, Compression::kNone));
-  EXPECT_FALSE(std::filesystem::exists(folder(2) / "pod-3.full.h5.part"));
+  EXPECT_THAT(names_in(folder(2)), UnorderedElementsAre("notes", "pod-3.full.h5", "set.json"));
   const auto read =
       read_chain(folder(2) / "pod-3.full.h5", read_manifest(folder(2))->images[0].digest);
   ASSERT_TRUE(read) << read.error().message();
+}
+
+// Killed between the manifest that names the new image and the removal of the old one.
+TEST_F(ChainTest, LosesWhatItsFlatteningLeft_ThoughItIsFlat) {
+  take(1, 0, all_pages());
+  take(2, 1, {3, 4, 5});
+  ASSERT_TRUE(flatten_set(folder(2), 1, Compression::kNone));
+  std::ofstream(folder(2) / "pod-3.h5") << "the image before";
+  ASSERT_TRUE(flatten_set(folder(2), 1, Compression::kNone));
+  EXPECT_THAT(names_in(folder(2)), UnorderedElementsAre("pod-3.full.h5", "set.json"));
+  EXPECT_TRUE(read_chain(folder(2) / "pod-3.full.h5"));
 }
 
 TEST_F(ChainTest, StaysAsItIs_WhenItCannotBeFlattened) {
