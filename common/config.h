@@ -52,7 +52,7 @@ struct Config {
   uint32_t slots = 0;
   /// How writes to memory are tracked, for sets that hold only what changed: "auto", "uffd",
   /// "soft-dirty", "hash". "none": every set is full.
-  std::string track = "none";
+  std::string track = "auto";
   /// Of such sets every so manieth is a full one; 1: all.
   uint32_t full_every = 10;
 };

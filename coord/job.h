@@ -38,10 +38,12 @@ struct JobOptions {
   Duration kill_after = std::chrono::seconds(5);
   /// Agents that speak to one of them, or to the coordinator, for what pods exchange.
   size_t tree_arity = kTreeArity;
-  /// Newest sets that stay, where a job does not say; 0: all.
-  uint32_t keep = storage::kKeptSets;
   /// Whether Slurm's jobs take a last set in the grace time of a preemption.
   bool preempt_sets = true;
+  // Of jobs that do not say:
+  uint32_t keep = storage::kKeptSets;  ///< newest sets that stay; 0: all
+  std::string track = "none";          ///< JobDescription::track
+  uint32_t full_every = kFullEvery;
 };
 
 /// What jobs work with. All of it outlives them.

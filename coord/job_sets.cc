@@ -75,9 +75,9 @@ TriedSet Job::take_set(const Wish& wish) {
     }
     // Checked when the job began.
     job.external_tcp = parse_external_tcp(record_.external_tcp()).value_or(ExternalTcp::kRefuse);
-    if (!record_.track().empty()) job.track = record_.track();
+    job.track = record_.track().empty() ? context_.options.track : record_.track();
     job.compress = wish.compress.empty() ? record_.compress() : wish.compress;
-    if (record_.full_every() != 0) job.full_every = record_.full_every();
+    job.full_every = record_.full_every() == 0 ? context_.options.full_every : record_.full_every();
     if (wish.keep) {
       job.keep = *wish.keep;
     } else if (wish.checkpoint_dir.empty()) {  // what lies elsewhere is the user's to keep

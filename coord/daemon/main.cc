@@ -53,6 +53,8 @@ Status serve(const Config& config) {
   options.job.node_grace = config.node_grace;
   options.job.keep = config.keep_sets;
   options.job.preempt_sets = config.preempt_sets;
+  options.job.track = config.track;
+  options.job.full_every = config.full_every;
 
   SlurmProgram slurm;
   if (has_slurm()) options.slurm = &slurm;
