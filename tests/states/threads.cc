@@ -46,15 +46,17 @@ int main() {
   std::vector<std::thread> threads;
   for (int i = 0; i < kThreads; i++) threads.emplace_back(take_turns, i);
   state::hold();
-  int before = 0;
-  {
+  const auto turn_now = [] {
     const std::lock_guard lock(mutex);
-    before = turn;
+    return turn;
+  };
+  const int before = turn_now();
+  for (const int64_t until = state::now_ms() + 5000 + state::late_ms(); turn_now() == before;) {
+    CHECK(state::now_ms() < until, "the threads stand still");
+    state::sleep_ms(1);
   }
-  state::sleep_ms(20);
   {
     const std::lock_guard lock(mutex);
-    CHECK(turn > before, "the threads stand still");
     // All must see it in the same round: each then takes exactly one last turn.
     while (turn % kThreads != 0) {
       mutex.unlock();
