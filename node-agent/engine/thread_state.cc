@@ -1,6 +1,7 @@
 #include "node-agent/engine/thread_state.h"
 
 #include <fmt/format.h>
+#include <linux/futex.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -83,14 +84,27 @@ Status capture_remaining(CaptureRemote& remote, const GeneralRegisters& register
   return Status::ok();
 }
 
+/// A timed wait for a futex: its word still has the value waited for, and its timeout is one.
+bool looks_like_futex_wait(CaptureRemote& remote, const GeneralRegisters& registers) {
+  constexpr int64_t kSecond = 1'000'000'000;
+  const uint64_t how = registers.rsi & ~uint64_t{FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME};
+  uint32_t word = 0;
+  std::array<int64_t, 2> timeout{};
+  return (how == FUTEX_WAIT || how == FUTEX_WAIT_BITSET) && registers.rdi % sizeof word == 0 &&
+         remote.get(registers.rdi, word) && word == static_cast<uint32_t>(registers.rdx) &&
+         remote.get(registers.r10, timeout) && timeout[0] >= 0 && timeout[1] >= 0 &&
+         timeout[1] < kSecond;
+}
+
 // A sleep, poll or timed futex wait that was interrupted before goes on as restart_syscall(2), and
 // the kernel does not tell of which call. The code does: the number was loaded just before the
-// syscall instruction (mov $N,%eax), as in every C library. -1: it was not.
-long restarted_call(CaptureRemote& remote, uint64_t rip) {
+// syscall instruction (mov $N,%eax), as in every C library; but syscall(2) is given it, and then
+// only a futex is told by its arguments. -1: it was not.
+long restarted_call(CaptureRemote& remote, const GeneralRegisters& registers) {
   constexpr size_t kBack = 24;
   constexpr uint8_t kMovEax = 0xb8;
   std::array<uint8_t, kBack> code{};
-  if (!remote.get(rip - kBack, code)) return -1;
+  if (!remote.get(registers.rip - kBack, code)) return -1;
   for (size_t at = kBack - 2 - 5 + 1;
        at-- > 0;) {  // the nearest first; 2 bytes of syscall, 5 of mov
     if (code[at] != kMovEax) continue;
@@ -100,6 +114,7 @@ long restarted_call(CaptureRemote& remote, uint64_t rip) {
       if (number == static_cast<uint32_t>(known)) return known;
     }
   }
+  if (looks_like_futex_wait(remote, registers)) return SYS_futex;
   return -1;
 }
 
@@ -161,7 +176,7 @@ Status capture_thread(HeldProcess& process, HeldThread& thread, image::Thread& o
 
   GeneralRegisters registers = thread.registers;
   if (static_cast<long>(registers.orig_rax) == SYS_restart_syscall) {
-    const long number = restarted_call(*remote, registers.rip);
+    const long number = restarted_call(*remote, registers);
     if (number >= 0) registers.orig_rax = static_cast<uint64_t>(number);
   }
   FERMATA_TRY(capture_rseq(thread, out));
