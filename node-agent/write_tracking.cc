@@ -79,6 +79,7 @@ void WriteTracking::begin(TrackKind way, bool spare_huge_pages, Crid parent) {
   forget_dead();
   numbers_.clear();
   covered_.clear();
+  compared_.clear();
   zeros_allowed_.clear();
   hashes_.clear();
   // Who names a parent will not name an older one again.
@@ -134,6 +135,13 @@ void WriteTracking::start(engine::FrozenPod& pod) {
   }
 }
 
+/// Whether the tracker does not look at the map; it looks at all of one or at nothing.
+Result<bool> WriteTracking::is_untracked(const Tracked& of, const OwnMap& map) {
+  FERMATA_ASSIGN(const engine::WriteTracker::Written first,
+                 of.tracker->written({map.start, map.start + kPageSize, true, true}));
+  return first.all;
+}
+
 void WriteTracking::arm(const std::filesystem::path& group) {
   // Soft-dirty bits are of a process as a whole: those of before the cut would go.
   if (way_ != TrackKind::kUffd) return;
@@ -141,8 +149,7 @@ void WriteTracking::arm(const std::filesystem::path& group) {
     const Tracked* of = known(pid);
     if (of == nullptr) continue;
     for (const OwnMap& map : own_maps_of(pid)) {
-      const auto first = of->tracker->written({map.start, map.start + kPageSize, true, true});
-      if (!first || !first->all) continue;
+      if (!is_untracked(*of, map).value_or(false)) continue;
       // What it held until now is not known of any cut.
       for (Cut& cut : cuts_) {
         for (auto& [vpid, held] : cut.processes) {
@@ -207,6 +214,7 @@ Result<Extents> WriteTracking::find(const engine::StoppedProcess& process,
           fmt::format("process {} is saved whole: {}", process.vpid, pages.error().message()));
       forget(process.pid);
       numbers_.erase(static_cast<uint64_t>(process.vpid));
+      compared_.erase(static_cast<uint64_t>(process.vpid));
     }
   }
   return engine::EveryPage().find(process, maps);
@@ -241,9 +249,11 @@ Result<Extents> WriteTracking::find_tracked(const engine::StoppedProcess& proces
   const auto vpid = static_cast<uint64_t>(process.vpid);
   Extents written;
   Extents asked;
+  std::vector<const OwnMap*> untracked;
   for (const OwnMap& map : maps) {
     append(asked, map.start, map.end - map.start);
     FERMATA_ASSIGN(const engine::WriteTracker::Written here, of.tracker->written(map));
+    if (here.all) untracked.push_back(&map);
     const Extents pages = here.all ? range_of(map) : here.pages;
     written.insert(written.end(), pages.begin(), pages.end());
   }
@@ -267,6 +277,10 @@ Result<Extents> WriteTracking::find_tracked(const engine::StoppedProcess& proces
     FERMATA_TRY_RESULT(sort_out(map, then, of.tracker->notices_loss(), scanner, here, kept));
   }
   FERMATA_TRY_RESULT(of.tracker->rearm(maps));
+  for (const OwnMap* map : untracked) {
+    FERMATA_ASSIGN(const bool still, is_untracked(of, *map));
+    if (still) append(compared_[vpid], map->start, map->end - map->start);
+  }
   numbers_[vpid] = of.number;
   covered_[vpid] = std::move(asked);
   if (!from_base) return united(here, kept);
@@ -278,19 +292,25 @@ Status WriteTracking::trim(std::vector<MemoryRegion>& memory, bool cheap, unsign
   for (MemoryRegion& region : memory) {
     const bool object = region.id.kind == MemoryId::Kind::kObject;
     const bool by_content = object || way_ == TrackKind::kHash;
-    if (!by_content && !cheap) continue;
-    FERMATA_ASSIGN_STATUS(const PageHashes now, hash_pages(region, threads));
+    const Extents compared = by_content ? united(region.extents, {}) : compared_[region.id.id];
+    MemoryRegion looked_at = region;
+    if (!by_content && !cheap) {
+      looked_at.extents = common_part(only(region.extents, Where::kHere), compared);
+    }
+    if (looked_at.extents.empty()) continue;
+    FERMATA_ASSIGN_STATUS(const PageHashes now, hash_pages(looked_at, threads));
     Extents gone = zero_pages(now);
     if (!object) gone = common_part(gone, zeros_allowed_[region.id.id]);
     Extents same;
-    if (by_content && base_ != nullptr) {
+    if (!compared.empty() && base_ != nullptr) {
       const auto then = base_->hashes.find(region.id);
       if (then != base_->hashes.end()) same = without(unchanged_pages(now, then->second), gone);
     }
     const Extents here = without(without(only(region.extents, Where::kHere), gone), same);
     const Extents parent = united(only(region.extents, Where::kParent), same);
     region.extents = merged(here, with_where(parent, Where::kParent));
-    if (by_content) hashes_[region.id] = combined({}, now, united(here, parent));
+    if (compared.empty()) continue;
+    hashes_[region.id] = combined({}, now, common_part(united(here, parent), compared));
   }
   return Status::ok();
 }

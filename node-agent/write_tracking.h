@@ -4,8 +4,9 @@
 // dirty is forgotten before: it counts for every cut that may be named.
 //
 // What is not known is taken as changed: a process without a tracker, a parent that was taken by
-// another agent. Private memory goes by the tracker (or by content, kHash); shared memory, which
-// may be written by ways that no tracker sees, always by content.
+// another agent. Private memory goes by the tracker (or by content, kHash, and where the tracker
+// passes a map over: it has huge pages, which would break); shared memory, which may be written by
+// ways that no tracker sees, always by content.
 //
 // One thread, the tracer's.
 #pragma once
@@ -32,7 +33,7 @@ class WriteTracking final : public engine::PageFinder {
  public:
   /// A set begins. `way`: engine::parse_track(); with another than before all trackers go.
   /// `parent`: a committed set, which the image may build on; 0: a full image.
-  /// `spare_huge_pages`: maps with transparent huge pages are left alone and saved whole.
+  /// `spare_huge_pages`: maps with transparent huge pages are not tracked but compared.
   void begin(engine::TrackKind way, bool spare_huge_pages, Crid parent);
 
   engine::TrackKind way() const { return way_; }
@@ -84,6 +85,7 @@ class WriteTracking final : public engine::PageFinder {
   const Tracked* known(pid_t pid) const;
   void forget(pid_t pid) { trackers_.erase(pid); }
   void forget_dead();
+  static Result<bool> is_untracked(const Tracked& of, const engine::OwnMap& map);
   static Status sort_out(const engine::OwnMap& map, const ProcessCut* then, bool notices_loss,
                          const engine::PageScanner& scanner, Extents& here, Extents& kept);
   Result<Extents> find_tracked(const engine::StoppedProcess& process,
@@ -99,6 +101,7 @@ class WriteTracking final : public engine::PageFinder {
   // Of the set in work.
   std::map<uint64_t, uint64_t> numbers_;       ///< by vpid: the tracker that found its pages
   std::map<uint64_t, Extents> covered_;        ///< by vpid: what that one was asked about
+  std::map<uint64_t, Extents> compared_;       ///< by vpid: maps that its tracker passed over
   std::map<uint64_t, Extents> zeros_allowed_;  ///< by vpid: where a page of zeros need not be held
   std::map<MemoryId, PageHashes> hashes_;
 };

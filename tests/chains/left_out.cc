@@ -1,6 +1,8 @@
 // Memory that is left out of one checkpoint of a chain and is in the next: 80 MiB, 8 MiB of which
 // become scratch (MADV_DONTDUMP) when <dir>/hide is there, and memory like any other again, not
 // written meanwhile, when <dir>/show is. Says hidden, shown; at <dir>/go looks at every word.
+//
+//   left_out [huge]   huge: in transparent huge pages, where the kernel has some
 #include <sys/mman.h>
 
 #include "tests/states/state.h"
@@ -19,9 +21,10 @@ void wait_for(const char* name) {
 
 }  // namespace
 
-int main() {
+int main(int argc, char**) {
   void* map = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   CHECK(map != MAP_FAILED, "mmap");
+  if (argc > 1) madvise(map, kBytes, MADV_HUGEPAGE);
   auto* words = static_cast<uint64_t*>(map);
   for (size_t i = 0; i < kWords; ++i) words[i] = word_of(i);
   uint64_t* middle = words + kWords / 2;
