@@ -28,8 +28,9 @@ namespace fermata {
 /// Names and values, in order; a name may stand several times. Neither holds NUL.
 using StubFields = std::vector<std::pair<std::string, std::string>>;
 
-/// Of the messages: counts up with every change that the other end has to know of. A site upgrades
-/// plugin and agents of a node together; steps that run meanwhile have stubs of the one before.
+/// Of the messages by which a step begins: counts up with every change that the other end has to
+/// know of. A site upgrades plugin and agents of a node together; steps that run meanwhile have
+/// stubs of the one before, so "attach", "signal" and "ended" stay as they are.
 inline constexpr const char* kStubVersion = "1";
 /// nullopt: of our version; else why it cannot be spoken with, for who said it.
 std::optional<std::string> wrong_stub_version(const StubFields& fields);

@@ -222,13 +222,6 @@ bool shares_memory_limit(const fs::path& group) {
   });
 }
 
-FirstToGo::FirstToGo() {
-  std::ifstream("/proc/self/oom_score_adj") >> before_;
-  std::ofstream("/proc/self/oom_score_adj") << 1000;
-}
-
-FirstToGo::~FirstToGo() { std::ofstream("/proc/self/oom_score_adj") << before_; }
-
 bool is_in_memory(const fs::path& folder) {
   struct statfs room {};
   return ::statfs(folder.c_str(), &room) == 0 &&

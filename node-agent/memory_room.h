@@ -23,19 +23,6 @@ uint64_t available_memory_of(const std::filesystem::path& group);
 /// Whether this process has a memory limit in common with one of the group: what we take, it lacks.
 bool shares_memory_limit(const std::filesystem::path& group);
 
-/// As long as it lives, this process is the first that the kernel ends when memory runs out
-/// (oom_score_adj, proc(5)). What it starts meanwhile inherits that.
-class FirstToGo {
- public:
-  FirstToGo();
-  FirstToGo(const FirstToGo&) = delete;
-  FirstToGo& operator=(const FirstToGo&) = delete;
-  ~FirstToGo();
-
- private:
-  std::string before_;
-};
-
 /// What the limits of a memory control group and of its ancestors up to `mount` leave; no limit:
 /// UINT64_MAX. Half of that in version 2 where memory.oom.group would end all of a group's
 /// processes with the one that was to go first.

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "common/first_to_go.h"
 #include "common/extents.h"
 #include "common/fault_point.h"
 #include "common/log.h"

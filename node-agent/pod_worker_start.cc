@@ -89,7 +89,7 @@ ExchangeFolder::Sender PodWorker::exchange_sender() const {
     if (said.has_rank_ended()) {
       const auto& ended = said.rank_ended();
       // First: once podinit knows that it was heard, nobody else does.
-      ends->ended(ended.rank(), ended.wait_status());
+      if (ends) ends->ended(ended.rank(), ended.wait_status());
       steps->rank_ended(id, ended.rank(), ended.wait_status());
     } else {
       up(std::move(said));
@@ -229,10 +229,13 @@ Status PodWorker::hold(pod::Pod& pod) {
 
   if (record_.stubs) {
     if (!adopt_) unlink(registry_.ends_of(record_.id).c_str());
-    FERMATA_ASSIGN_STATUS(std::shared_ptr<RankEnds> ends,
-                          RankEnds::open(registry_.ends_of(record_.id), record_.ranks_here()));
+    Result<std::shared_ptr<RankEnds>> ends =
+        RankEnds::open(registry_.ends_of(record_.id), record_.ranks_here());
+    // A pod that runs already runs on without.
+    if (!ends && !adopt_) return ends.error();
+    if (!ends) log_error(ends.error().message());
     const std::lock_guard lock(mutex_);
-    ends_ = std::move(ends);
+    if (ends) ends_ = *std::move(ends);
     if (adopt_) ending_signal_ = read_rank_ends(registry_.ends_of(record_.id)).signal;
   }
   std::unique_ptr<ExchangeFolder> exchange;

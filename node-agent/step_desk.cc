@@ -103,12 +103,14 @@ bool StepDesk::hear(StepDoor::Said said) {
   const auto found = guests_.find(said.guest);
   if (found == guests_.end()) {
     if (kind != "task" && kind != "attach") return false;
+    // Of whatever version: its rank runs, and what is said from here on is the same in all.
+    if (kind == "attach") return attach(said);
     const std::optional<std::string> wrong = wrong_stub_version(said.fields);
-    if (wrong && (kind == "attach" || said.uid == 0)) {
+    if (wrong && said.uid == 0) {
       tell_stub(said.guest, {{"kind", "refused"}, {"status", "1"}, {"text", *wrong}});
       return false;
     }
-    return kind == "task" ? introduce(said) : attach(said);
+    return introduce(said);
   }
   const Place place = found->second;
   if (kind == "ready") make_ready(place, std::move(said.with));

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <climits>
 #include <cstdlib>
 #include <optional>
@@ -35,6 +36,12 @@ SPANK_PLUGIN(fermata, 1)
 
 namespace fermata::spank_plugin {
 namespace {
+
+/// An agent is waited for.
+constexpr std::chrono::seconds kPatience{30};
+/// The same where the step may be one that needs none: no longer than an agent takes that is
+/// started anew.
+constexpr std::chrono::seconds kARestart{5};
 
 Options defaults;
 std::string agent_socket = kStubSocket;
@@ -221,7 +228,7 @@ int task_init_privileged(spank_t handle) {
   this_task = describe(handle);
   if (!identify(handle, this_task)) return refuse("Slurm does not tell the job's user and groups");
   const bool optional = may_do_without(handle);
-  Result<UniqueFd> connected = introduce(agent_socket, this_task, !optional);
+  Result<UniqueFd> connected = introduce(agent_socket, this_task, optional ? kARestart : kPatience);
   if (!connected && optional) {
     no_agent = connected.error().message();
     return 0;

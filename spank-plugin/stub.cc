@@ -27,7 +27,6 @@ namespace fermata::spank_plugin {
 namespace {
 
 // An agent that is being started anew is back by then.
-constexpr int kConnectTries = 300;
 constexpr timespec kBetweenTries{0, 100'000'000};
 constexpr size_t kMostSignals = 256;
 
@@ -142,7 +141,7 @@ class Stub {
       const std::string_view kind = stub_field(*said, "kind");
       if (kind == "started" && !started_) let_go();
       if (kind == "ended") end_as(static_cast<int>(stub_number(*said, "status")));
-      if (kind == "refused") {
+      if (kind == "refused" && !started_) {
         return {static_cast<int>(stub_number(*said, "status")),
                 std::string(stub_field(*said, "text"))};
       }
@@ -216,18 +215,20 @@ class Stub {
 
 }  // namespace
 
-Result<UniqueFd> introduce(const std::string& socket, const StepTask& task, bool wait) {
+Result<UniqueFd> introduce(const std::string& socket, const StepTask& task,
+                           std::chrono::milliseconds patience) {
   if (encode_stub_fields(to_fields(task)).size() > kLongestStubMessage) {
     return failure(Code::kUnsupported, "the user is in more groups than the agent can be told of");
   }
-  for (int tries = 0;; ++tries) {
+  const auto end = std::chrono::steady_clock::now() + patience;
+  for (;;) {
     Result<UniqueFd> fd = connect_to(socket);
     if (fd) {
       FERMATA_TRY_RESULT(send_fields(fd->get(), to_fields(task)));
       return fd;
     }
     if (fd.error().code() == Code::kUsage) return fd;  // that path never will do
-    if (!wait || tries >= kConnectTries) {
+    if (std::chrono::steady_clock::now() >= end) {
       return failure(Code::kGone,
                      "no fermata-agentd answers on this node: " + fd.error().message());
     }

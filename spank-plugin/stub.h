@@ -3,6 +3,7 @@
 // is slurmstepd's child: nothing here may depend on slurmstepd's threads, which are not in it.
 #pragma once
 
+#include <chrono>
 #include <string>
 
 #include "common/status.h"
@@ -12,9 +13,9 @@
 namespace fermata::spank_plugin {
 
 /// Connects to the agent as root, which is what it believes, and says who the task is. The
-/// descriptor is close-on-exec. kGone: no agent is there, after half a minute where that is waited
-/// for.
-Result<UniqueFd> introduce(const std::string& socket, const StepTask& task, bool wait);
+/// descriptor is close-on-exec. kGone: no agent is there for so long.
+Result<UniqueFd> introduce(const std::string& socket, const StepTask& task,
+                           std::chrono::milliseconds patience);
 
 /// A step that cannot begin.
 struct Refused {

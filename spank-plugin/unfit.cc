@@ -1,26 +1,32 @@
 #include "spank-plugin/unfit.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
-#include <sstream>
 #include <string_view>
 #include <vector>
 
 namespace fermata::spank_plugin {
 namespace {
 
+/// The path is a user's, and this may be root: nothing is opened before it is known to be a file.
 bool contains_just(const std::string& path, const std::string& text) {
+  const int file = open(path.c_str(), O_PATH | O_CLOEXEC);
   struct stat status {};
   // Mostly it is a program, and may be a big one.
-  if (stat(path.c_str(), &status) != 0 || static_cast<size_t>(status.st_size) != text.size()) {
-    return false;
+  const bool fits = file >= 0 && fstat(file, &status) == 0 && S_ISREG(status.st_mode) &&
+                    static_cast<size_t>(status.st_size) == text.size();
+  std::string found(text.size() + 1, '\0');
+  if (fits) {
+    std::ifstream reader("/proc/self/fd/" + std::to_string(file));
+    reader.read(found.data(), static_cast<std::streamsize>(found.size()));
+    found.resize(static_cast<size_t>(reader.gcount()));
   }
-  std::ostringstream found;
-  found << std::ifstream(path).rdbuf();
-  return found.str() == text;
+  if (file >= 0) close(file);
+  return fits && found == text;
 }
 
 /// The first line that is no comment begins with tasks: "0-3,7 " or "* ".

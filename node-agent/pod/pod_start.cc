@@ -18,6 +18,7 @@
 #include <memory>
 #include <vector>
 
+#include "common/first_to_go.h"
 #include "common/unique_fd.h"
 #include "node-agent/pod/cgroup.h"
 #include "node-agent/pod/child_process.h"
@@ -28,12 +29,15 @@ namespace {
 
 constexpr int kNamespaces =
     CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNS | CLONE_NEWTIME;
+constexpr const char* kOomScore = "/proc/self/oom_score_adj";
+constexpr const char* kClockOffsets = "/proc/self/timens_offsets";
 constexpr long kNanosecondsPerSecond = 1'000'000'000;
 
 /// Everything the children need, made before they are forked: they must not allocate.
 struct Prepared {
   const InitRequest* request = nullptr;
   std::string clock_offsets;  ///< empty: none
+  std::string oom_score;      ///< ours is higher while a checkpoint lacks memory
   UniqueFd group_procs;
   UniqueFd report;  ///< write end, close-on-exec
   UniqueFd config;  ///< memfd, at its begin
@@ -144,9 +148,19 @@ void set_names(const InitRequest& request, int report) {
   wait_for_rebuild(report, prepared.parent.get());
 }
 
+/// Into a file of /proc/self; without allocating.
+int write_own(const char* file, const std::string& text) {
+  const int fd = open(file, O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return -1;
+  const bool whole = write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+  close(fd);
+  return whole ? 0 : -1;
+}
+
 [[noreturn]] void run_go_between(const Prepared& prepared) {
   const int report = prepared.report.get();
   if (write(prepared.group_procs.get(), "0", 1) != 1) fail_child(report, "joining the pod's group");
+  if (write_own(kOomScore, prepared.oom_score) != 0) fail_child(report, "setting", kOomScore);
   const ModelProcess* model = prepared.request->model;
   if (model != nullptr) {
     if (const char* failed = model->become_like()) {
@@ -158,12 +172,9 @@ void set_names(const InitRequest& request, int report) {
                "making the pod's namespaces (PID, IPC, UTS, mount, time; Linux 5.6 or later)");
   }
   if (!prepared.clock_offsets.empty()) {
-    const int fd = open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC);
-    const std::string& text = prepared.clock_offsets;
-    if (fd < 0 || write(fd, text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
-      fail_child(report, "setting the pod's clocks in /proc/self/timens_offsets");
+    if (write_own(kClockOffsets, prepared.clock_offsets) != 0) {
+      fail_child(report, "setting the pod's clocks in", kClockOffsets);
     }
-    close(fd);
   }
   const pid_t init = raw_fork(CLONE_PARENT);
   if (init == 0) run_init(prepared);
@@ -192,7 +203,7 @@ timespec offset_of(clockid_t clock, const timespec& wanted) {
 
 /// The offsets count from the kernel's clocks, and we may be in a time namespace ourselves.
 Result<std::string> clock_offsets(const PodClocks& clocks) {
-  const UniqueFd own(open("/proc/self/timens_offsets", O_RDONLY | O_CLOEXEC));
+  const UniqueFd own(open(kClockOffsets, O_RDONLY | O_CLOEXEC));
   char text[256] = {};
   long own_sec[2] = {};
   long own_nsec[2] = {};
@@ -274,6 +285,7 @@ Result<pid_t> start_init(const InitRequest& request) {
   if (request.clocks) {
     FERMATA_ASSIGN(prepared.clock_offsets, clock_offsets(*request.clocks));
   }
+  prepared.oom_score = usual_oom_score();
   FERMATA_ASSIGN(prepared.group_procs, open_group_procs(request.group));
   prepared.parent.reset(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
   if (!prepared.parent) return errno_failure(errno, "pidfd_open of ourselves");

@@ -88,20 +88,6 @@ TEST(MemoryRoom, IsSomeMemoryAndNotMoreThanTheMachineHas) {
 
 TEST(MemoryRoom, GroupWithoutProcessesHasNone) { EXPECT_EQ(memory_use("/no/such/group").own, 0U); }
 
-TEST(MemoryRoom, WhoIsFirstToGo_IsSoOnlyMeanwhile) {
-  const auto now = [] {
-    int score = 0;
-    std::ifstream("/proc/self/oom_score_adj") >> score;
-    return score;
-  };
-  const int before = now();
-  {
-    const FirstToGo first;
-    EXPECT_EQ(now(), 1000);
-  }
-  EXPECT_EQ(now(), before);
-}
-
 TEST(MemoryRoom, FilesOfTmpfsTakeMemory) {
   EXPECT_TRUE(is_in_memory("/dev/shm"));
   EXPECT_FALSE(is_in_memory("/proc"));

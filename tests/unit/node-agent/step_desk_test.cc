@@ -187,6 +187,18 @@ TEST_F(StepDeskTest, Plugin_OfAnotherVersion_IsTold) {
   EXPECT_NE(text.find(std::string("version ") + kStubVersion), std::string::npos) << text;
 }
 
+// An agent that is younger than the steps on its node would have ended them all.
+TEST_F(StepDeskTest, Stub_OfAnotherVersion_IsServed_WhenItsRankRuns) {
+  desk_->expect(kPod, {0}, 0, {{0, getpid(), process_start_time(getpid())}});
+  desk_->begin();
+  const UniqueFd stub = connect_to(socket_);
+  StubFields attaches = attach(0);
+  std::erase_if(attaches, [](const auto& field) { return field.first == "version"; });
+  say(stub, attaches);
+  say(stub, {{"kind", "signal"}, {"number", "10"}});
+  EXPECT_TRUE(heard_.wait_for("signal 10 to 0"));
+}
+
 TEST_F(StepDeskTest, OtherNodes_AreTold_WhenATaskHasLeftBeforeAllWereThere) {
   desk_->begin();
   introduced(0, 2, 2).reset();
