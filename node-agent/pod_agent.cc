@@ -6,9 +6,9 @@
 
 #include <algorithm>
 
-#include "common/first_to_go.h"
 #include "common/extents.h"
 #include "common/fault_point.h"
+#include "common/first_to_go.h"
 #include "common/log.h"
 #include "common/size_parse.h"
 #include "node-agent/addresses.h"
