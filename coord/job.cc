@@ -122,6 +122,8 @@ void Job::node_lost(const std::string& node) {
   const std::lock_guard lock(mutex_);
   const auto found = pods_on_.find(node);
   if (found == pods_on_.end()) return;
+  // Its agent, which lives, has passed on what it held.
+  terms_.doubt = std::chrono::system_clock::now();
   const Time until = std::chrono::steady_clock::now() + context_.options.node_grace;
   const auto seconds =
       std::chrono::duration_cast<std::chrono::seconds>(context_.options.node_grace).count();
@@ -137,6 +139,7 @@ void Job::node_back(const std::string& node, std::span<const PodId> running) {
   const std::lock_guard lock(mutex_);
   const auto found = pods_on_.find(node);
   if (found == pods_on_.end()) return;
+  terms_.doubt = std::chrono::system_clock::now();
   for (const uint32_t pod : found->second) {
     if (record_.pods(static_cast<int>(pod)).ended()) continue;
     const bool here =
@@ -189,11 +192,11 @@ void Job::look_for_lost_pods() {
 
 // ---- what is asked
 
-void Job::ask(Task task) {
+void Job::ask(Task task, Turn turn) {
   {
     const std::lock_guard lock(mutex_);
     if (state_ != State::kEnded) {
-      tasks_.push_back(std::move(task));
+      tasks_.insert(turn == Turn::kNext ? tasks_.begin() : tasks_.end(), std::move(task));
       changed_.notify_all();
       return;
     }
@@ -319,7 +322,8 @@ void Job::work(const std::stop_token& stop) {
       follow_plan(next->act);
     } else if (schedule_.due()) {
       const bool soon = plan_ && plan_->leaves_no_time(std::chrono::steady_clock::now());
-      if (const std::unique_lock lock(mutex_); soon || !enabled()) {
+      const bool no_set = soon || winds_up();
+      if (const std::unique_lock lock(mutex_); no_set || !enabled()) {
         schedule_.advance();
         continue;
       }

@@ -16,16 +16,19 @@
 #include <unordered_map>
 #include <vector>
 
+#include "common/term_verdict.h"
 #include "coord/coordinator.h"
 #include "coord/end_plan.h"
 #include "coord/exchange_board.h"
 #include "coord/exchange_routes.h"
 #include "coord/fleet.h"
 #include "coord/node_table.h"
+#include "coord/orders.h"
 #include "coord/requests.h"
 #include "coord/schedule.h"
 #include "coord/slurm_control.h"
 #include "coord/store.h"
+#include "coord/term_verdicts.h"
 #include "coord/writer_gate.h"
 
 namespace fermata::coord {
@@ -40,6 +43,8 @@ struct JobOptions {
   size_t tree_arity = kTreeArity;
   /// Whether Slurm's jobs take a last set in the grace time of a preemption.
   bool preempt_sets = true;
+  /// How long their SIGTERM is held back until it is known what it is for.
+  Duration term_verdict = kTermVerdict;
   // Of jobs that do not say:
   uint32_t keep = storage::kKeptSets;  ///< newest sets that stay; 0: all
   std::string track = "none";          ///< JobDescription::track
@@ -58,6 +63,8 @@ struct JobContext {
   std::function<Status(JobStep)> last_set_taken = nullptr;
   /// The last set in a grace time was taken, or was not; its SIGTERM waits to be passed on.
   std::function<void(JobStep, bool taken)> term_settled = nullptr;
+  /// What Slurm says of a job that it sends SIGTERM; answered in time or not at all.
+  std::function<void(uint64_t job, TermVerdicts::Heard)> ask_why = nullptr;
 };
 
 JobStep step_of(const stored::Job& record);
@@ -75,7 +82,7 @@ struct Requeued {
   std::vector<Requests::Respond<wire::WaitReply>> waiting;
 };
 
-class Job {
+class Job : public std::enable_shared_from_this<Job> {
  public:
   Job(JobContext context, stored::Job record);
   Job(const Job&) = delete;
@@ -105,6 +112,8 @@ class Job {
   /// Slurm's SIGTERM waits at this pod until it is passed on: now, or after a last set.
   void term_held(uint32_t pod);
   void pass_terms();
+  /// Whether it waits at a pod.
+  bool term_waits() const;
 
   JobStep step() const { return step_; }
   uint32_t start() const { return start_; }
@@ -149,6 +158,19 @@ class Job {
     std::string why;
   };
 
+  /// Slurm's SIGTERM, as far as it is known here.
+  struct Terms {
+    std::set<uint32_t> pods;    ///< at which it waits
+    Time since{};               ///< the first of them
+    std::optional<Time> until;  ///< agents hold it; unset: nothing waits
+    std::optional<Time> passed;
+    std::optional<SlurmJob::Time> doubt;  ///< the last moment when a rank may have got one
+    bool unexplained = false;             ///< it was passed on, and Slurm had not answered
+    std::optional<SlurmJob::Time> grace;  ///< that a last set was thought of in, by its end
+    std::optional<SlurmJob::Time> grace_began;
+    std::optional<SlurmJob::Time> no_sets_until;  ///< but those that are asked for
+  };
+
   /// How a set is wanted.
   struct Wish {
     bool end_job = false;
@@ -160,7 +182,8 @@ class Job {
     Time requested = Clock::steady().now();
   };
 
-  void ask(Task task);
+  enum class Turn { kLast, kNext };
+  void ask(Task task, Turn turn = Turn::kLast);
   /// kBusy, with the mutex held: a set is being taken, or waits.
   Status idle() const;
   /// One more set is asked for; kBusy where it shall be the only one and is not.
@@ -178,12 +201,23 @@ class Job {
   void look_for_lost_pods();
   std::optional<Time> wake_time() const;
   Status ready_for_set() const;
+  void forget_terms();
+  bool terms_held() const;
+  void note_grace(const SlurmJob& job);
+  /// How long a last set may take before the SIGTERM; nullopt: there is to be none.
+  std::optional<std::chrono::milliseconds> time_for_last_set(const Result<SlurmJob>& job);
   /// From here on give_up_ is that of what begins now; kGone: nothing is to begin any more.
   Status begin_work();
   std::string wherefrom() const;
   int highest_status() const;
   std::string sentence() const;
   wire::WaitReply wait_reply() const;
+
+  // Any thread.
+  std::vector<Errand> term_errands(const std::set<uint32_t>& pods,
+                                   std::chrono::milliseconds hold) const;
+  void say_terms(const std::set<uint32_t>& pods, std::chrono::milliseconds hold);
+  void heard_why(const Result<SlurmJob>& job);
 
   // On the job's thread.
   void save();
@@ -196,9 +230,12 @@ class Job {
   wire::AbleReply ask_able(LeavingJudge& judge);
   bool end_pods(const std::stop_token& stop);
   std::vector<uint32_t> reachable_pods() const;
-  void judge_term();
-  /// How long a last set may take before the SIGTERM; nullopt: there is to be none.
-  std::optional<std::chrono::milliseconds> time_for_last_set();
+  /// After the SIGTERM was held back; false: there is none that the job could go on from.
+  bool last_set_taken();
+  /// Asks the agents whether they still hold what they were to hold.
+  bool hold_confirmed();
+  /// Whether the ranks were told to end by now: sets that nobody asks for are not taken then.
+  bool winds_up();
   void plan_end();
   void note_duration(Duration took);
   void ask_for_limit();
@@ -231,8 +268,9 @@ class Job {
   std::deque<Task> tasks_;
   std::vector<Requests::Respond<wire::WaitReply>> waiting_;
   std::string last_error_;
-  std::set<uint32_t> terms_;       // pods at which Slurm's SIGTERM waits
-  std::optional<Time> term_hold_;  // until then, as far as that is known
+  bool unasked_ = false;           // the set under way
+  std::optional<Time> committed_;  // the newest set of this start
+  Terms terms_;
 
   /// Taken after mutex_, never before it; held while messages go out, so that they keep their
   /// order.
@@ -249,7 +287,6 @@ class Job {
   Credentials owner_;
   Schedule schedule_;
   std::optional<EndPlan> plan_;
-  std::optional<SlurmJob::Time> grace_;  // that a last set was tried in, by its end
   std::stop_token stop_;
 };
 

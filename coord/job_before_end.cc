@@ -34,7 +34,7 @@ void Job::note_duration(Duration took) {
 }
 
 void Job::ask_for_limit() {
-  const Result<SlurmJob> job = context_.slurm->job(step_.job);
+  const Result<SlurmJob> job = context_.slurm->job(step_.job, kSlurmPatience);
   std::optional<EndPlan::Limit> limit;
   if (!job) {
     log_warning(fmt::format("job {}: its time limit is not known now: {}", to_string(step_),
@@ -53,6 +53,8 @@ void Job::ask_for_limit() {
 
 void Job::follow_plan(EndPlan::Act act) {
   if (act == EndPlan::Act::kAsk) return ask_for_limit();
+  // Slurm names the end of a grace as its limit: what is taken then is not to be gone on from.
+  if (winds_up()) return plan_->failed(steady_clock::now());
   Wish wish;
   wish.asked_for = false;
   const TriedSet tried = take_set(wish);

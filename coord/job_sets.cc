@@ -89,6 +89,7 @@ TriedSet Job::take_set(const Wish& wish) {
       give_up = give_up_;
       state_ = State::kCheckpointing;
       killing_ = wish.end_job;
+      unasked_ = !wish.asked_for;
       began_ = std::time(nullptr);
     }
   }
@@ -112,13 +113,17 @@ TriedSet Job::take_set(const Wish& wish) {
   const std::lock_guard lock(mutex_);
   state_ = State::kRunning;
   killing_ = false;
+  unasked_ = false;
   began_ = 0;
   const std::string told = describe(tried);
   if (wish.asked_for) remember(tried.outcome.status, told);
   if (tried.outcome.committed()) {
     note_duration(tried.outcome.total);
     // One that lies elsewhere is the user's; but where it ended the job, it is what goes on.
-    if (wish.checkpoint_dir.empty() || wish.end_job) record_.set_last_crid(tried.crid.value);
+    if (wish.checkpoint_dir.empty() || wish.end_job) {
+      record_.set_last_crid(tried.crid.value);
+      committed_ = std::chrono::steady_clock::now();
+    }
     if (!wish.checkpoint_dir.empty() && wish.end_job) {
       record_.set_checkpoint_dir(wish.checkpoint_dir.native());
     }

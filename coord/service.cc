@@ -33,7 +33,9 @@ Service::Service(Fleet& fleet, Store& store, ServiceOptions options)
       store_(store),
       options_(options),
       gate_(options_.max_writers),
-      steps_(options_.offers) {}
+      steps_(options_.offers),
+      verdicts_(options_.slurm, workers_,
+                std::chrono::duration_cast<std::chrono::milliseconds>(options_.job.term_verdict)) {}
 
 Service::~Service() { stop(); }
 
@@ -330,14 +332,16 @@ void Service::unclaim(JobStep step) {
 }
 
 JobContext Service::context() {
-  return {fleet_,
-          nodes_,
-          store_,
-          gate_,
-          options_.job,
-          options_.slurm,
-          [this](JobStep step) { return last_set_taken(step); },
-          [this](JobStep step, bool taken) { term_settled(step, taken); }};
+  return {
+      fleet_,
+      nodes_,
+      store_,
+      gate_,
+      options_.job,
+      options_.slurm,
+      [this](JobStep step) { return last_set_taken(step); },
+      [this](JobStep step, bool taken) { term_settled(step, taken); },
+      [this](uint64_t job, TermVerdicts::Heard heard) { verdicts_.ask(job, std::move(heard)); }};
 }
 
 void Service::enter(const std::shared_ptr<Job>& job) {
@@ -363,7 +367,7 @@ void Service::forget(const std::shared_ptr<Job>& job) {
     others_wait = std::any_of(held_for_end_.begin(), held_for_end_.end(),
                               [&](const JobStep& step) { return step.job == job->step().job; });
   }
-  judge_terms(job->step().job);
+  judge_terms(job->step().job, Stragglers::kWait);
   if (!others_wait) return;
   if (const Status asked = requeue_if_all_held(job->step().job); !asked) {
     log_warning(fmt::format("job {}: {}", job->step().job, storage::printable(asked.message())));

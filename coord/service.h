@@ -110,9 +110,11 @@ class Service final : public Requests, public FleetListener {
   Status last_set_taken(JobStep step);
   Status requeue_if_all_held(uint64_t number);
   /// Passes the SIGTERM of the steps of a preempted job on once all of them have taken their last
-  /// set, or one could not; in the first case the job is requeued before.
+  /// set, or one could not; in the first case the job is requeued before. A step that gets no
+  /// SIGTERM is waited for as long as one waits for Slurm's word.
   void term_settled(JobStep step, bool taken);
-  void judge_terms(uint64_t number);
+  enum class Stragglers { kWait, kGiveUp };
+  void judge_terms(uint64_t number, Stragglers stragglers);
   Status requeue_preempted(uint64_t number);
   JobContext context();
 
@@ -179,11 +181,14 @@ class Service final : public Requests, public FleetListener {
   std::map<JobStep, std::shared_ptr<Job>> jobs_;
   std::map<JobStep, stored::Job> ended_;
   std::set<JobStep> claimed_;
-  StepBoard steps_;                   ///< Slurm's, that are not begun
-  std::set<JobStep> held_for_end_;    ///< have taken their last set before the limit
-  std::map<JobStep, bool> terms_;     ///< whether it was taken, in the grace time of a preemption
+  StepBoard steps_;                 ///< Slurm's, that are not begun
+  std::set<JobStep> held_for_end_;  ///< have taken their last set before the limit
+  /// Of steps of preempted jobs, until they are forgotten: whether a last set was taken with which
+  /// the job can still be requeued; false as well: the SIGTERM was passed on.
+  std::map<JobStep, bool> terms_;
   std::map<uid_t, size_t> asked_by_;  ///< starts and restarts under way, by who asked
   Workers workers_;
+  TermVerdicts verdicts_;
 };
 
 }  // namespace fermata::coord

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <condition_variable>
 
 #include "common/log.h"
 #include "coord/service.h"
@@ -19,7 +20,7 @@ Result<uint64_t> Service::before_end_of(const wire::StepOffer& offer) {
   if (options_.slurm == nullptr) {
     return impossible("the coordinator has no Slurm to ask (fermata-slurm and slurm.conf)");
   }
-  const Result<SlurmJob> job = options_.slurm->job(offer.id().job());
+  const Result<SlurmJob> job = options_.slurm->job(offer.id().job(), kSlurmPatience);
   if (!job) return impossible(job.error().message());
   if (!job->batch) return impossible("Slurm requeues batch jobs only; submit the job by sbatch");
   if (!job->requeue) {
@@ -45,7 +46,7 @@ Status Service::requeue_if_all_held(uint64_t number) {
     };
     if (std::any_of(jobs_.begin(), jobs_.end(), waits)) return Status::ok();
   }
-  const Result<SlurmJob> job = options_.slurm->job(number);
+  const Result<SlurmJob> job = options_.slurm->job(number, kSlurmPatience);
   if (!job) return job.error();
   // One that has ended would be requeued as well, and begin anew.
   if (!job->running) return Status::ok();
@@ -67,12 +68,22 @@ void Service::term_held(const std::string& node, const wire::TermHeld& held) {
 void Service::term_settled(JobStep step, bool taken) {
   {
     const std::lock_guard lock(mutex_);
+    // Of one that has ended nothing is to be remembered: its next start has the same number.
+    if (!jobs_.contains(step)) return;
     terms_[step] = taken;
   }
-  judge_terms(step.job);
+  judge_terms(step.job, Stragglers::kWait);
+  if (!taken) return;
+  workers_.start([this, number = step.job](const std::stop_token& stop) {
+    std::mutex mutex;
+    std::unique_lock lock(mutex);
+    std::condition_variable_any never;
+    never.wait_for(lock, stop, options_.job.term_verdict, [] { return false; });
+    if (!stop.stop_requested()) judge_terms(number, Stragglers::kGiveUp);
+  });
 }
 
-void Service::judge_terms(uint64_t number) {
+void Service::judge_terms(uint64_t number, Stragglers stragglers) {
   std::vector<std::shared_ptr<Job>> settled;
   bool all = true;
   bool taken = true;
@@ -81,14 +92,19 @@ void Service::judge_terms(uint64_t number) {
     for (const auto& [step, job] : jobs_) {
       if (step.job != number) continue;
       const auto found = terms_.find(step);
-      all = all && found != terms_.end();
-      if (found == terms_.end()) continue;
-      taken = taken && found->second;
-      settled.push_back(job);
+      if (found != terms_.end()) {
+        taken = taken && found->second;
+        settled.push_back(job);
+      } else if (stragglers == Stragglers::kWait || job->term_waits()) {
+        all = false;
+      } else {
+        taken = false;  // it was begun after the signal, or never gets it
+      }
     }
     // What comes to those that are not settled is on its way.
     if (settled.empty() || (taken && !all)) return;
-    for (const std::shared_ptr<Job>& job : settled) terms_.erase(job->step());
+    // Whatever becomes of it, the job is requeued once.
+    for (const std::shared_ptr<Job>& job : settled) terms_[job->step()] = false;
   }
   if (taken) {
     if (const Status asked = requeue_preempted(number); !asked) {
@@ -99,7 +115,7 @@ void Service::judge_terms(uint64_t number) {
 }
 
 Status Service::requeue_preempted(uint64_t number) {
-  FERMATA_ASSIGN_STATUS(const SlurmJob job, options_.slurm->job(number));
+  FERMATA_ASSIGN_STATUS(const SlurmJob job, options_.slurm->job(number, kSlurmPatience));
   if (!job.running || !job.preempted || !job.preemption_requeues) return Status::ok();
   if (!job.batch || !job.requeue) return Status::ok();
   {

@@ -18,11 +18,14 @@ struct SlurmJob {
   bool requeue = false;  ///< it may be requeued
   Time start{};
   std::optional<Time> end{};  ///< by its time limit; nullopt: it has none
-  /// It is in the grace time of a preemption, which is over at `end`.
-  bool preempted = false;
+  /// It is in the grace time of a preemption, which began then and is over at `end`.
+  std::optional<Time> preempted{};
   bool preemption_requeues = false;  ///< then, as far as Slurm may requeue it
-  std::vector<uint32_t> steps{};     ///< that run
+  std::vector<uint32_t> steps{};     ///< that run; of a preempted job
 };
+
+/// For slurmctld, where nobody waits for the answer.
+inline constexpr std::chrono::seconds kSlurmPatience{30};
 
 class SlurmControl {
  public:
@@ -30,7 +33,9 @@ class SlurmControl {
   SlurmControl(const SlurmControl&) = delete;
   SlurmControl& operator=(const SlurmControl&) = delete;
   virtual ~SlurmControl() = default;
-  virtual Result<SlurmJob> job(uint64_t number) = 0;
+  virtual Result<SlurmJob> job(uint64_t number, std::chrono::milliseconds within) = 0;
+  /// Whether this cluster preempts jobs at all, as it is configured now.
+  virtual Result<bool> preempts(std::chrono::milliseconds within) = 0;
   virtual Status requeue(uint64_t number) = 0;
 };
 

@@ -7,7 +7,8 @@ namespace fermata::coord {
 
 class SlurmProgram final : public SlurmControl {
  public:
-  Result<SlurmJob> job(uint64_t number) override;
+  Result<SlurmJob> job(uint64_t number, std::chrono::milliseconds within) override;
+  Result<bool> preempts(std::chrono::milliseconds within) override;
   Status requeue(uint64_t number) override;
 };
 

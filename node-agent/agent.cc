@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "common/log.h"
+#include "common/term_verdict.h"
 #include "node-agent/addresses.h"
 #include "node-agent/engine/requirements.h"
 #include "node-agent/rank_ends.h"
@@ -26,8 +27,8 @@ using std::chrono::steady_clock;
 constexpr seconds kAdoptPatience{30};
 // A report that went into a stream which was lost so soon after is told again.
 constexpr seconds kMayBeLost{30};
-// Of Slurm's SIGTERM, for the coordinator to ask Slurm what it is for.
-constexpr seconds kTermPatience{10};
+// Of Slurm's SIGTERM, for the coordinator's first word.
+constexpr std::chrono::milliseconds kTermPatience = kTermVerdict;
 
 Result<UniqueFd> take_run_dir(const std::filesystem::path& run_dir) {
   FERMATA_TRY_RESULT(make_record_folder(run_dir));
@@ -244,8 +245,8 @@ void Agent::order(wire::Order order) {
     return;
   }
   if (order.has_pass_term()) {
-    terms_.decided(pod, std::chrono::milliseconds(order.pass_term().hold_ms()));
-    answer(order, Status::ok());
+    const bool held = terms_.decided(pod, std::chrono::milliseconds(order.pass_term().hold_ms()));
+    answer(order, held ? Status::ok() : Status(Code::kGone, "no SIGTERM is held back here"));
     return;
   }
   std::shared_ptr<PodHost> host = host_of(pod);

@@ -42,19 +42,26 @@ void HeldTerms::signalled(const PodId& pod, uint32_t rank) {
     const auto [found, first] = pods_.try_emplace(pod);
     found->second.ranks.insert(rank);
     if (!first) return;
-    found->second.until = steady_clock::now() + patience_;
+    found->second.since = steady_clock::now();
+    found->second.until = found->second.since + patience_;
     changed_.notify_all();
   }
   if (!events_.ask(pod)) pass_on(pod, take(pod));
 }
 
-void HeldTerms::decided(const PodId& pod, milliseconds hold) {
-  if (hold <= milliseconds::zero()) return pass_on(pod, take(pod));
+bool HeldTerms::decided(const PodId& pod, milliseconds hold) {
+  if (hold <= milliseconds::zero()) {
+    const std::set<uint32_t> ranks = take(pod);
+    pass_on(pod, ranks);
+    return !ranks.empty();
+  }
   const std::lock_guard lock(mutex_);
   const auto found = pods_.find(pod);
-  if (found == pods_.end()) return;
-  found->second.until = steady_clock::now() + hold;
+  if (found == pods_.end()) return false;
+  Held& held = found->second;
+  held.until = (std::exchange(held.told, true) ? steady_clock::now() : held.since) + hold;
   changed_.notify_all();
+  return true;
 }
 
 void HeldTerms::coordinator_lost() {

@@ -32,8 +32,10 @@ class HeldTerms {
 
   /// Slurm has sent SIGTERM to this rank.
   void signalled(const PodId& pod, uint32_t rank);
-  /// The coordinator's word: to be held for so long from now on; 0: not any more.
-  void decided(const PodId& pod, std::chrono::milliseconds hold);
+  /// The coordinator's word: to be held for so long; 0: not any more. Its first word counts from
+  /// the signal, so that what it takes to find out is bounded from there; others count from now.
+  /// False: nothing is held, or not any more.
+  bool decided(const PodId& pod, std::chrono::milliseconds hold);
   void coordinator_lost();
   /// The pod has ended.
   void forget(const PodId& pod);
@@ -42,7 +44,9 @@ class HeldTerms {
   using Time = std::chrono::steady_clock::time_point;
   struct Held {
     std::set<uint32_t> ranks;
+    Time since;
     Time until;
+    bool told = false;  ///< the coordinator has said something
   };
   std::set<uint32_t> take(const PodId& pod);
   void pass_on(const PodId& pod, const std::set<uint32_t>& ranks) const;

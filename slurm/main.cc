@@ -80,7 +80,7 @@ json to_json(const slurm_job_info_t& job) {
           {"batch", job.batch_flag != 0},
           {"restarts", job.restart_cnt},
           {"start", job.start_time},
-          {"preempted", preempted(job)},
+          {"preempted_at", preempted(job) ? job.preempt_time : 0},
           // Without a limit Slurm names a day that is a year away.
           {"end", has_end(job) ? job.end_time : 0}};
 }
@@ -141,7 +141,8 @@ Result<json> jobs_on(const Words& nodes) {
   return json{{"jobs", jobs}};
 }
 
-Result<json> one_job(const std::string& text) {
+/// `steps`: also where it is not preempted.
+Result<json> one_job(const std::string& text, bool steps) {
   FERMATA_ASSIGN(const uint32_t number, job_number(text));
   job_info_msg_t* raw = nullptr;
   if (slurm_load_job(&raw, number, SHOW_ALL) != SLURM_SUCCESS) {
@@ -150,10 +151,11 @@ Result<json> one_job(const std::string& text) {
   const std::unique_ptr<job_info_msg_t, FreeJobs> loaded(raw);
   if (loaded->record_count == 0) return failure(Code::kNotFound, "Slurm has no job " + text);
   json job = to_json(loaded->job_array[0]);
-  if (job["state"] == "running" || job["state"] == "suspended") {
+  const bool preempted = job["preempted_at"] != 0;
+  if (preempted || (steps && (job["state"] == "running" || job["state"] == "suspended"))) {
     FERMATA_ASSIGN(job["steps"], steps_of(number));
   }
-  if (job["preempted"] == true) {
+  if (preempted) {
     const char* partition = loaded->job_array[0].partition;
     FERMATA_ASSIGN(job["preemption_requeues"],
                    preemption_requeues(partition == nullptr ? "" : partition));
@@ -180,14 +182,20 @@ Result<json> carry_out(Words words) {
     return failure(
         Code::kUsage,
         "fermata-slurm drain REASON NODE... | undrain NODE... | jobs NODE... | job JOB | "
-        "requeue JOB | cancel JOB; `fermata drain` and its kin are for people");
+        "state JOB | preemption cluster | requeue JOB | cancel JOB; `fermata drain` and its kin "
+        "are for people");
   }
   const std::string request = words.front();
   words.erase(words.begin());
   const Connection connection;
   if (request == "undrain") return set_nodes(words, NODE_RESUME, "");
   if (request == "jobs") return jobs_on(words);
-  if (request == "job") return one_job(words.front());
+  if (request == "job") return one_job(words.front(), true);
+  if (request == "state") return one_job(words.front(), false);
+  if (request == "preemption") {
+    FERMATA_ASSIGN(const bool preempts, cluster_preempts());
+    return json{{"preempts", preempts}};
+  }
   if (request == "requeue") return requeue(words.front());
   if (request == "cancel") return cancel(words.front());
   if (request == "drain") {

@@ -7,8 +7,12 @@
 
 namespace fermata::slurm {
 
-/// Whether jobs of this partition are requeued: as the partition says, else the cluster. What a QOS
-/// says of itself (preempt/qos) only slurmdbd knows: it is not asked.
+/// Whether this cluster preempts jobs at all.
+Result<bool> cluster_preempts();
+
+/// Whether preempted jobs of this partition are requeued: as the partition says, else the cluster.
+/// False with preempt/qos: what a QOS says of itself only slurmdbd knows, and a job whose QOS
+/// cancels it shall not be requeued.
 Result<bool> preemption_requeues(const std::string& partition);
 
 }  // namespace fermata::slurm

@@ -98,6 +98,27 @@ TEST_F(HeldTermsTest, WhatIsHeldForATime_IsPassedOnAfterIt) {
   EXPECT_TRUE(wait_for(2));
 }
 
+TEST_F(HeldTermsTest, OfWhatIsNotHeld_TheCoordinatorIsTold) {
+  HeldTerms terms(minutes(10), events());
+  EXPECT_FALSE(terms.decided(kPod, minutes(5)));
+  EXPECT_FALSE(terms.decided(kPod, {}));
+  terms.signalled(kPod, 2);
+  EXPECT_TRUE(terms.decided(kPod, minutes(5)));
+  EXPECT_FALSE(terms.decided(kOther, minutes(5)));
+  EXPECT_TRUE(terms.decided(kPod, {}));
+  EXPECT_FALSE(terms.decided(kPod, minutes(5)));
+}
+
+TEST_F(HeldTermsTest, AWordAfterTheFirst_CountsFromThen) {
+  HeldTerms terms(minutes(10), events());
+  terms.signalled(kOther, 3);
+  EXPECT_TRUE(terms.decided(kOther, minutes(5)));
+  const auto now = std::chrono::steady_clock::now();
+  EXPECT_TRUE(terms.decided(kOther, milliseconds(50)));
+  EXPECT_TRUE(wait_for(2));
+  EXPECT_GE(std::chrono::steady_clock::now() - now, milliseconds(50));
+}
+
 TEST_F(HeldTermsTest, AnAgentThatEnds_PassesItOn) {
   {
     HeldTerms terms(minutes(10), events());
