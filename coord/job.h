@@ -64,7 +64,7 @@ struct JobContext {
   /// The last set in a grace time was taken, or was not; its SIGTERM waits to be passed on.
   std::function<void(JobStep, bool taken)> term_settled = nullptr;
   /// What Slurm says of a job that it sends SIGTERM; answered in time or not at all.
-  std::function<void(uint64_t job, TermVerdicts::Heard)> ask_why = nullptr;
+  std::function<void(uint64_t job, const TermVerdicts::Heard&)> ask_why = nullptr;
 };
 
 JobStep step_of(const stored::Job& record);

@@ -332,16 +332,15 @@ void Service::unclaim(JobStep step) {
 }
 
 JobContext Service::context() {
-  return {
-      fleet_,
-      nodes_,
-      store_,
-      gate_,
-      options_.job,
-      options_.slurm,
-      [this](JobStep step) { return last_set_taken(step); },
-      [this](JobStep step, bool taken) { term_settled(step, taken); },
-      [this](uint64_t job, TermVerdicts::Heard heard) { verdicts_.ask(job, std::move(heard)); }};
+  return {fleet_,
+          nodes_,
+          store_,
+          gate_,
+          options_.job,
+          options_.slurm,
+          [this](JobStep step) { return last_set_taken(step); },
+          [this](JobStep step, bool taken) { term_settled(step, taken); },
+          [this](uint64_t job, const TermVerdicts::Heard& heard) { verdicts_.ask(job, heard); }};
 }
 
 void Service::enter(const std::shared_ptr<Job>& job) {

@@ -23,7 +23,7 @@ Result<SlurmJob> no_verdict(const char* why) { return failure(Code::kTimeout, wh
 
 }  // namespace
 
-void TermVerdicts::ask(uint64_t job, Heard heard) {
+void TermVerdicts::ask(uint64_t job, const Heard& heard) {
   std::optional<Result<SlurmJob>> at_once;
   bool start = false;
   {
@@ -34,7 +34,7 @@ void TermVerdicts::ask(uint64_t job, Heard heard) {
     if (found != questions_.end() && found->second.answer) {
       at_once = found->second.answer;
     } else if (found != questions_.end()) {
-      found->second.waiting.push_back(std::move(heard));
+      found->second.waiting.push_back(heard);
     } else if (preempts_ == false && now - preempts_heard_ < kConfigured) {
       SlurmJob running;
       running.running = true;
@@ -44,7 +44,7 @@ void TermVerdicts::ask(uint64_t job, Heard heard) {
     } else {
       Question& question = questions_[job];
       question.until = now + within_;
-      question.waiting.push_back(std::move(heard));
+      question.waiting.push_back(heard);
       open_.push_back(job);
       start = working_ < kAtATime;
       if (start) ++working_;

@@ -28,7 +28,7 @@ class TermVerdicts {
   TermVerdicts(const TermVerdicts&) = delete;
   TermVerdicts& operator=(const TermVerdicts&) = delete;
 
-  void ask(uint64_t job, Heard heard);
+  void ask(uint64_t job, const Heard& heard);
 
  private:
   using Time = std::chrono::steady_clock::time_point;
