@@ -31,7 +31,7 @@ Status Service::may(const Caller& caller, JobStep step, uid_t owner_uid, const s
 Service::Service(Fleet& fleet, Store& store, ServiceOptions options)
     : fleet_(fleet),
       store_(store),
-      options_(options),
+      options_(std::move(options)),
       gate_(options_.max_writers),
       steps_(options_.offers),
       verdicts_(options_.slurm, workers_,

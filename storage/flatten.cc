@@ -58,7 +58,8 @@ Result<Manifest> flatten_set(const std::filesystem::path& folder, unsigned threa
                              Compression compression, const FlattenProgress& progress) {
   FERMATA_ASSIGN(const UniqueFd lock, lock_folder(folder));
   FERMATA_ASSIGN(Manifest manifest, read_manifest(folder));
-  // Of one that was killed; also where it had committed.
+  // Of one that was killed; also where it had committed, but perhaps not yet for good.
+  FERMATA_TRY_RESULT(fsync_dir(folder));
   FERMATA_TRY_RESULT(remove_unnamed_files(folder, manifest));
   if (manifest.parent.value == 0) return manifest;
   std::vector<std::filesystem::path> replaced;

@@ -368,20 +368,35 @@ Result<Manifest> read_manifest(const std::filesystem::path& set_dir) {
 
 namespace {
 
+/// As an image has it, also one that is being written.
+bool is_image_name(std::string_view name) {
+  constexpr std::string_view kBegin = "pod-";
+  if (!name.starts_with(kBegin)) return false;
+  name.remove_prefix(kBegin.size());
+  const size_t digits = std::min(name.find_first_not_of("0123456789"), name.size());
+  name.remove_prefix(digits);
+  if (name.ends_with(".part")) name.remove_suffix(std::string_view(".part").size());
+  return digits > 0 && (name == ".h5" || name == ".full.h5");
+}
+
 /// Removes what has a name as files of a set have, but for `kept`.
 Status remove_files(const std::filesystem::path& set_dir, const std::set<std::string>& kept) {
   std::error_code error;
+  std::error_code gone;
   // Collected first: removing while reading a folder may skip entries.
   std::vector<std::filesystem::path> ours;
   for (std::filesystem::directory_iterator at(set_dir, error), end; !error && at != end;
        at.increment(error)) {
     const std::string name = at->path().filename().native();
-    if ((name.starts_with("pod-") || name.starts_with(std::string(kFileName) + ".part-") ||
+    if ((is_image_name(name) || name.starts_with(std::string(kFileName) + ".part-") ||
          name.starts_with(std::string(".") + kFileName)) &&
         !kept.contains(name) &&
-        at->symlink_status(error).type() == std::filesystem::file_type::regular) {
+        at->symlink_status(gone).type() == std::filesystem::file_type::regular) {
       ours.push_back(at->path());
     }
+  }
+  if (error && error != std::errc::no_such_file_or_directory) {
+    return errno_status(Code::kStorage, error.value(), "cannot list " + set_dir.native());
   }
   for (const std::filesystem::path& path : ours) {
     if (::unlink(path.c_str()) != 0 && errno != ENOENT) {

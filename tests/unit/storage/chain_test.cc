@@ -191,9 +191,11 @@ TEST_F(ChainTest, IsFlattened_WhateverOneThatWasKilledLeft) {
   std::ofstream(folder(2) / "pod-3.full.h5.part") << "less";
   std::ofstream(folder(2) / "set.json.part-Ab3dE9") << "{";
   std::ofstream(folder(2) / "notes") << "the user's";
+  std::ofstream(folder(2) / "pod-0.h5.bak") << "the user's";
   expect_content(2);
   ASSERT_TRUE(flatten_set(folder(2), 1, Compression::kNone));
-  EXPECT_THAT(names_in(folder(2)), UnorderedElementsAre("notes", "pod-3.full.h5", "set.json"));
+  EXPECT_THAT(names_in(folder(2)),
+              UnorderedElementsAre("notes", "pod-0.h5.bak", "pod-3.full.h5", "set.json"));
   const auto read =
       read_chain(folder(2) / "pod-3.full.h5", read_manifest(folder(2))->images[0].digest);
   ASSERT_TRUE(read) << read.error().message();
