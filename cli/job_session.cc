@@ -60,6 +60,7 @@ class Session {
                 .group = pod.group(),
                 .owner = owner,
                 .write_bandwidth = options.write_bandwidth,
+                .precopy = options.precopy,
                 .lazy = options.lazy}) {}
 
   int run() {

@@ -19,6 +19,7 @@ struct SessionOptions {
   std::chrono::milliseconds interval{0};  ///< 0: sets only on request
   bool quiet = false;
   uint64_t write_bandwidth = 0;  ///< PodToHold::write_bandwidth
+  uint32_t precopy = 0;          ///< PodToHold::precopy
   std::string track = "none";    ///< how writes to memory are tracked
   uint32_t full_every = coord::kFullEvery;
   node_agent::LazyRestore* lazy = nullptr;  ///< PodToHold::lazy

@@ -56,9 +56,11 @@ Result<int> run(const Invocation& invocation, const Options& options,
   session.quiet = options.quiet;
   session.track = options.track.track_or(invocation.config);
   session.full_every = options.track.full_every_or(invocation.config);
+  session.precopy = options.track.precopy_or(invocation.config);
   session.keep = options.keep.value_or(invocation.config.keep_sets);
   FERMATA_ASSIGN(session.interval, parse_interval(options.interval));
   if (!invocation.coordinator().empty()) {
+    FERMATA_TRY_RESULT(options.track.refuse_local_ones());
     if (!options.user.empty()) {
       return failure(Code::kUsage,
                      "--user is for jobs of this machine alone (--coordinator \"\"); "

@@ -128,6 +128,12 @@ Status apply(std::string_view key, const toml::node& node, Config& config) {
     if (config.full_every == 0 || config.full_every > kMost) {
       return {Code::kUsage, fmt::format("full_every: a number from 1 to {} is expected", kMost)};
     }
+  } else if (key == "precopy") {
+    FERMATA_TRY(apply_number(key, node, config.precopy));
+    if (config.precopy > kMostPrecopyRounds) {
+      return {Code::kUsage,
+              fmt::format("precopy: a number from 0 to {} is expected", kMostPrecopyRounds)};
+    }
   } else if (key == "slurm_user") {
     if (!text) return {Code::kUsage, "slurm_user: a login name in quotes is expected"};
     config.slurm_user = *text;

@@ -13,6 +13,9 @@
 
 namespace fermata {
 
+/// Of copies before a cut: what does not get less by then does not.
+inline constexpr uint32_t kMostPrecopyRounds = 20;
+
 struct Config {
   /// Absolute; unset: the command line's own default.
   std::optional<std::filesystem::path> checkpoint_dir;
@@ -32,6 +35,8 @@ struct Config {
   uint32_t max_writers = 0;
   /// Bytes a second at which a pod that runs has its image written; 0: no limit.
   uint64_t write_bandwidth = 0;
+  /// At most so many rounds of copies of a pod's memory are made before its cut; 0: none.
+  uint32_t precopy = 0;
   /// So many of a job's newest sets are kept; 0: all.
   uint32_t keep_sets = 2;
   /// Of the pages in images: parse_compression().

@@ -153,8 +153,8 @@ void Agent::adopt() {
 }
 
 PodHostSettings Agent::settings_of_pods() const {
-  return {options_.node, options_.run_dir, options_.write_bandwidth, steps_.get(),
-          options_.compress};
+  return {options_.node, options_.run_dir,  options_.write_bandwidth,
+          steps_.get(),  options_.compress, options_.precopy};
 }
 
 PodHostEvents Agent::events() {

@@ -30,6 +30,7 @@ struct AgentOptions {
   std::filesystem::path run_dir = "/run/fermata";
   uint32_t slots = 1;
   uint64_t write_bandwidth = 0;  ///< PodToHold::write_bandwidth
+  uint32_t precopy = 0;          ///< PodToHold::precopy
   /// Of checkpoints, where a Slurm step names none; empty: below its working folder.
   std::filesystem::path checkpoint_dir{};
   std::string compress = "none";  ///< PodToHold::compress

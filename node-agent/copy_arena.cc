@@ -126,23 +126,28 @@ Status CopyArena::grow(uint64_t bytes) {
   return {};
 }
 
-Status CopyArena::warm(uint64_t bytes) {
-  FERMATA_TRY(grow(bytes));
-  if (bytes > 0 && madvise(base_, bytes, MADV_POPULATE_WRITE) != 0 && errno != EINVAL) {
+Result<std::byte*> CopyArena::room(uint64_t bytes) {
+  FERMATA_TRY_RESULT(grow(bytes));
+  return base_;
+}
+
+Status CopyArena::warm(uint64_t bytes, uint64_t from) {
+  FERMATA_TRY(grow(from + bytes));
+  if (bytes > 0 && madvise(base_ + from, bytes, MADV_POPULATE_WRITE) != 0 && errno != EINVAL) {
     return errno_status(errno, fmt::format("memory for a copy of {} bytes of the job", bytes));
   }
   return {};
 }
 
 Result<std::vector<MemoryRegion>> CopyArena::copy(const std::vector<MemoryRegion>& regions,
-                                                  unsigned threads, bool scattered) {
-  uint64_t total = 0;
+                                                  unsigned threads, bool scattered, uint64_t from) {
+  uint64_t total = from;
   for (const MemoryRegion& region : regions) total += region.bytes_here();
   FERMATA_TRY_RESULT(grow(total));
 
   std::vector<MemoryRegion> copies;
   std::vector<Chunk> chunks;
-  std::byte* next = base_;
+  std::byte* next = base_ + from;
   for (const MemoryRegion& region : regions) {
     auto copied = std::make_shared<CopiedSource>(next);
     for (const Extent& extent : region.extents) {

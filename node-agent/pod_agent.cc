@@ -175,8 +175,8 @@ Status PodAgent::prepare_snapshot(const ImageOrder& order) {
 
   SnapshotNeed need;
   need.use = memory_use(pod_.group);
-  need.changed =
-      std::min(with_margin(tracking_.estimate(pod_.group)) + kSlack, with_margin(need.use.own));
+  const uint64_t changed = tracking_.estimate(pod_.group);
+  need.changed = std::min(with_margin(changed) + kSlack, with_margin(need.use.own));
   need.use.own = with_margin(need.use.own);
   need.use.shared = with_margin(need.use.shared);
   {
@@ -199,6 +199,9 @@ Status PodAgent::prepare_snapshot(const ImageOrder& order) {
   const uint64_t available_to_pod = available_memory_of(pod_.group);
   need.room = share_of(available - image, kCopyShare);
   need.room_of_pod = share_of(available_to_pod - std::min(available_to_pod, image), kTwinShare);
+  const std::optional<uint64_t> left =
+      snapshot_.copy_ahead(need, changed, tracking_, pod_.group, pod_.precopy);
+  if (left) need.changed = std::min(need.changed, with_margin(*left) + kSlack);
   snapshot_.prepare(need);
   return Status::ok();
 }
@@ -301,9 +304,10 @@ Status PodAgent::capture(std::chrono::milliseconds deadline) {
   FAULT_POINT("capture.recorded");
   watch.note("placement");
 
-  FERMATA_ASSIGN_STATUS(work.image.memory, snapshot_.take(*work.frozen, work.image.objects));
+  FERMATA_ASSIGN_STATUS(work.image.memory,
+                        snapshot_.take(*work.frozen, work.image.objects, tracking_));
   make_stoppable(work.image.memory, pod_.stop);
-  numbers_.snapshot = Snapshot::name_of(snapshot_.way());
+  numbers_.snapshot = snapshot_.name();
   FAULT_POINT("capture.copied");
   watch.note(numbers_.snapshot);
   if (snapshot_.way() != Snapshot::Way::kStopped) {

@@ -53,6 +53,8 @@ struct PodToHold {
   std::function<bool()> stop{};
   /// Bytes a second at which images are written while the pod runs; 0: no limit.
   uint64_t write_bandwidth = 0;
+  /// At most so many rounds of copies are made before a cut, while the pod runs; 0: none.
+  unsigned precopy = 0;
   /// Has the pod's memory come, after a restart: sets begin when it has. May be null; not owned.
   LazyRestore* lazy = nullptr;
   std::string compress = "none";  ///< ImageOrder::compress, where that does not say
@@ -73,7 +75,7 @@ struct ImageNumbers {
   uint64_t image_bytes = 0;
   std::chrono::nanoseconds stand_still{};
   bool copied = false;   ///< the pod ran on while its image was written
-  std::string snapshot;  ///< how: Snapshot::name_of()
+  std::string snapshot;  ///< how: Snapshot::name()
   Crid parent;           ///< the set that the image builds on; 0: a full one
   std::string track;     ///< engine::track_name()
   std::string image;     ///< file name

@@ -27,6 +27,7 @@ struct PodHostSettings {
   uint64_t write_bandwidth = 0;   ///< PodToHold::write_bandwidth
   StepDesk* steps = nullptr;      ///< whose ranks Slurm's are; null: there is no Slurm. Not owned
   std::string compress = "none";  ///< PodToHold::compress
+  uint32_t precopy = 0;           ///< PodToHold::precopy
 };
 
 struct PodHostEvents {

@@ -226,6 +226,7 @@ Status PodWorker::hold(pod::Pod& pod) {
   held.write_bandwidth = settings_.write_bandwidth;
   held.rank_streams = record_.rank_streams;
   held.compress = settings_.compress;
+  held.precopy = settings_.precopy;
 
   if (record_.stubs) {
     if (!adopt_) unlink(registry_.ends_of(record_.id).c_str());

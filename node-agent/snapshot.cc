@@ -4,8 +4,10 @@
 #include <stdlib.h>
 
 #include <algorithm>
+#include <chrono>
 
 #include "common/log.h"
+#include "node-agent/patched_source.h"
 
 namespace fermata::node_agent {
 namespace {
@@ -21,47 +23,19 @@ constexpr double kColdBytesPerSecond = 0.3e9;
 constexpr double kForkSecondsPerByte = 0.033 / (1 << 30);
 constexpr double kForkSecondsPerProcess = 0.0012;
 
+// Of copies ahead: so little is copied at once, and no less a round is worth another.
+constexpr uint64_t kQuick = 8 << 20;
+constexpr double kConverges = 0.7;
+constexpr std::string_view kAhead = "precopy";
+// The other pods of a set wait for this.
+constexpr std::chrono::seconds kAheadAtMost{20};
+
 double copy_seconds(uint64_t bytes) { return static_cast<double>(bytes) / kCopyBytesPerSecond; }
 
 double twin_seconds(const MemoryUse& use) {
   return kForkSecondsPerProcess * static_cast<double>(use.processes) +
          kForkSecondsPerByte * static_cast<double>(use.own) + copy_seconds(use.shared);
 }
-
-/// Reads from one source what it has, and the rest from another.
-class PatchedSource final : public MemorySource {
- public:
-  PatchedSource(std::shared_ptr<const MemorySource> most, const MemoryRegion& patch)
-      : most_(std::move(most)), patch_(patch) {}
-
-  /// What is read may begin in one and end in the other.
-  Status read(uint64_t address, std::span<std::byte> out) const override {
-    while (!out.empty()) {
-      const uint64_t end = address + out.size();
-      // The first extent of the patch that is not before `address`.
-      const auto next = std::find_if(
-          patch_.extents.begin(), patch_.extents.end(),
-          [&](const Extent& extent) { return extent.address + extent.length > address; });
-      const bool patched = next != patch_.extents.end() && next->address <= address;
-      uint64_t until = end;
-      if (next != patch_.extents.end()) {
-        until = std::min(end, patched ? next->address + next->length : next->address);
-      }
-      const std::span<std::byte> part = out.first(until - address);
-      FERMATA_TRY((patched ? patch_.source : most_)->read(address, part));
-      out = out.subspan(part.size());
-      address = until;
-    }
-    return Status::ok();
-  }
-  void prepare_reads_into(const SharedBuffer& buffer) const override {
-    most_->prepare_reads_into(buffer);
-  }
-
- private:
-  std::shared_ptr<const MemorySource> most_;
-  MemoryRegion patch_;
-};
 
 uint64_t bytes_here(const std::vector<MemoryRegion>& regions) {
   uint64_t sum = 0;
@@ -88,9 +62,57 @@ bool Snapshot::room_for_twins() const {
   return need_.use.own + need_.use.shared <= need_.room_of_pod && need_.use.shared <= need_.room;
 }
 
+std::string_view Snapshot::name() const {
+  return way_ == Way::kCopy && ahead_.begun() ? kAhead : name_of(way_);
+}
+
+void Snapshot::prepare_stopped() {
+  way_ = Way::kStopped;
+  ahead_.begin();
+}
+
+std::optional<uint64_t> Snapshot::copy_ahead(const SnapshotNeed& need, uint64_t changed,
+                                             WriteTracking& tracking,
+                                             const std::filesystem::path& group, unsigned rounds) {
+  ahead_.begin();
+  const char* wanted = ::secure_getenv("FERMATA_SNAPSHOT");
+  const bool forced = wanted != nullptr && kAhead == wanted;
+  const uint64_t all = need.changed + need.use.shared;
+  if (rounds == 0 || (wanted != nullptr && !forced)) return std::nullopt;
+  // What is written again has its place already, but what is copied at the cut needs another.
+  if (!forced && (all <= kQuick || all + all / 4 > need.room)) return std::nullopt;
+  const auto until = std::chrono::steady_clock::now() + kAheadAtMost;
+  uint64_t first = 0;
+  uint64_t last = 0;
+  // The first time it is all; what each later one finds tells what the cut would have found.
+  for (unsigned round = 0; round <= rounds; ++round) {
+    const std::vector<MemoryRegion> pages = tracking.take(group, round == 0);
+    const uint64_t bytes = bytes_here(pages);
+    if (const Status copied = ahead_.add(pages, until); !copied) {
+      log_info(fmt::format("nothing is copied ahead: {}", copied.message()));
+      ahead_.begin();
+      return std::nullopt;
+    }
+    log_debug(fmt::format("round {} of copies ahead: {} bytes", round, bytes));
+    const bool less =
+        round == 0 || static_cast<double>(bytes) < kConverges * static_cast<double>(last);
+    if (round == 0) first = bytes;
+    last = bytes;
+    if (bytes == 0 || (round > 0 && (bytes <= kQuick || !less))) break;
+    if (std::chrono::steady_clock::now() > until) break;
+  }
+  // What is not tracked is copied at the cut.
+  return changed - std::min(changed, first) + last;
+}
+
 /// False: there is room for no way but the slowest.
 bool Snapshot::choose(const SnapshotNeed& need) {
   const char* wanted = ::secure_getenv("FERMATA_SNAPSHOT");
+  if (wanted != nullptr && kAhead == wanted) {
+    forced_ = true;
+    way_ = Way::kCopy;
+    return true;
+  }
   for (const Way way : {Way::kTwin, Way::kCopy, Way::kStopped}) {
     forced_ = wanted != nullptr && name_of(way) == wanted;
     way_ = way;
@@ -119,7 +141,7 @@ void Snapshot::prepare(const SnapshotNeed& need) {
   }
   if (way_ == Way::kCopy) warmed_ = need.changed + need.use.shared;
   if (way_ == Way::kTwin) warmed_ = need.use.shared;
-  const Status warm = arena_.warm(warmed_);
+  const Status warm = arena_.warm(warmed_, ahead_.size());
   if (!warm) {
     log_info(
         fmt::format("the job will stand still while its image is written: {}", warm.message()));
@@ -146,24 +168,28 @@ void Snapshot::reconsider(const std::vector<MemoryRegion>& memory) {
 }
 
 Result<std::vector<MemoryRegion>> Snapshot::take(engine::FrozenPod& pod,
-                                                 const image::PodObjects& objects) {
-  reconsider(pod.memory());
+                                                 const image::PodObjects& objects,
+                                                 const WriteTracking& tracking) {
+  const std::vector<MemoryRegion> rest =
+      ahead_.begun() ? ahead_.rest(pod.memory(), tracking) : pod.memory();
+  reconsider(rest);
   if (way_ == Way::kTwin) {
     Result<std::vector<MemoryRegion>> regions = twins(pod, objects);
     if (regions) return regions;
-    way_ = room_for_copy(bytes_here(pod.memory())) ? Way::kCopy : Way::kStopped;
+    way_ = room_for_copy(bytes_here(rest)) ? Way::kCopy : Way::kStopped;
     log_info(fmt::format("no copy-on-write twin, so {}: {}",
                          way_ == Way::kCopy ? "memory is copied" : "the job stands still",
                          regions.error().message()));
   }
-  if (way_ == Way::kCopy) return copy(pod);
+  if (way_ == Way::kCopy) return copy(pod, rest);
   return pod.memory();
 }
 
 Result<std::vector<MemoryRegion>> Snapshot::twins(engine::FrozenPod& pod,
                                                   const image::PodObjects& objects) {
   FERMATA_ASSIGN(engine::TwinMemory twins, pod.twins(objects));
-  FERMATA_ASSIGN(const std::vector<MemoryRegion> copies, arena_.copy(twins.rest, kThreads));
+  FERMATA_ASSIGN(const std::vector<MemoryRegion> copies,
+                 arena_.copy(twins.rest, kThreads, false, ahead_.size()));
   for (const MemoryRegion& copied : copies) {
     const auto whole = std::find_if(twins.regions.begin(), twins.regions.end(),
                                     [&](const MemoryRegion& one) { return one.id == copied.id; });
@@ -176,10 +202,14 @@ Result<std::vector<MemoryRegion>> Snapshot::twins(engine::FrozenPod& pod,
   return std::move(twins.regions);
 }
 
-Result<std::vector<MemoryRegion>> Snapshot::copy(const engine::FrozenPod& pod) {
+Result<std::vector<MemoryRegion>> Snapshot::copy(const engine::FrozenPod& pod,
+                                                 const std::vector<MemoryRegion>& rest) {
   // Which may cost the pod as much again.
-  const bool scattered = bytes_here(pod.memory()) <= need_.room_of_pod;
-  return arena_.copy(pod.memory(), kThreads, scattered);
+  const bool scattered = bytes_here(rest) <= need_.room_of_pod;
+  FERMATA_ASSIGN(std::vector<MemoryRegion> copies,
+                 arena_.copy(rest, kThreads, scattered, ahead_.size()));
+  if (!ahead_.begun()) return copies;
+  return ahead_.joined(pod.memory(), copies);
 }
 
 }  // namespace fermata::node_agent

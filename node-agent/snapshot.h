@@ -1,10 +1,13 @@
 // Keeps the memory of a stopped pod as it is at the cut, so that the pod can run on before its
 // image is written: by copy-on-write twins, which cost a fork of each process, or by a copy, which
-// is sooner done where there is little. Where memory is short for either, the pod stands still
-// while it is written. Tracer's thread, but for the sources, which any thread may read.
+// is sooner done where there is little, or little that was not copied before, while the pod ran.
+// Where memory is short for either, the pod stands still while it is written. Tracer's thread, but
+// for the sources, which any thread may read.
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -13,6 +16,8 @@
 #include "node-agent/copy_arena.h"
 #include "node-agent/engine/capture.h"
 #include "node-agent/memory_room.h"
+#include "node-agent/precopy.h"
+#include "node-agent/write_tracking.h"
 
 namespace fermata::node_agent {
 
@@ -33,14 +38,24 @@ class Snapshot {
   /// Chooses the way for a pod, while it runs, and makes room for it. $FERMATA_SNAPSHOT, by
   /// name_of(), chooses instead, for tests and measurements.
   void prepare(const SnapshotNeed& need);
+  /// Before prepare(): at most `rounds` times, while the pod runs, copies what was written since
+  /// the last time, as long as that gets less. `changed`: of the pod's own memory, what an image
+  /// would hold now. Returns what of that is left to the cut; nullopt: a copy of all has no room,
+  /// or is quick anyway, and nothing was done.
+  std::optional<uint64_t> copy_ahead(const SnapshotNeed& need, uint64_t changed,
+                                     WriteTracking& tracking, const std::filesystem::path& group,
+                                     unsigned rounds);
   /// The pod has to stand still until it is written, whatever memory there is.
-  void prepare_stopped() { way_ = Way::kStopped; }
+  void prepare_stopped();
 
   /// The memory of the pod, which stands still and was captured. Unless way() is kStopped
   /// afterwards, the pod may be let go and the result read until release().
-  Result<std::vector<MemoryRegion>> take(engine::FrozenPod& pod, const image::PodObjects& objects);
+  Result<std::vector<MemoryRegion>> take(engine::FrozenPod& pod, const image::PodObjects& objects,
+                                         const WriteTracking& tracking);
 
   Way way() const { return way_; }
+  /// As name_of(), or "precopy": a copy, most of which was made ahead.
+  std::string_view name() const;
   /// "twin", "copy", "stopped".
   static std::string_view name_of(Way way);
 
@@ -49,14 +64,16 @@ class Snapshot {
 
  private:
   Result<std::vector<MemoryRegion>> twins(engine::FrozenPod& pod, const image::PodObjects& objects);
-  Result<std::vector<MemoryRegion>> copy(const engine::FrozenPod& pod);
+  Result<std::vector<MemoryRegion>> copy(const engine::FrozenPod& pod,
+                                         const std::vector<MemoryRegion>& rest);
 
   bool choose(const SnapshotNeed& need);
   bool room_for_twins() const;
-  bool room_for_copy(uint64_t bytes) const { return bytes <= need_.room; }
+  bool room_for_copy(uint64_t bytes) const { return ahead_.size() + bytes <= need_.room; }
   void reconsider(const std::vector<MemoryRegion>& memory);
 
   CopyArena arena_;
+  Precopy ahead_{arena_};
   Way way_ = Way::kStopped;
   bool forced_ = false;
   SnapshotNeed need_;

@@ -9,6 +9,7 @@
 #include "common/log.h"
 #include "node-agent/engine/maps.h"
 #include "node-agent/engine/pages.h"
+#include "node-agent/engine/proc_status.h"
 #include "node-agent/memory_room.h"
 #include "node-agent/record_file.h"
 
@@ -80,6 +81,8 @@ void WriteTracking::begin(TrackKind way, bool spare_huge_pages, Crid parent) {
   numbers_.clear();
   covered_.clear();
   compared_.clear();
+  not_taken_.clear();
+  last_written_.clear();
   zeros_allowed_.clear();
   hashes_.clear();
   // Who names a parent will not name an older one again.
@@ -194,6 +197,68 @@ uint64_t WriteTracking::estimate(const std::filesystem::path& group) const {
   return sum;
 }
 
+std::vector<MemoryRegion> WriteTracking::take(const std::filesystem::path& group, bool first) {
+  std::vector<MemoryRegion> regions;
+  if (first) not_taken_.clear();
+  if (way_ != TrackKind::kUffd) return regions;
+  for (const pid_t pid : processes_of(group)) {
+    const Tracked* of = known(pid);
+    if (of == nullptr) continue;
+    const auto status = engine::read_status(pid, pid);
+    const auto scanner = engine::PageScanner::open(pid);
+    auto source = engine::ProcessMemorySource::open(pid);
+    if (!status || !scanner || !source) continue;  // has ended
+    const auto vpid = static_cast<uint64_t>(status->vpid);
+    regions.push_back({{MemoryId::Kind::kProcess, vpid},
+                       take_of(pid, *of, first, *scanner, not_taken_[vpid]),
+                       *std::move(source)});
+  }
+  return regions;
+}
+
+Extents WriteTracking::take_of(pid_t pid, const Tracked& of, bool first,
+                               const engine::PageScanner& scanner, Extents& not_taken) {
+  Extents there;
+  for (const OwnMap& map : own_maps_of(pid)) {
+    const auto written = of.tracker->take(map);
+    const bool known_pages = written && !written->all;
+    // What it told it does not tell again: it counts for every cut.
+    const Extents pages = known_pages ? written->pages : range_of(map);
+    const ProcessCut* then = nullptr;
+    for (Cut& cut : cuts_) {
+      for (auto& [vpid, held] : cut.processes) {
+        if (held.tracker != of.number) continue;
+        held.since = united(held.since, pages);
+        if (&cut == base_) then = &held;
+      }
+    }
+    if (!known_pages) {
+      // A part of the map may be protected by now: changed meanwhile, it may be two.
+      not_taken = united(not_taken, range_of(map));
+      continue;
+    }
+    Extents wanted = pages;
+    if (first) {
+      wanted = range_of(map);
+      if (then != nullptr) {
+        wanted = united(part_of(then->since, map.start, map.end), without(wanted, then->covered));
+      }
+    }
+    Extents here;
+    if (!add_those_there(map, wanted, scanner, here)) {
+      not_taken = united(not_taken, range_of(map));
+      continue;
+    }
+    there.insert(there.end(), here.begin(), here.end());
+  }
+  return there;
+}
+
+const Extents* WriteTracking::written_since_take(uint64_t vpid) const {
+  const auto found = last_written_.find(vpid);
+  return found == last_written_.end() ? nullptr : &found->second;
+}
+
 bool WriteTracking::is_ours(pid_t pid, uint64_t start, uint64_t end) const {
   const Tracked* of = known(pid);
   return of != nullptr && of->tracker->is_ours(start, end);
@@ -282,6 +347,7 @@ Result<Extents> WriteTracking::find_tracked(const engine::StoppedProcess& proces
     if (still) append(compared_[vpid], map->start, map->end - map->start);
   }
   numbers_[vpid] = of.number;
+  last_written_[vpid] = united(written, not_taken_[vpid]);
   covered_[vpid] = std::move(asked);
   if (!from_base) return united(here, kept);
   return merged(united(here, {}), with_where(united(kept, {}), Where::kParent));

@@ -50,6 +50,14 @@ class WriteTracking final : public engine::PageFinder {
   /// Bytes of private memory that an image would hold now, by a look at the running pod.
   uint64_t estimate(const std::filesystem::path& group) const;
 
+  /// For copies that are made ahead of the cut, while the pod runs: of private memory that is
+  /// tracked, with `first` all that an image would hold now, else what was written since the call
+  /// before. From the call on writes are noticed anew. Sources read the running processes.
+  std::vector<MemoryRegion> take(const std::filesystem::path& group, bool first);
+  /// After find(): what of a process (by its PID in the pod) was written since the last take(), or
+  /// was in a map of which any take() since the first could not tell; null: that is not known.
+  const Extents* written_since_take(uint64_t vpid) const;
+
   // PageFinder, of the set that was begun
   Result<Extents> find(const engine::StoppedProcess& process,
                        std::span<const engine::OwnMap> maps) override;
@@ -86,6 +94,8 @@ class WriteTracking final : public engine::PageFinder {
   void forget(pid_t pid) { trackers_.erase(pid); }
   void forget_dead();
   static Result<bool> is_untracked(const Tracked& of, const engine::OwnMap& map);
+  Extents take_of(pid_t pid, const Tracked& of, bool first, const engine::PageScanner& scanner,
+                  Extents& not_taken);
   static Status sort_out(const engine::OwnMap& map, const ProcessCut* then, bool notices_loss,
                          const engine::PageScanner& scanner, Extents& here, Extents& kept);
   Result<Extents> find_tracked(const engine::StoppedProcess& process,
@@ -103,6 +113,8 @@ class WriteTracking final : public engine::PageFinder {
   std::map<uint64_t, Extents> covered_;        ///< by vpid: what that one was asked about
   std::map<uint64_t, Extents> compared_;       ///< by vpid: maps that its tracker passed over
   std::map<uint64_t, Extents> zeros_allowed_;  ///< by vpid: where a page of zeros need not be held
+  std::map<uint64_t, Extents> not_taken_;      ///< by vpid: where take() could not tell
+  std::map<uint64_t, Extents> last_written_;   ///< by vpid: what the tracker told at the cut
   std::map<MemoryId, PageHashes> hashes_;
 };
 

@@ -72,20 +72,14 @@ class UffdTracker final : public WriteTracker {
       : pid_(pid), spare_huge_pages_(spare_huge_pages), descriptor_(std::move(descriptor)) {}
 
   Result<Written> written(const OwnMap& map) const override {
-    // Opened anew: of a program executed since, nothing is registered.
-    FERMATA_ASSIGN(const UniqueFd pagemap, open_pagemap(pid_));
-    Written result;
     // The kernel has a quick way for this one question.
-    const Status status = scan_pages(
-        pagemap.get(), map.start, map.end, {.all = kPageIsWritten, .flags = kScanCheckAsync},
-        [&](uint64_t from, uint64_t to, uint64_t) { append(result.pages, from, to - from); });
-    if (status.error_number() == EPERM) {
-      result.all = true;
-      result.pages.clear();
-    } else if (!status) {
-      return Failure(status.within(fmt::format("written pages of process {}", pid_)));
-    }
-    return result;
+    return look(map, {.all = kPageIsWritten, .flags = kScanCheckAsync});
+  }
+
+  Result<Written> take(const OwnMap& map) override {
+    return look(map, {.all = kPageIsWritten,
+                      .any = kPageIsPresent | kPageIsSwapped,
+                      .flags = kScanProtectMatching | kScanCheckAsync});
   }
 
   Status rearm(std::span<const OwnMap> maps) override {
@@ -117,6 +111,22 @@ class UffdTracker final : public WriteTracker {
   }
 
  private:
+  Result<Written> look(const OwnMap& map, const PageWish& wish) const {
+    // Opened anew: of a program executed since, nothing is registered.
+    FERMATA_ASSIGN(const UniqueFd pagemap, open_pagemap(pid_));
+    Written result;
+    const Status status = scan_pages(
+        pagemap.get(), map.start, map.end, wish,
+        [&](uint64_t from, uint64_t to, uint64_t) { append(result.pages, from, to - from); });
+    if (status.error_number() == EPERM) {
+      result.all = true;
+      result.pages.clear();
+    } else if (!status) {
+      return Failure(status.within(fmt::format("written pages of process {}", pid_)));
+    }
+    return result;
+  }
+
   /// Registers a map. False: it is spared, or cannot be: being the program's own userfaultfd's, or
   /// changed just now.
   bool join(int pagemap, const OwnMap& map) {

@@ -48,4 +48,8 @@ Result<std::unique_ptr<WriteTracker>> WriteTracker::start(TrackKind kind, bool s
   return failure(Code::kInternal, fmt::format("{} has no tracker", track_name(kind)));
 }
 
+Result<WriteTracker::Written> WriteTracker::take(const OwnMap& /*map*/) {
+  return failure(Code::kUnsupported, "writes since the last look cannot be told while a job runs");
+}
+
 }  // namespace fermata::engine

@@ -47,6 +47,11 @@ class WriteTracker {
   /// Pages of the map written since it was armed last. The process may run: then it is a guess.
   virtual Result<Written> written(const OwnMap& map) const = 0;
 
+  /// Pages that are there and were written since the map was armed last. From here on writes to
+  /// these are noticed anew, and none falls in between: the process may run. kUnsupported: this way
+  /// of tracking cannot.
+  virtual Result<Written> take(const OwnMap& map);
+
   /// From here on writes to all of `maps` are noticed. A map that cannot be tracked is passed over:
   /// written() says `all` of it. The process may run: then what it wrote meanwhile is noticed, too.
   virtual Status rearm(std::span<const OwnMap> maps) = 0;

@@ -63,6 +63,8 @@ TEST_F(CommandLine, WhatNeedsACoordinatorSaysSo) {
   EXPECT_EQ(fermata({"jobs"}).out, "No job runs.\n");
   expect_refusal(fermata({"--coordinator", "127.0.0.1:1", "run", "--user", "nobody", "--", "true"}),
                  2, "--user is for jobs of this machine alone");
+  expect_refusal(fermata({"--coordinator", "127.0.0.1:1", "run", "--precopy", "2", "--", "true"}),
+                 2, "--precopy is for jobs of this machine alone");
 }
 
 TEST_F(CommandLine, HelpAndVersionAreNoErrors) {

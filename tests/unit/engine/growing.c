@@ -57,6 +57,10 @@ int main(void) {
       grows[5 * kPage] = 2;
       done("write");
     }
+    if (told("again")) {
+      grows[kPage] = 3;
+      done("again");
+    }
     if (told("file")) {
       madvise(file, kPage, MADV_DONTNEED);
       done("file");

@@ -67,6 +67,12 @@ class WriteTrackerTest : public EngineTest {
     wait_for_file(what + ".done");
   }
 
+  Extents taken(uint64_t start) {
+    const Result<WriteTracker::Written> result = tracker_->take(map_at(start));
+    EXPECT_TRUE(result && !result->all);
+    return result ? result->pages : Extents{};
+  }
+
   Extents written(uint64_t start) const {
     const Result<WriteTracker::Written> result = tracker_->written(map_at(start));
     EXPECT_TRUE(result && !result->all);
@@ -101,6 +107,19 @@ TEST_F(WriteTrackerTest, Map_ThatGrewInItsPlace_IsOursAndWhatIsNewInItWasWritten
   const std::unique_ptr<WriteTracker> other = track();
   ASSERT_NE(other, nullptr);
   EXPECT_FALSE(other->is_ours(grown.start, grown.end)) << "another userfaultfd has it";
+}
+
+TEST_F(WriteTrackerTest, Take_TellsOfAWriteOnce_AndOfTheNextAnew) {
+  const Extent second{grows_ + kPageSize, kPageSize};
+  EXPECT_TRUE(taken(grows_).empty());
+  tell("write");
+  EXPECT_EQ(taken(grows_), (Extents{second, {grows_ + 5 * kPageSize, kPageSize}}));
+  EXPECT_TRUE(taken(grows_).empty());
+  EXPECT_TRUE(written(grows_).empty());
+  tell("again");
+  EXPECT_EQ(written(grows_), Extents{second});
+  EXPECT_EQ(taken(grows_), Extents{second});
+  EXPECT_TRUE(written(grows_).empty());
 }
 
 TEST_F(WriteTrackerTest, SparseMemory_GetsNoPageTables_AndNoPages) {
