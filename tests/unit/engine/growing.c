@@ -1,7 +1,8 @@
 // A map of 64 GiB with three pages in use, and one of eight pages with room behind it. Says where
 // the two are in the file `ready`. Then it does what the names of files tell, each once, and says
 // so by `<name>.done`: `cut` (four pages are left of the second, and then eight again), `write` (to
-// its second page and its sixth), `file` (the first page of a private map of a file is given back).
+// its second page and its sixth), `again` (to its second), `file` (the first page of a private map
+// of a file is given back).
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
