@@ -34,7 +34,8 @@ TEST_F(ConfigFile, EveryKey_IsRead) {
       "checkpoint_dir = \"/scratch/ckpt\"\nlog_level = \"debug\"\nlog_format = \"json\"\n"
       "munge_socket = \"/run/m\"\nslurm_user = \"sl\"\n"
       "coordinator = \"head:1\"\nlisten = \"127.0.0.1:2\"\nstate_dir = \"/state\"\n"
-      "compress = \"zstd\"\nmax_writers = 3\nkeep_sets = 5\nwrite_bandwidth = \"500M\"\nprecopy = 4\nnode_grace "
+      "compress = \"zstd\"\nmax_writers = 3\nkeep_sets = 5\nwrite_bandwidth = \"500M\"\nprecopy = "
+      "4\nnode_grace "
       "= \"5s\"\n"
       "run_dir = \"/run/f\"\nnode_name = \"n7\"\nslots = 4\n"
       "relay_listen = \"127.0.0.1:3\"\ntree_arity = 2\npreempt_sets = false\n");
