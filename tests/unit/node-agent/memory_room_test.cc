@@ -20,7 +20,7 @@ constexpr uint64_t kUnlimited = std::numeric_limits<uint64_t>::max();
 class MemoryGroups : public testing::Test {
  protected:
   fs::path group(const std::string& name) const {
-    const fs::path path = name.empty() ? mount() : mount() / name;
+    fs::path path = name.empty() ? mount() : mount() / name;
     fs::create_directories(path);
     return path;
   }
