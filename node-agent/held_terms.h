@@ -1,7 +1,8 @@
 // A SIGTERM of Slurm's that ranks do not have yet: as long as the coordinator finds out whether a
 // last set fits in the time that Slurm leaves, and takes it. Whatever becomes of that, the ranks
-// get their signal: when the coordinator says so, when it is lost, and when it says nothing.
-// All functions: any thread. What is passed on is passed on without a lock held.
+// get their signal: when the coordinator says so, when it is lost, when it says nothing, and when
+// this agent is stopped. One that is killed takes what it holds with it. All functions: any thread.
+// What is passed on is passed on without a lock held.
 #pragma once
 
 #include <chrono>

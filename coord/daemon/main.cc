@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "common/daemon.h"
@@ -19,14 +20,16 @@ namespace {
 using namespace fermata;         // NOLINT(google-build-using-namespace): this file is the program
 using namespace fermata::coord;  // NOLINT(google-build-using-namespace)
 
-/// Each agent and each command that waits holds a descriptor: as many as we may have
-/// (getrlimit(2)).
+/// Each agent and each command that waits holds a descriptor: as many as the unit gives, where we
+/// may have them (getrlimit(2)). No more: what we start inherits it, and may close each one.
 void raise_descriptor_limit() {
   constexpr rlim_t kFew = 8192;
+  constexpr rlim_t kMany = 131072;
   rlimit files{};
   if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
-  const rlim_t before = std::exchange(files.rlim_cur, files.rlim_max);
-  if (before < files.rlim_max && setrlimit(RLIMIT_NOFILE, &files) != 0) files.rlim_cur = before;
+  const rlim_t wanted = std::min(files.rlim_max, kMany);
+  const rlim_t before = std::exchange(files.rlim_cur, std::max(files.rlim_cur, wanted));
+  if (before < wanted && setrlimit(RLIMIT_NOFILE, &files) != 0) files.rlim_cur = before;
   if (files.rlim_cur >= kFew) return;
   log_warning(
       fmt::format("at most {} files can be open here: each node, and each command that "
