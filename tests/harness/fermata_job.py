@@ -84,6 +84,10 @@ class Workspace:
     def touch(self, name):
         open(self.at(name), "w").close()
 
+    def write(self, name, value):
+        with open(self.at(name), "w") as file:
+            file.write(str(value))
+
     def remove(self):
         shutil.rmtree(self.path, ignore_errors=True)
 

@@ -1,8 +1,12 @@
 #!/bin/bash
 # A shell script with a pipeline whose middle is at work during the cut: bash, its subshells, pipes, job control.
 dir=$FERMATA_STATE_DIR
+tell() {  # in one step: who sees a result reads all of it
+    echo "$*" > "$dir/result.part"
+    mv "$dir/result.part" "$dir/result"
+}
 fail() {
-    echo "FAIL: $*" > "$dir/result"
+    tell "FAIL: $*"
     exit 1
 }
 
@@ -21,4 +25,4 @@ wait $! || fail "a background job failed"
 trap 'caught=1' USR1
 kill -USR1 $$
 [ "${caught-}" = 1 ] || fail "a trap did not run"
-echo PASS > "$dir/result"
+tell PASS

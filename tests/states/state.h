@@ -89,13 +89,19 @@ inline void sleep_ms(int ms) {
   }
 }
 
+/// A number that the harness has noted by the time it says go, for programs that depend on it:
+/// cuts, restarts, away_ms (the time that checkpoints and restarts took). 0: none.
+inline int noted(std::string_view name) {
+  int number = 0;
+  std::ifstream(path(name)) >> number;
+  return number;
+}
+
 /// Milliseconds that a machine may be late: more where the harness says that it is slow. After go
 /// also what the harness measured that the checkpoints and restarts took.
 inline int late_ms() {
   const char* factor = getenv("FERMATA_TEST_SLOWDOWN");
-  int away = 0;
-  std::ifstream(path("away_ms")) >> away;
-  return 800 * (factor != nullptr ? atoi(factor) : 1) + away;
+  return 800 * (factor != nullptr ? atoi(factor) : 1) + noted("away_ms");
 }
 
 inline void ready(std::string_view note = "") { put("ready", note); }
@@ -161,11 +167,12 @@ inline void timed_wait(long number, Rest rest, const std::function<void()>& call
   call();
   const auto took = static_cast<int>((clock_ns(CLOCK_MONOTONIC) - start) / 1000000);
   teller.join();
-  const bool restarted = access(path("restarted").c_str(), F_OK) == 0;
-  const bool begun_again = rest == Rest::kNeverTells || (rest == Rest::kTellsWhenHeld && restarted);
-  const int most = begun_again ? kTimeoutMs * (restarted ? 3 : 2) : kTimeoutMs;
   CHECK(took >= kTimeoutMs - 1, "a wait of %d ms ended after %d", kTimeoutMs, took);
   wait_for_go();
+  int begun = 1;
+  if (rest == Rest::kTellsWhenHeld) begun += noted("restarts");
+  if (rest == Rest::kNeverTells) begun += noted("cuts");
+  const int most = begun * kTimeoutMs;
   CHECK(took <= most + late_ms(), "a wait of %d ms took %d", kTimeoutMs, took);
 }
 
