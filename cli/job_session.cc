@@ -218,7 +218,7 @@ coord::TriedSet take_set(coord::Coordinator& coordinator, const node_agent::JobR
 node_agent::ControlReply answer_able(const coord::Coordinator& coordinator,
                                      node_agent::PodAgent& agent) {
   Result<node_agent::AbleAnswer> able = failure(Code::kInternal, "not asked");
-  coord::SameEachTime same;
+  coord::SameEachTime same(coordinator.patience());
   coord::try_patiently(coordinator.patience(), [&] {
     able = agent.able(EmbeddedAgent::kFreezeDeadline);
     const Status told = able ? Status::ok() : able.error();

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 
+#include "common/try_again.h"
+
 namespace fermata::coord {
 namespace {
 
@@ -96,7 +98,7 @@ Status LeavingJudge::judge(std::span<const PodConnections> pods,
   }
   left_before_ = std::move(now);
   if (leaving.empty() || !may_pass) return refuse_leaving(pods, leaving);
-  return {Code::kBusy, sentence_of(pods, leaving) + ", or not yet; try again in a moment"};
+  return {Code::kBusy, fmt::format("{}, or not yet{}", sentence_of(pods, leaving), kTryAgain)};
 }
 
 }  // namespace fermata::coord

@@ -230,7 +230,7 @@ TriedSet Coordinator::take_set(const JobDescription& job, std::span<Agent* const
   LeavingJudge connections(/*cut=*/true);
   const Time requested = job.requested.value_or(Clock::steady().now());
   TriedSet tried;
-  SameEachTime same;
+  SameEachTime same(patience_);
   const uint32_t attempts = try_patiently(patience_, [&] {
     tried = try_set(job, agents, end_job, requested, connections);
     same.note(tried.outcome.status,
@@ -242,10 +242,7 @@ TriedSet Coordinator::take_set(const JobDescription& job, std::span<Agent* const
     return tried.outcome.status.code();
   });
   tried.attempts = attempts;
-  if (Status& status = tried.outcome.status; status.code() == Code::kBusy) {
-    status = Status(same.verdict().code(),
-                    fmt::format("{} (tried {} times)", status.message(), attempts));
-  }
+  tried.outcome.status = same.verdict();
   return tried;
 }
 

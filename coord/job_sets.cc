@@ -272,7 +272,7 @@ void Job::able(Requests::Respond<wire::AbleReply> respond) {
     wire::AbleReply reply;
     if (status) {
       LeavingJudge judge(/*cut=*/false);
-      SameEachTime same;
+      SameEachTime same(coordinator_->patience());
       try_patiently(coordinator_->patience(), [&] {
         reply = ask_able(judge);
         const Status told = wire::to_status(reply.outcome());

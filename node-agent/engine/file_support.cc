@@ -8,6 +8,8 @@
 #include <fstream>
 #include <iterator>
 
+#include "common/try_again.h"
+
 namespace fermata::engine {
 namespace {
 
@@ -65,7 +67,7 @@ Status refuse(const FileProbe& probe, std::string_view why) {
 }
 
 Status refuse_now(const FileProbe& probe, std::string_view why) {
-  return {Code::kBusy, fmt::format("{}: {}; try again in a moment", probe.describe(), why)};
+  return {Code::kBusy, fmt::format("{}: {}{}", probe.describe(), why, kTryAgain)};
 }
 
 std::string holder_of(const image::File& file) {

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "common/try_again.h"
 #include "node-agent/engine/file_support.h"
 #include "node-agent/engine/obstacles.h"
 #include "node-agent/engine/socket_diag.h"
@@ -69,7 +70,7 @@ class PairFinder {
 
  private:
   Status not_now(const std::string& why) {
-    return obstacles_.note({Code::kBusy, why + "; try again in a moment"});
+    return obstacles_.note({Code::kBusy, fmt::format("{}{}", why, kTryAgain)});
   }
 
   // A socket without an open file may be of another pod on this host, too.

@@ -13,6 +13,7 @@
 #include <thread>
 #include <utility>
 
+#include "common/try_again.h"
 #include "node-agent/engine/file_kinds.h"
 #include "node-agent/engine/file_support.h"
 #include "node-agent/engine/socket_options.h"
@@ -115,7 +116,7 @@ class TcpSocketKind : public FileKind {
       if (read) break;
       if (read.code() != Code::kBusy) return read;
       if (attempt == kAttempts) {
-        return {Code::kBusy, read.message() + "; try again in a moment"};
+        return {Code::kBusy, fmt::format("{}{}", read.message(), kTryAgain)};
       }
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }

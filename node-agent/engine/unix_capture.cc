@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "common/try_again.h"
 #include "node-agent/engine/file_support.h"
 #include "node-agent/engine/obstacles.h"
 #include "node-agent/engine/socket_options.h"
@@ -171,7 +172,7 @@ Status UnixCapture::refuse_file(const image::File& file, std::string_view why) c
 }
 
 Status UnixCapture::refuse_now(uint32_t file, std::string_view why) const {
-  return {Code::kBusy, fmt::format("{}: {}; try again in a moment", seen_.at(file), why)};
+  return {Code::kBusy, fmt::format("{}: {}{}", seen_.at(file), why, kTryAgain)};
 }
 
 // Finds the other end of a connection.

@@ -2,12 +2,14 @@
 #include "coord/coordinator.h"
 
 #include <arpa/inet.h>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 
 #include <fstream>
 
+#include "common/try_again.h"
 #include "tests/support/scratch_folder.h"
 
 namespace fermata::coord {
@@ -18,6 +20,7 @@ using storage::SetState;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 
 /// Writes its image as a real agent does: a .part file, renamed at the commit.
 class FileAgent final : public Agent {
@@ -44,7 +47,7 @@ class FileAgent final : public Agent {
     if (phase_ == Phase::kCapture && not_now > 0) {
       --not_now;
       const std::string which = in_each_capture_another ? std::to_string(not_now) + ": " : "";
-      return failure(Code::kBusy, which + "a connection is being made");
+      return failure(Code::kBusy, fmt::format("{}a connection is being made{}", which, kTryAgain));
     }
     if (fails_in == phase_) return failure(Code::kCannotHold, "process 9 holds a lease");
     AgentReport report;
@@ -169,19 +172,45 @@ TEST_F(CoordinatorTest, PatienceEnds) {
   agent_.not_now = 100;
   const TriedSet tried = take(coordinator);
   EXPECT_EQ(tried.outcome.status.code(), Code::kBusy);
-  EXPECT_THAT(tried.outcome.status.message(), HasSubstr("being made (tried 4 times)"));
+  EXPECT_THAT(tried.outcome.status.message(),
+              HasSubstr("being made; try again in a moment (tried 4 times)"));
   EXPECT_EQ(sets().size(), 4U);
   EXPECT_FALSE(fs::exists(tried.folder));
 }
 
 TEST_F(CoordinatorTest, WhatStandsInTheWayEachTime_DoesNotPassByItself) {
   Coordinator coordinator = this->coordinator();
-  coordinator.patience().pause = std::chrono::milliseconds(1);
-  coordinator.patience().attempts = 6;
+  coordinator.patience().pause = std::chrono::milliseconds(10);
+  coordinator.patience().attempts = 8;
+  coordinator.patience().lasting = std::chrono::milliseconds(30);
   agent_.not_now = 100;
-  EXPECT_EQ(take(coordinator).outcome.status.code(), Code::kCannotHold);
+  const Status status = take(coordinator).outcome.status;
+  EXPECT_EQ(status.code(), Code::kCannotHold);
+  EXPECT_THAT(status.message(), HasSubstr("being made (so at each of 8 attempts in"));
+  EXPECT_THAT(status.message(), Not(HasSubstr("try again")));
   agent_.in_each_capture_another = true;
   EXPECT_EQ(take(coordinator).outcome.status.code(), Code::kBusy);
+}
+
+TEST_F(CoordinatorTest, WhatStandsInTheWayForAShortTime_MayStillPass) {
+  Coordinator coordinator = this->coordinator();
+  coordinator.patience().pause = std::chrono::milliseconds(1);
+  coordinator.patience().attempts = 6;
+  coordinator.patience().lasting = std::chrono::minutes(10);
+  agent_.not_now = 100;
+  const Status status = take(coordinator).outcome.status;
+  EXPECT_EQ(status.code(), Code::kBusy);
+  EXPECT_THAT(status.message(), HasSubstr("try again in a moment (tried 6 times)"));
+}
+
+TEST(Patience, GrowsFromOneAttemptToTheNext_UpToItsLimit) {
+  Patience patience;
+  patience.attempts = 1000;
+  patience.pause = std::chrono::milliseconds(4);
+  patience.longest_pause = std::chrono::milliseconds(40);
+  patience.limit = std::chrono::milliseconds(500);
+  // With pauses of 4 to 6 ms each time it would be a hundred.
+  EXPECT_LE(try_patiently(patience, [] { return Code::kBusy; }), 40U);
 }
 
 // The client of a new connection can have heard of it before the cut, and its server not.
