@@ -24,6 +24,7 @@ using engine::TrackKind;
 constexpr size_t kCuts = 3;
 // To protect so much takes a millisecond: not worth a stop of its own.
 constexpr uint64_t kMuch = 64 << 20;
+constexpr uint64_t kHugePage = 2 << 20;
 // Of what may be gone, so much is looked at before it is saved: to ask costs 0.6 us and 16 ns a
 // page, to copy a page that is none (it reads as zeros) 1.6 us.
 constexpr uint64_t kWorthAsking = 4 * kPageSize;
@@ -314,11 +315,13 @@ Result<Extents> WriteTracking::find_tracked(const engine::StoppedProcess& proces
   const auto vpid = static_cast<uint64_t>(process.vpid);
   Extents written;
   Extents asked;
-  std::vector<const OwnMap*> untracked;
+  std::vector<const OwnMap*> in_doubt;  // whether they are tracked from here on
   for (const OwnMap& map : maps) {
     append(asked, map.start, map.end - map.start);
     FERMATA_ASSIGN(const engine::WriteTracker::Written here, of.tracker->written(map));
-    if (here.all) untracked.push_back(&map);
+    // What has huge pages by now is given up.
+    const bool spared = spare_huge_pages_ && way_ == TrackKind::kUffd;
+    if (here.all || (spared && map.end - map.start >= kHugePage)) in_doubt.push_back(&map);
     const Extents pages = here.all ? range_of(map) : here.pages;
     written.insert(written.end(), pages.begin(), pages.end());
   }
@@ -342,7 +345,7 @@ Result<Extents> WriteTracking::find_tracked(const engine::StoppedProcess& proces
     FERMATA_TRY_RESULT(sort_out(map, then, of.tracker->notices_loss(), scanner, here, kept));
   }
   FERMATA_TRY_RESULT(of.tracker->rearm(maps));
-  for (const OwnMap* map : untracked) {
+  for (const OwnMap* map : in_doubt) {
     FERMATA_ASSIGN(const bool still, is_untracked(of, *map));
     if (still) append(compared_[vpid], map->start, map->end - map->start);
   }

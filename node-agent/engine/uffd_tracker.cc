@@ -37,11 +37,22 @@ Status shake_hands(int descriptor) {
 
 constexpr uint64_t kTable = 2 << 20;  // what one page table maps
 
+constexpr uint64_t kHugePage = 2 << 20;
+
 bool register_range(int descriptor, uint64_t start, uint64_t end) {
   uffdio_register request{};
   request.range = {start, end - start};
   request.mode = UFFDIO_REGISTER_MODE_WP;
   return ::ioctl(descriptor, UFFDIO_REGISTER, &request) == 0;
+}
+
+/// 0.6 ms a GiB of small pages.
+bool has_huge_pages(int pagemap, const OwnMap& map) {
+  if ((map.start + kHugePage - 1) / kHugePage * kHugePage + kHugePage > map.end) return false;
+  bool huge = false;
+  const Status status = scan_pages(pagemap, map.start, map.end, {.all = kPageIsHuge},
+                                   [&](uint64_t, uint64_t, uint64_t) { huge = true; });
+  return huge || !status;
 }
 
 /// Whether pages count as written that are no more, and their page table with them (Linux 6.18
@@ -87,8 +98,13 @@ class UffdTracker final : public WriteTracker {
     for (const OwnMap& map : maps) {
       // Pages of a file that nobody can write are the file's.
       if (!map.anonymous && !map.writable) continue;
+      if (spare_huge_pages_ && has_huge_pages(pagemap.get(), map)) {
+        part(map);
+        continue;
+      }
       Status status = protect_pages(pagemap.get(), map.start, map.end);
-      if (status.error_number() == EPERM && join(pagemap.get(), map)) {
+      // False: it cannot be, being the program's own userfaultfd's, or changed just now.
+      if (status.error_number() == EPERM && register_range(descriptor_.get(), map.start, map.end)) {
         status = protect_pages(pagemap.get(), map.start, map.end);
       }
       if (!status && status.error_number() != EPERM) {
@@ -127,16 +143,13 @@ class UffdTracker final : public WriteTracker {
     return result;
   }
 
-  /// Registers a map. False: it is spared, or cannot be: being the program's own userfaultfd's, or
-  /// changed just now.
-  bool join(int pagemap, const OwnMap& map) {
-    if (spare_huge_pages_) {
-      bool huge = false;
-      const Status status = scan_pages(pagemap, map.start, map.end, {.all = kPageIsHuge},
-                                       [&](uint64_t, uint64_t, uint64_t) { huge = true; });
-      if (!status || huge) return false;
-    }
-    return register_range(descriptor_.get(), map.start, map.end);
+  /// Tracks the map no more, if it did. Its pages stay as they are, huge ones also when written.
+  void part(const OwnMap& map) const {
+    const Result<Written> first = written({map.start, map.start + kPageSize, true, true});
+    // Before Linux 6.14 a map may be taken from another's userfaultfd, too.
+    if (!first || first->all || !is_ours(map.start, map.end)) return;
+    uffdio_range range{map.start, map.end - map.start};
+    (void)::ioctl(descriptor_.get(), UFFDIO_UNREGISTER, &range);  // changed just now: as it was
   }
 
   pid_t pid_;

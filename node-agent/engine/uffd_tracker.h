@@ -17,7 +17,8 @@ namespace fermata::engine {
 Status uffd_is_usable();
 
 /// The first write to a huge page that is tracked breaks it into small ones, and none is made again
-/// where one is tracked: `spare_huge_pages` leaves maps alone that have any.
+/// where one is tracked: `spare_huge_pages` leaves maps alone that have any, also those that came
+/// to have some while they were tracked.
 Result<std::unique_ptr<WriteTracker>> start_uffd(bool spare_huge_pages, Remote& remote);
 
 }  // namespace fermata::engine
