@@ -1,11 +1,10 @@
 #include "node-agent/engine/lazy_fill.h"
 
 #include <fmt/format.h>
-#include <linux/userfaultfd.h>
-#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,7 +13,6 @@
 #include <system_error>
 
 #include "common/fault_point.h"
-#include "node-agent/engine/maps.h"
 
 namespace fermata::engine {
 namespace {
@@ -28,9 +26,6 @@ constexpr uint64_t kLeast = 64U << 10;
 constexpr uint64_t kAtATime = 64U << 10;
 constexpr std::chrono::microseconds kMoment{50};
 constexpr int kNice = -10;
-
-/// This thread alone (setpriority(2), C library differences): the job stands still for it.
-void step_forward() { (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kNice); }
 
 bool may_come_later(const image::Vma& vma) {
   const auto leaves_out = [](int advice) {
@@ -54,7 +49,33 @@ Extents adjoining_maps(const image::Process& process) {
   return runs;
 }
 
+/// Whether a run of maps has contents in more than one of them.
+bool is_divided(const image::Process& process, const Extent& run, const Extents& contents) {
+  return std::count_if(process.vmas().begin(), process.vmas().end(), [&](const image::Vma& vma) {
+           return vma.start() >= run.address && vma.start() < run.address + run.length &&
+                  !part_of(contents, vma.start(), vma.end()).empty();
+         }) > 1;
+}
+
+/// While no page of a map was written the kernel knows nothing that its parts have in common, once
+/// their protections divide it (an anon_vma, mm/rmap.c): each gets its own with the first page that
+/// comes, in whatever order, and they are never one map again. So one is written before, and goes.
+Status mark_as_one(RebuildRemote& remote, const Extent& run, uint64_t page) {
+  constexpr std::array<std::byte, 1> kZero{};
+  // It may be a huge page.
+  FERMATA_TRY(remote.write_memory(page, kZero));
+  FERMATA_ASSIGN_STATUS(
+      [[maybe_unused]] const long done,
+      remote.call("madvise", SYS_madvise, {run.address, run.length, MADV_DONTNEED}));
+  return Status::ok();
+}
+
 }  // namespace
+
+// setpriority(2), C library differences: a thread's own.
+void LazyFill::step_forward() {
+  (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kNice);
+}
 
 LazyFill::Region::Region(const MemoryRegion& region)
     : units(region, kUnit), states(units.count(), State::kDone) {}
@@ -101,6 +122,11 @@ Result<Extents> LazyFill::take(RebuildRemote& remote, const image::Process& proc
     later = united(later, contents);
   }
   if (later.empty()) return here;
+  for (const Extent& run : maps) {
+    const Extents contents = part_of(later, run.address, run.address + run.length);
+    if (!is_divided(process, run, contents)) continue;
+    FERMATA_TRY_RESULT(mark_as_one(remote, run, contents.front().address));
+  }
   FERMATA_ASSIGN(UniqueFd descriptor, open_lazy(remote, maps));
   MissingPages missing;
   auto made = std::make_unique<Region>(region);
@@ -267,154 +293,6 @@ void LazyFill::lose(const Status& status) {
   changed_.notify_all();
   ::eventfd_write(wake_.get(), 1);
   events_.lost(status);
-}
-
-// ---- the listener
-
-void LazyFill::listen() {
-  step_forward();
-  std::vector<Fault> faults;
-  std::vector<pollfd> waits;
-  for (;;) {
-    {
-      const std::lock_guard lock(queue_);
-      if (!failure_) return;
-      if (closed_ && left_ == 0) break;
-    }
-    {
-      const std::shared_lock moving(moving_);
-      waits.assign(1, {wake_.get(), POLLIN, 0});
-      for (const Listened& one : listened_) waits.push_back({one.space->descriptor(), POLLIN, 0});
-    }
-    const int patience = faults.empty() ? -1 : 1;
-    if (::poll(waits.data(), waits.size(), patience) < 0 && errno != EINTR) {
-      return lose(errno_status(errno, "waiting for page faults"));
-    }
-    eventfd_t count = 0;
-    (void)::eventfd_read(wake_.get(), &count);
-    Status status;
-    {
-      hearing_ = true;
-      const std::unique_lock moving(moving_);
-      hearing_ = false;
-      // A fork adds to the list: its own are read the next time.
-      size_t known = waits.size() - 1;
-      for (auto one = listened_.begin(); status && known > 0; ++one, --known) {
-        status = hear(*one, faults);
-      }
-    }
-    if (status) status = serve(faults);
-    if (!status) return lose(status);
-  }
-  let_go();
-}
-
-Status LazyFill::hear(Listened& listened, std::vector<Fault>& faults) {
-  LazySpace& space = *listened.space;
-  Region* const region = listened.region;
-  const int descriptor = space.descriptor();
-  for (;;) {
-    std::array<uffd_msg, 16> messages{};
-    const ssize_t n = ::read(descriptor, messages.data(), sizeof messages);
-    if (n < 0 && errno == EAGAIN) return Status::ok();
-    if (n <= 0) return errno_status(n == 0 ? EIO : errno, "reading page faults");
-    for (size_t i = 0; i < static_cast<size_t>(n) / sizeof(uffd_msg); ++i) {
-      const uffd_msg& message = messages.at(i);
-      switch (message.event) {
-        case UFFD_EVENT_PAGEFAULT:
-          faults.push_back({&space, region, message.arg.pagefault.address / kPageSize * kPageSize});
-          break;
-        case UFFD_EVENT_FORK:
-          FERMATA_TRY(forked(listened, UniqueFd(static_cast<int>(message.arg.fork.ufd))));
-          break;
-        case UFFD_EVENT_REMAP: {
-          const auto& moved = message.arg.remap;
-          space.missing().move(moved.from, moved.to, moved.len);
-          space.wake(moved.from, moved.len);
-          space.wake(moved.to, moved.len);
-          break;
-        }
-        case UFFD_EVENT_REMOVE:
-        case UFFD_EVENT_UNMAP: {
-          const auto& removed = message.arg.remove;
-          if (message.event == UFFD_EVENT_UNMAP) {
-            space.missing().unmap(removed.start, removed.end - removed.start);
-          } else {
-            space.missing().remove(removed.start, removed.end - removed.start);
-          }
-          space.wake(removed.start, removed.end - removed.start);
-          break;
-        }
-        default:
-          return {Code::kInternal,
-                  fmt::format("userfaultfd: an event {} that is not known", message.event)};
-      }
-    }
-  }
-}
-
-/// The child has what its parent had, and wants what its parent wants, but for what the program has
-/// wiped in forks (MADV_WIPEONFORK) since it was restarted: that is zeros there.
-Status LazyFill::forked(Listened& parent, UniqueFd descriptor) {
-  MissingPages missing = parent.space->missing().of_child();
-  const pid_t pid = parent.space->pid();
-  for (const pid_t one : pid >= 0 ? std::vector<pid_t>{pid} : events_.processes()) {
-    const Result<std::vector<Map>> maps = read_smaps(one);
-    if (!maps) continue;  // it has ended
-    for (const Map& map : *maps) {
-      const bool wiped = std::find(map.flags.begin(), map.flags.end(), "wf") != map.flags.end();
-      if (!wiped || !missing.any(map.start, map.end - map.start)) continue;
-      if (pid < 0) {
-        return {Code::kUnsupported,
-                fmt::format("a child forks, and process {} has memory that is wiped in forks and "
-                            "had not been read yet: restart it without --lazy",
-                            one)};
-      }
-      missing.remove(map.start, map.end - map.start);
-    }
-  }
-  Listened child{std::make_unique<LazySpace>(std::move(descriptor), -1, std::move(missing)),
-                 parent.region};
-  parent.region->spaces.push_back(child.space.get());
-  listened_.push_back(std::move(child));
-  return Status::ok();
-}
-
-/// Keeps in `faults` what has to wait for an event.
-Status LazyFill::serve(std::vector<Fault>& faults) {
-  std::vector<Fault> later;
-  for (const Fault& fault : faults) {
-    const std::shared_lock moving(moving_);
-    const std::optional<uint64_t> then = fault.space->then_of(fault.address);
-    if (then) {
-      {
-        const std::lock_guard lock(queue_);
-        urgent_.push_back({fault.region, fault.region->units.unit_of(*then), *then, true});
-      }
-      changed_.notify_all();
-      continue;
-    }
-    FERMATA_ASSIGN_STATUS(const Put put, fault.space->put_zeros(fault.address));
-    if (put == Put::kLater) later.push_back(fault);
-  }
-  faults = std::move(later);
-  return Status::ok();
-}
-
-/// Nothing is missing anywhere: with its descriptor a map is one like any other again, and who
-/// waits for a page that is not in the image has it from the kernel.
-void LazyFill::let_go() {
-  {
-    const std::unique_lock moving(moving_);
-    for (const std::unique_ptr<Region>& region : regions_) region->spaces.clear();
-    listened_.clear();
-  }
-  events_.filled();
-  {
-    const std::lock_guard lock(queue_);
-    filled_ = true;
-  }
-  changed_.notify_all();
 }
 
 }  // namespace fermata::engine

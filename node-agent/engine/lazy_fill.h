@@ -87,6 +87,8 @@ class LazyFill {
   };
 
   explicit LazyFill(Events events) : events_(std::move(events)) {}
+  /// Of this thread alone: the job stands still for it.
+  static void step_forward();
   void work(bool urgent);
   bool next_work(Work& work, bool urgent);
   bool next_in_order(Work& work);

@@ -4,14 +4,43 @@
 #include <fmt/format.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 
 namespace fermata::engine {
+namespace {
+
+using Event = LazyEvents::Event;
+
+/// nullopt: an event that nobody asked for.
+std::optional<Event> event_of(const uffd_msg& message) {
+  switch (message.event) {
+    case UFFD_EVENT_FORK:
+      return Event{Event::Kind::kFork, 0, 0, 0, UniqueFd(static_cast<int>(message.arg.fork.ufd))};
+    case UFFD_EVENT_REMAP: {
+      const auto& moved = message.arg.remap;
+      return Event{Event::Kind::kMove, moved.from, moved.len, moved.to};
+    }
+    case UFFD_EVENT_REMOVE:
+    case UFFD_EVENT_UNMAP: {
+      const auto& gone = message.arg.remove;
+      const bool unmapped = message.event == UFFD_EVENT_UNMAP;
+      return Event{unmapped ? Event::Kind::kUnmap : Event::Kind::kRemove, gone.start,
+                   gone.end - gone.start};
+    }
+    default:
+      return std::nullopt;
+  }
+}
+
+}  // namespace
 
 Result<Put> LazySpace::put(uint64_t from, std::span<const std::byte> bytes) {
   if (gone_) return Put::kDone;
+  if (unclear_) return Put::kLater;
   std::vector<MissingPages::Part> parts;
   {
     const std::lock_guard lock(mutex_);
@@ -22,6 +51,62 @@ Result<Put> LazySpace::put(uint64_t from, std::span<const std::byte> bytes) {
     if (put != Put::kDone) return put;
   }
   return Put::kDone;
+}
+
+Status LazySpace::hear(std::vector<uint64_t>& faults,
+                       const std::function<Status(UniqueFd)>& forked) {
+  for (;;) {
+    std::array<uffd_msg, 16> messages{};
+    const ssize_t n = ::read(descriptor(), messages.data(), sizeof messages);
+    if (n < 0 && errno == EAGAIN) return follow(forked);
+    if (n <= 0) return errno_status(n == 0 ? EIO : errno, "reading page faults");
+    for (size_t i = 0; i < static_cast<size_t>(n) / sizeof(uffd_msg); ++i) {
+      const uffd_msg& message = messages.at(i);
+      if (message.event == UFFD_EVENT_PAGEFAULT) {
+        faults.push_back(message.arg.pagefault.address / kPageSize * kPageSize);
+        continue;
+      }
+      std::optional<Event> event = event_of(message);
+      if (!event) {
+        return {Code::kInternal,
+                fmt::format("userfaultfd: an event {} that is not known", message.event)};
+      }
+      events_.add(*std::move(event));
+    }
+  }
+}
+
+/// Does with what is missing as the program has done with its memory.
+Status LazySpace::follow(const std::function<Status(UniqueFd)>& forked) {
+  for (;;) {
+    std::optional<Event> event = events_.next();
+    if (!event && events_.waits() && !event_is_under_way()) {
+      events_.all_told();
+      event = events_.next();
+    }
+    unclear_ = !event && events_.waits();
+    if (!event) return Status::ok();
+    switch (event->kind) {
+      case Event::Kind::kFork:
+        FERMATA_TRY(forked(std::move(event->child)));
+        continue;
+      case Event::Kind::kMove:
+        missing_.move(event->start, event->to, event->length);
+        wake(event->to, event->length);
+        break;
+      default:
+        missing_.remove(event->start, event->length);
+    }
+    wake(event->start, event->length);
+  }
+}
+
+/// Whether one was not read yet, or has been and the program has not gone on.
+/// userfaultfd_copy() of fs/userfaultfd.c looks at that first, then at the request: a copy of
+/// nothing is EINVAL.
+bool LazySpace::event_is_under_way() const {
+  uffdio_copy nothing{};
+  return ::ioctl(descriptor_.get(), UFFDIO_COPY, &nothing) != 0 && errno == EAGAIN;
 }
 
 void LazySpace::arrived(uint64_t now, uint64_t length) {

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -17,6 +18,7 @@
 #include "common/memory_image.h"
 #include "common/status.h"
 #include "common/unique_fd.h"
+#include "node-agent/engine/lazy_events.h"
 #include "node-agent/engine/missing_pages.h"
 #include "node-agent/engine/rebuild_remote.h"
 
@@ -46,6 +48,12 @@ class LazySpace {
   }
   /// Its process has ended.
   bool gone() const { return gone_; }
+  /// Where its pages are nobody knows before more events have been read: none is put until then.
+  bool unclear() const { return unclear_; }
+  /// Reads what the program has done, and follows it; `forked` is given the userfaultfd of a child
+  /// that has what this one has now. Adds the pages that somebody waits for. While no other thread
+  /// puts pages.
+  Status hear(std::vector<uint64_t>& faults, const std::function<Status(UniqueFd)>& forked);
 
   /// Puts what is missing of the image's [from, from + bytes.size()). No events are read meanwhile.
   Result<Put> put(uint64_t from, std::span<const std::byte> bytes);
@@ -58,12 +66,16 @@ class LazySpace {
   int copy_here(uffdio_copy& copy) const;
   Result<Put> put_part(const MissingPages::Part& part, const std::byte* bytes);
   void arrived(uint64_t now, uint64_t length);
+  Status follow(const std::function<Status(UniqueFd)>& forked);
+  bool event_is_under_way() const;
 
   UniqueFd descriptor_;
   pid_t pid_;
   mutable std::mutex mutex_;  ///< of missing_, against other threads that put pages
   MissingPages missing_;
   std::atomic<bool> gone_{false};
+  LazyEvents events_{LazyEvents::kernel_tells_moved_length()};
+  bool unclear_ = false;
 };
 
 /// A userfaultfd of the process under construction, which gets its events; what is missing is

@@ -64,17 +64,6 @@ void MissingPages::move(uint64_t from, uint64_t to, uint64_t length) {
   remove(from, length);
   remove(to, length);
   for (const Part& part : parts) add(part.now - from + to, part.then, part.length);
-  left_.emplace(from, length);
-}
-
-void MissingPages::unmap(uint64_t now, uint64_t length) {
-  if (left_.erase({now, length}) == 0) remove(now, length);
-}
-
-MissingPages MissingPages::of_child() const {
-  MissingPages child = *this;
-  child.left_.clear();
-  return child;
 }
 
 uint64_t MissingPages::bytes() const {

@@ -6,8 +6,6 @@
 #include <cstdint>
 #include <map>
 #include <optional>
-#include <set>
-#include <utility>
 #include <vector>
 
 namespace fermata::engine {
@@ -35,12 +33,6 @@ class MissingPages {
   void remove(uint64_t now, uint64_t length);
   /// The program has moved [from, from + length) to `to` (mremap(2)); what was there is gone.
   void move(uint64_t from, uint64_t to, uint64_t length);
-  /// The program has unmapped [now, now + length). After each move the kernel tells so of the place
-  /// that was left, too (mm/mremap.c): another thread may have moved something there in between,
-  /// and that stays.
-  void unmap(uint64_t now, uint64_t length);
-  /// The same of a child, in which none of the moves is under way.
-  MissingPages of_child() const;
 
   bool empty() const { return by_now_.empty(); }
   uint64_t bytes() const;
@@ -57,7 +49,6 @@ class MissingPages {
 
   Side by_now_;
   Side by_then_;
-  std::set<std::pair<uint64_t, uint64_t>> left_;  ///< places, with their length, not yet unmapped
 };
 
 }  // namespace fermata::engine

@@ -16,6 +16,7 @@
 #include <chrono>
 #include <cstring>
 #include <functional>
+#include <optional>
 #include <shared_mutex>
 #include <thread>
 
@@ -32,6 +33,7 @@ struct Told {
   std::atomic<uint64_t> from{0};    ///< where its pages are at first
   std::atomic<bool> taken{false};   ///< we have the descriptor
   std::atomic<uint64_t> puts{0};    ///< pages that are there
+  std::atomic<int> moved{0};        ///< maps that stayed
   std::atomic<bool> stop{false};
   std::atomic<bool> stopped{false};  ///< moves no more
   std::atomic<bool> look{false};     ///< all are to be there
@@ -48,6 +50,71 @@ void wait_for(const std::atomic<bool>& flag) {
   ::_exit(status);
 }
 
+/// Has the pages of [here, here + length) be missing, and us have the descriptor for them.
+void give_descriptor(Told& told, std::byte* here, uint64_t length) {
+  const auto descriptor = static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK));
+  if (descriptor < 0) fail(told, 12);
+  uffdio_api api{};
+  api.api = UFFD_API;
+  api.features = UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP;
+  if (::ioctl(descriptor, UFFDIO_API, &api) != 0) fail(told, 13);
+  uffdio_register request{};
+  request.range = {reinterpret_cast<uint64_t>(here), length};
+  request.mode = UFFDIO_REGISTER_MODE_MISSING;
+  if (::ioctl(descriptor, UFFDIO_REGISTER, &request) != 0) fail(told, 14);
+  told.from = reinterpret_cast<uint64_t>(here);
+  told.descriptor = descriptor;
+  wait_for(told.taken);
+  ::close(descriptor);
+}
+
+/// Ends by `status` unless a page is that of the image, or zeros where it has none.
+void must_be(const std::byte* page, std::optional<uint64_t> then, int status) {
+  uint64_t word = 0;
+  std::memcpy(&word, page, sizeof word);
+  if (word != (then ? word_of(*then) : 0)) ::_exit(status);
+}
+
+/// A program that moves half of a map to where another's pages begin, with MREMAP_FIXED, the rest
+/// of which stay; moves a map that stays (MREMAP_DONTUNMAP) and unmaps that in two steps; then has
+/// another one that stays. All are missing meanwhile. Never returns; ends by 0 if all is in place.
+[[noreturn]] void cut_and_look(Told& told) {
+  ::alarm(120);
+  constexpr int kWritable = PROT_READ | PROT_WRITE;
+  constexpr int kPrivate = MAP_PRIVATE | MAP_ANONYMOUS;
+  constexpr uint64_t kOne = 8 * kPage;
+  constexpr uint64_t kRoom = 64 * kPage;
+  void* room = ::mmap(nullptr, 2 * kRoom, PROT_NONE, kPrivate | MAP_NORESERVE, -1, 0);
+  if (room == MAP_FAILED) fail(told, 10);
+  auto* here = static_cast<std::byte*>(room);
+  std::byte* const away = here + kRoom;
+  if (::mmap(here, kRoom, kWritable, kPrivate | MAP_FIXED, -1, 0) != here) fail(told, 11);
+  give_descriptor(told, here, kRoom);
+  // Pages 0 to 3 to where 16 to 19 were; 20 to 23 stay.
+  std::byte* const onto = here + 2 * kOne;
+  if (::mremap(here, kOne, kOne / 2, MREMAP_MAYMOVE | MREMAP_FIXED, onto) != onto) ::_exit(15);
+  // 32 to 39, and what stays is unmapped, its second half first.
+  constexpr int kStays = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+  std::byte* const split = here + 4 * kOne;
+  if (::mremap(split, kOne, kOne, kStays, away) != away) ::_exit(16);
+  told.moved = 1;
+  wait_for(told.look);  // else an old kernel tells the same as of a map that was cut as it moved
+  ::munmap(split + kOne / 2, kOne / 2);
+  ::munmap(split, kOne / 2);
+  // 48 to 55.
+  std::byte* const stays = here + 6 * kOne;
+  if (::mremap(stays, kOne, kOne, kStays, away + kOne) != away + kOne) ::_exit(17);
+  told.moved = 2;
+  for (uint64_t page = 0; page < 8; ++page) {
+    must_be(onto + page * kPage, page < 4 ? page : 16 + page, 20);
+    must_be(away + page * kPage, 32 + page, 21);
+    must_be(away + kOne + page * kPage, 48 + page, 22);
+    must_be(stays + page * kPage, std::nullopt, 23);
+    must_be(here + kOne + page * kPage, 8 + page, 24);
+  }
+  ::_exit(0);
+}
+
 /// A program of one thread that moves its pages to and fro, after each that has come, then looks at
 /// them. Never returns; ends by 0 if each page is its own.
 [[noreturn]] void move_and_look(Told& told) {
@@ -59,20 +126,7 @@ void wait_for(const std::atomic<bool>& flag) {
   auto* here = static_cast<std::byte*>(room);
   std::byte* there = here + kLength;
   if (::mmap(here, kLength, kWritable, kPrivate | MAP_FIXED, -1, 0) != here) fail(told, 11);
-  const auto descriptor = static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK));
-  if (descriptor < 0) fail(told, 12);
-  uffdio_api api{};
-  api.api = UFFD_API;
-  api.features = UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP;
-  if (::ioctl(descriptor, UFFDIO_API, &api) != 0) fail(told, 13);
-  uffdio_register request{};
-  request.range = {reinterpret_cast<uint64_t>(here), kLength};
-  request.mode = UFFDIO_REGISTER_MODE_MISSING;
-  if (::ioctl(descriptor, UFFDIO_REGISTER, &request) != 0) fail(told, 14);
-  told.from = reinterpret_cast<uint64_t>(here);
-  told.descriptor = descriptor;
-  wait_for(told.taken);
-  ::close(descriptor);
+  give_descriptor(told, here, kLength);
   while (!told.stop) {
     const uint64_t puts = told.puts;
     if (::mremap(here, kLength, kLength, MREMAP_MAYMOVE | MREMAP_FIXED, there) != there) {
@@ -103,7 +157,8 @@ bool wait_while_it_lives(pid_t program, const std::function<bool()>& done) {
   return true;
 }
 
-/// Reads the program's events, as LazyFill does: never while pages are put.
+/// Reads the program's events, as LazyFill does: never while pages are put. Who waits for a page
+/// that is not missing gets zeros.
 class Listener {
  public:
   explicit Listener(LazySpace& space) : space_(space), thread_([this] { listen(); }) {}
@@ -118,44 +173,52 @@ class Listener {
     while (hearing_) ::usleep(10);
     return std::shared_lock(moving_);
   }
-  uint64_t moves() const { return moves_; }
+  bool unclear() {
+    const auto lock = still();
+    return space_.unclear();
+  }
+  uint64_t times_heard() const { return times_heard_; }
 
  private:
   void listen() {
     while (!end_) {
       pollfd wait{space_.descriptor(), POLLIN, 0};
-      if (::poll(&wait, 1, 10) <= 0) continue;
+      if (::poll(&wait, 1, 1) <= 0 && faults_.empty() && !unclear()) continue;
       hearing_ = true;
       const std::unique_lock lock(moving_);
       hearing_ = false;
-      uffd_msg message{};
-      while (::read(space_.descriptor(), &message, sizeof message) == sizeof message) {
-        if (message.event != UFFD_EVENT_REMAP) continue;
-        const auto& moved = message.arg.remap;
-        space_.missing().move(moved.from, moved.to, moved.len);
-        ++moves_;
-      }
+      const auto forked = [](const UniqueFd& /*child*/) { return Status::ok(); };
+      const Status heard = space_.hear(faults_, forked);
+      if (!heard) ADD_FAILURE() << heard.message();
+      if (space_.unclear()) continue;
+      std::erase_if(faults_, [&](uint64_t page) {
+        if (space_.then_of(page)) return true;
+        const Result<Put> put = space_.put_zeros(page);
+        return !put || *put == Put::kDone;
+      });
+      ++times_heard_;
     }
   }
 
   LazySpace& space_;
+  std::vector<uint64_t> faults_;
   std::shared_mutex moving_;
   std::atomic<bool> hearing_{false};  ///< it waits for moving_
-  std::atomic<uint64_t> moves_{0};
+  std::atomic<uint64_t> times_heard_{0};
   std::atomic<bool> end_{false};
   std::thread thread_;
 };
 
 /// Puts the image's pages one by one, whatever moves.
-void put_all(LazySpace& space, Listener& listener, uint64_t from, Told& told) {
+void put_all(LazySpace& space, Listener& listener, uint64_t pages, Told& told) {
   std::array<std::byte, kPage> bytes{};
-  for (uint64_t page = 0; page < kPages; ++page) {
+  for (uint64_t page = 0; page < pages; ++page) {
     const uint64_t word = word_of(page);
     std::memcpy(bytes.data(), &word, sizeof word);
     for (;;) {
       {
         const auto lock = listener.still();
-        const Result<Put> put = space.put(from + page * kPage, bytes);
+        const Result<Put> put = space.put(told.from + page * kPage, bytes);
         ASSERT_TRUE(put) << put.error().message();
         if (*put == Put::kDone) break;
       }
@@ -163,6 +226,42 @@ void put_all(LazySpace& space, Listener& listener, uint64_t from, Told& told) {
     }
     ++told.puts;
   }
+}
+
+UniqueFd descriptor_of(const UniqueFd& process, const Told& told) {
+  return UniqueFd(
+      static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), told.descriptor.load(), 0)));
+}
+
+// Before Linux 6.16 the kernel tells the length that such a map had, not what was moved of it.
+TEST(LazySpace, PutsEachPageInItsPlace_WhenMapsAreCutAsTheyMove_OrStayWhereTheyWere) {
+  constexpr uint64_t kCount = 64;
+  void* shared =
+      ::mmap(nullptr, sizeof(Told), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(shared, MAP_FAILED);
+  auto& told = *new (shared) Told;
+  const pid_t program = ::fork();
+  ASSERT_GE(program, 0);
+  if (program == 0) cut_and_look(told);
+  ASSERT_TRUE(wait_while_it_lives(program, [&] { return told.descriptor != -1; }));
+  const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, program, 0)));
+  UniqueFd descriptor = descriptor_of(process, told);
+  ASSERT_TRUE(descriptor) << "of the program: " << told.descriptor;
+  MissingPages missing;
+  missing.add(told.from, told.from, kCount * kPage);
+  LazySpace space(std::move(descriptor), program, std::move(missing));
+  Listener listener(space);
+  told.taken = true;
+  ASSERT_TRUE(wait_while_it_lives(program, [&] { return told.moved == 1 && !listener.unclear(); }));
+  told.look = true;
+  ASSERT_TRUE(wait_while_it_lives(program, [&] { return told.moved == 2; }));
+  put_all(space, listener, kCount, told);
+  int status = -1;
+  ASSERT_EQ(::waitpid(program, &status, 0), program);
+  ASSERT_TRUE(WIFEXITED(status)) << status;
+  EXPECT_EQ(WEXITSTATUS(status), 0) << "20 and more: pages of some map, see cut_and_look";
+  EXPECT_TRUE(space.missing().empty());
+  ::munmap(shared, sizeof(Told));
 }
 
 // A page that is put just as its map moves: the kernel has it that there is no map, although the
@@ -178,8 +277,7 @@ TEST(LazySpace, LosesNoPage_WhenItsMapIsMovedWhilePagesArePut) {
     if (program == 0) move_and_look(told);
     ASSERT_TRUE(wait_while_it_lives(program, [&] { return told.descriptor != -1; }));
     const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, program, 0)));
-    UniqueFd descriptor(
-        static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), told.descriptor.load(), 0)));
+    UniqueFd descriptor = descriptor_of(process, told);
     ASSERT_TRUE(descriptor) << "of the program: " << told.descriptor;
     {
       MissingPages missing;
@@ -187,8 +285,8 @@ TEST(LazySpace, LosesNoPage_WhenItsMapIsMovedWhilePagesArePut) {
       LazySpace space(std::move(descriptor), program, std::move(missing));
       Listener listener(space);
       told.taken = true;
-      ASSERT_TRUE(wait_while_it_lives(program, [&] { return listener.moves() > 0; }));
-      put_all(space, listener, told.from, told);
+      ASSERT_TRUE(wait_while_it_lives(program, [&] { return listener.times_heard() > 0; }));
+      put_all(space, listener, kPages, told);
       told.stop = true;
       ASSERT_TRUE(wait_while_it_lives(program, [&] { return told.stopped.load(); }));
       EXPECT_TRUE(space.missing().empty());

@@ -41,36 +41,6 @@ TEST(MissingPages, GoWhereTheProgramMovesThem) {
                           MissingPages::Part{19 * kPage, 19 * kPage, kPage}));
 }
 
-// A moves, and before it is told that the place A left is unmapped, another thread's move to that
-// place is: the kernel tells of both when nobody is kept from mapping any more.
-TEST(MissingPages, Stay_WhereAnotherThreadMovedThem_BeforeTheEventOfTheirPlace) {
-  MissingPages missing;
-  missing.add(16 * kPage, 16 * kPage, 4 * kPage);
-  missing.add(64 * kPage, 64 * kPage, 4 * kPage);
-  missing.move(16 * kPage, 32 * kPage, 4 * kPage);
-  missing.move(64 * kPage, 16 * kPage, 4 * kPage);
-  missing.unmap(16 * kPage, 4 * kPage);  // of the first
-  missing.unmap(64 * kPage, 4 * kPage);  // of the second
-  EXPECT_EQ(missing.then_of(16 * kPage), 64 * kPage);
-  EXPECT_EQ(missing.then_of(32 * kPage), 16 * kPage);
-  EXPECT_EQ(missing.bytes(), 8 * kPage);
-  missing.unmap(16 * kPage, 4 * kPage);  // and this one is munmap(2)
-  EXPECT_EQ(missing.then_of(16 * kPage), std::nullopt);
-  EXPECT_EQ(missing.then_of(32 * kPage), 16 * kPage);
-}
-
-TEST(MissingPages, AreUnmappedInAChild_ThoughItsParentWasMovingThem) {
-  MissingPages missing;
-  missing.add(16 * kPage, 16 * kPage, 4 * kPage);
-  missing.move(16 * kPage, 32 * kPage, 4 * kPage);
-  MissingPages child = missing.of_child();
-  child.move(32 * kPage, 16 * kPage, 4 * kPage);
-  child.unmap(32 * kPage, 4 * kPage);
-  EXPECT_EQ(child.then_of(16 * kPage), 16 * kPage);
-  child.unmap(16 * kPage, 4 * kPage);
-  EXPECT_TRUE(child.empty());
-}
-
 // Against a plain list of pages.
 TEST(MissingPages, AreWhatAPlainListSays_WhateverIsDone) {
   std::mt19937 random(5);
