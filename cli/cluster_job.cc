@@ -9,19 +9,19 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <map>
+#include <memory>
 #include <optional>
 #include <thread>
 
 #include "cli/coordinator.h"
 #include "cli/follow.h"
 #include "cli/job_session.h"
+#include "cli/job_signals.h"
 #include "common/log.h"
 #include "common/time_parse.h"
-#include "common/worker_pool.h"
 #include "proto/outcome.h"
 #include "storage/printable.h"
 
@@ -99,7 +99,7 @@ Result<Reply> unless_interrupted(Call call) {
 class Vigil {
  public:
   Vigil(CoordinatorAccess& access, const wire::RunReply& begun)
-      : access_(access), ended_(eventfd(0, EFD_CLOEXEC)) {
+      : access_(access), signal_client_(access.another_client()), ended_(eventfd(0, EFD_CLOEXEC)) {
     job_.set_job(begun.job());
     job_.set_step(begun.step());
   }
@@ -112,6 +112,8 @@ class Vigil {
     if (!signals || !ended_) return errno_failure(errno, "waiting for the job");
     Result<wire::WaitReply> reply = failure(Code::kInternal, "no answer");
     {
+      JobSignals to_job([&](int signo) { send(signo, to_job); },
+                        [this] { signal_client_->cancel(); });
       const std::jthread waiter([&] {
         reply = access_.another_client()->wait(job_);
         eventfd_write(ended_.get(), 1);
@@ -120,10 +122,9 @@ class Vigil {
                                   pollfd{signals.get(), POLLIN, 0}};
       while ((waits[0].revents & POLLIN) == 0) {
         if (poll(waits.data(), waits.size(), kPumpMs) < 0 && errno != EINTR) break;
-        if ((waits[1].revents & POLLIN) != 0) forward(signals.get());
+        if ((waits[1].revents & POLLIN) != 0) forward(signals.get(), to_job);
         follower_.pump();
       }
-      over_ = true;
     }
     follower_.pump();
     if (!reply) return Failure(reply.error());
@@ -133,23 +134,21 @@ class Vigil {
   }
 
  private:
-  void forward(int signals) {
+  void forward(int signals, JobSignals& to_job) {
     signalfd_siginfo info{};
     while (read(signals, &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
       if (info.ssi_signo == SIGINT) leave_at_the_second();
-      // Elsewhere: the answer may take seconds, and the job's output goes on meanwhile.
-      messenger_.post([this, signo = static_cast<int>(info.ssi_signo)] { send(signo); });
+      to_job.post(static_cast<int>(info.ssi_signo));
     }
   }
 
-  void send(int signo) {
-    if (over_) return;
+  void send(int signo, const JobSignals& to_job) {
     wire::SignalRequest request;
     request.set_job(job_.job());
     request.set_step(job_.step());
     request.set_signal(signo);
-    const Status sent = access_.another_client()->signal(request);
-    if (sent || over_) return;
+    const Status sent = signal_client_->signal(request);
+    if (sent || to_job.over()) return;
     if (sent.code() == Code::kTimeout) {
       say(fmt::format("whether signal {} has reached all of the job is not known yet: {}", signo,
                       sent.message()));
@@ -169,12 +168,11 @@ class Vigil {
   }
 
   CoordinatorAccess& access_;
+  const std::unique_ptr<ControlClient> signal_client_;
   wire::JobRequest job_;
   std::optional<std::chrono::steady_clock::time_point> interrupted_;
   UniqueFd ended_;
-  std::atomic<bool> over_ = false;
   Follower follower_;
-  WorkerPool messenger_{1};  ///< the last member: its thread ends before the others do
 };
 
 std::string where(const wire::RunReply& begun) {

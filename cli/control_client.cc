@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -57,13 +58,30 @@ struct ControlClient::Parts {
     if (within) context.set_deadline(std::chrono::system_clock::now() + *within);
     Stub stub(wire::open_channel(coordinator, kSilence));
     Reply reply;
+    under_way(&context);
     const grpc::Status status = (stub.*method)(&context, message, &reply);
+    under_way(nullptr);
     if (!status.ok()) return Failure(wire::status_of(status, coordinator));
     return reply;
   }
 
+  void under_way(grpc::ClientContext* context) {
+    const std::lock_guard lock(mutex);
+    at_work = context;
+    if (cancelled && at_work != nullptr) at_work->TryCancel();
+  }
+
+  void cancel() {
+    const std::lock_guard lock(mutex);
+    cancelled = true;
+    if (at_work != nullptr) at_work->TryCancel();
+  }
+
   const std::string coordinator;
   Authenticator& authenticator;
+  std::mutex mutex;
+  grpc::ClientContext* at_work = nullptr;
+  bool cancelled = false;
 };
 
 ControlClient::ControlClient(std::string coordinator, Authenticator& authenticator)
@@ -127,5 +145,7 @@ Result<wire::RequeueReply> ControlClient::requeue(const wire::RequeueRequest& re
 Result<wire::NodesReply> ControlClient::drain(const wire::DrainRequest& request) {
   return parts_->call(wire::kDrain, &Parts::Stub::Drain, request, kForLists);
 }
+
+void ControlClient::cancel() { parts_->cancel(); }
 
 }  // namespace fermata::cli

@@ -1,4 +1,5 @@
-// What a command asks of the coordinator: signed requests, one answer each. One thread at a time.
+// What a command asks of the coordinator: signed requests, one answer each. One thread at a time,
+// but for cancel().
 #pragma once
 
 #include <memory>
@@ -35,6 +36,9 @@ class ControlClient {
   Result<wire::ControlReply> control(const wire::ControlRequest& request);
   Result<wire::RequeueReply> requeue(const wire::RequeueRequest& request);
   Result<wire::NodesReply> drain(const wire::DrainRequest& request);
+
+  /// Any thread: the call under way, and each one after it, fails at once.
+  void cancel();
 
  private:
   struct Parts;

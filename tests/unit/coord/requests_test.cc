@@ -137,6 +137,16 @@ TEST_F(RequestsTest, RequestThatIsDropped_IsAnsweredAsAnError) {
   EXPECT_EQ(result.error().code(), Code::kInternal);
 }
 
+TEST_F(RequestsTest, CancelledCall_EndsAtOnce_AndSoDoesEachAfterIt) {
+  ControlClient client(options_.listen, user_);
+  auto reply = std::async(std::launch::async, [&] { return client.wait({}); });
+  ASSERT_TRUE(inside_.happened("wait 0 by 1000"));
+  client.cancel();
+  EXPECT_FALSE(reply.get());
+  EXPECT_FALSE(client.jobs());
+  inside_.forget_waiting();
+}
+
 TEST_F(RequestsTest, NobodyListening_IsSaidAtOnce_WithThePlace) {
   server_->stop();
   const auto nodes = ControlClient(options_.listen, user_).nodes();

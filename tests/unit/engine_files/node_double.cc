@@ -76,8 +76,13 @@ void NodeDouble::join(const NodeDouble& one, const NodeDouble& other, int net) {
         "ip link set v{0} up",
         net, host, net / 250, net % 250);
   };
+  // A worker of the kernel's makes the routes of IPv6's, in its own time (addrconf_dad_work).
+  const std::string routes = fmt::format(
+      "for i in 1 2; do timeout 60 sh -c \"until ip -6 route get fd00:{}::$i >/dev/null 2>&1; "
+      "do sleep 0.01; done\" || exit 1; done",
+      net);
   if (!one.run(fmt::format("ip link add v{0} type veth peer name v{0} netns {1}", net, there)) ||
-      !one.run(address(1)) || !other.run(address(2))) {
+      !one.run(address(1)) || !other.run(address(2)) || !one.run(routes) || !other.run(routes)) {
     std::abort();
   }
 }

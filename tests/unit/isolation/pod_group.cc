@@ -87,6 +87,9 @@ void in_network(const std::function<void()>& body) {
     }
     run("ip link set lo up && for i in 1 2 3 4; do ip addr add 10.77.0.$i/32 dev lo && "
         "ip addr add fd77::$i/128 dev lo nodad || exit 1; done");
+    // A worker of the kernel's makes the routes of IPv6's, in its own time (addrconf_dad_work).
+    run("for i in 1 2 3 4; do timeout 60 sh -c \"until ip -6 route get fd77::$i >/dev/null 2>&1; "
+        "do sleep 0.01; done\" || exit 1; done");
     if (!testing::Test::HasFailure()) body();
     leave_pods();
     fflush(stdout);
