@@ -9,6 +9,7 @@
 #include "common/file_util.h"
 #include "common/log.h"
 #include "storage/printable.h"
+#include "storage/removal.h"
 #include "storage/write_rate.h"
 
 namespace fermata::coord {
@@ -256,6 +257,7 @@ TriedSet Coordinator::try_set(const JobDescription& job, std::span<Agent* const>
   order.track = job.track;
   order.compress = job.compress;
   std::optional<Manifest> parent;
+  storage::wait_for_freed_room();  // of older sets; this one may need it
 
   // The CRID is durable before anything is made under it.
   const auto begin = [&]() -> Status {

@@ -10,6 +10,7 @@
 #include <csignal>
 
 #include "node-agent/engine/pagemap_scan.h"
+#include "node-agent/engine/twin_ends.h"
 
 namespace fermata::node_agent {
 namespace {
@@ -40,13 +41,22 @@ void HugePages::note(const std::vector<pid_t>& processes) {
     const UniqueFd pagemap(
         ::open(fmt::format("/proc/{}/pagemap", pid).c_str(), O_RDONLY | O_CLOEXEC));
     if (!process.pidfd || !pagemap) continue;
-    // A process that ends meanwhile has none.
-    (void)engine::scan_pages(
-        pagemap.get(), 0, kUserSpace,
-        {.all = engine::kPageIsHuge | engine::kPageIsPresent, .none = engine::kPageIsFile},
-        [&](uint64_t start, uint64_t end, uint64_t) {
-          process.ranges.push_back({start, end});
-        });
+    // A process that ends meanwhile has none. Huge ones first, of which there are few: to look up
+    // what a page is of costs the kernel eight times the rest, 24 ms a GiB.
+    std::vector<Range> huge;
+    (void)engine::scan_pages(pagemap.get(), 0, kUserSpace,
+                             {.all = engine::kPageIsHuge | engine::kPageIsPresent},
+                             [&](uint64_t start, uint64_t end, uint64_t) {
+                               huge.push_back({start, end});
+                             });
+    for (const Range& range : huge) {
+      (void)engine::scan_pages(
+          pagemap.get(), range.start, range.end,
+          {.all = engine::kPageIsHuge | engine::kPageIsPresent, .none = engine::kPageIsFile},
+          [&](uint64_t start, uint64_t end, uint64_t) {
+            process.ranges.push_back({start, end});
+          });
+    }
     if (!process.ranges.empty()) processes_.push_back(std::move(process));
   }
 }
@@ -75,6 +85,7 @@ void HugePages::mend() {
 }
 
 void HugePages::collapse_all(const std::stop_token& ended) const {
+  engine::wait_for_twin_ends();  // the pages are theirs, too
   for (const Process& process : processes_) {
     for (const Range& range : process.ranges) {
       const uint64_t first = (range.start + kHugePage - 1) / kHugePage * kHugePage;

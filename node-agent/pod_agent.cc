@@ -15,6 +15,7 @@
 #include "node-agent/engine/capture.h"
 #include "node-agent/engine/cgroup_freezer.h"
 #include "node-agent/engine/map_flags.h"
+#include "node-agent/engine/twin_ends.h"
 #include "node-agent/isolation/isolation.h"
 #include "node-agent/memory_room.h"
 #include "node-agent/pod_placement.h"
@@ -112,6 +113,7 @@ std::filesystem::path PodAgent::part_file() const {
 
 Status PodAgent::prepare(const ImageOrder& order) {
   roll_back();
+  engine::wait_for_twin_ends();  // they count as memory of the pod
   numbers_ = {};
   FERMATA_TRY(have_memory());
   work_ = std::make_unique<Work>();

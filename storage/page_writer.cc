@@ -22,8 +22,9 @@
 namespace fermata::storage {
 namespace {
 
-// What a thread reads, sums and writes at a time: whole blocks.
-constexpr uint64_t kUnit = 2 * kBlockSize;
+// What a thread reads, sums and writes at a time: whole blocks. All buffers together stay in the
+// cache of the processors.
+constexpr uint64_t kUnit = kBlockSize;
 
 // ioprio_set(2); <linux/ioprio.h> is not for C++. The last of the eight levels that ordinary I/O
 // has: the job's own goes first. The idle class would starve where the disk is never idle.

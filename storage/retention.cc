@@ -11,6 +11,7 @@
 #include "common/fault_point.h"
 #include "common/file_util.h"
 #include "storage/manifest.h"
+#include "storage/removal.h"
 
 namespace fermata::storage {
 namespace {
@@ -64,7 +65,7 @@ Status remove_files(const fs::path& folder) {
   // Without a manifest it is no set any more, whatever else of it is left.
   if (fs::remove(folder / "set.json", error)) FERMATA_TRY(fsync_dir(folder));
   FAULT_POINT("retention.images");
-  if (!error) fs::remove_all(folder, error);
+  if (!error) remove_tree(folder, error);
   if (!error) return Status::ok();
   return errno_status(Code::kStorage, error.value(), "cannot remove set " + folder.native());
 }

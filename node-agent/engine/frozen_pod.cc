@@ -16,6 +16,7 @@
 #include "common/log.h"
 #include "node-agent/engine/cgroup_freezer.h"
 #include "node-agent/engine/twin.h"
+#include "node-agent/engine/twin_ends.h"
 
 namespace fermata::engine {
 namespace {
@@ -190,6 +191,7 @@ Result<Remote*> HeldPod::remote(int vpid, int vtid) {
 
 Result<std::unique_ptr<FrozenPod>> FrozenPod::freeze(const std::filesystem::path& group, pid_t init,
                                                      int deadline_ms, bool left_frozen) {
+  wait_for_twin_ends();
   const auto began = std::chrono::steady_clock::now();
   const auto deadline = began + std::chrono::milliseconds(deadline_ms);
   constexpr std::chrono::seconds kGuardDone(1);

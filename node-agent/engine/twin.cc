@@ -4,7 +4,6 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
-#include <time.h>
 
 #include <algorithm>
 #include <chrono>
@@ -14,6 +13,7 @@
 #include "common/log.h"
 #include "node-agent/engine/cgroup_freezer.h"
 #include "node-agent/engine/pages.h"
+#include "node-agent/engine/twin_ends.h"
 #include "node-agent/engine/twin_reader.h"
 
 namespace fermata::engine {
@@ -26,9 +26,12 @@ class Twin {
   Twin(const Twin&) = delete;
   Twin& operator=(const Twin&) = delete;
   ~Twin() {
+    if (left_behind_) {
+      end_twin(pid_);
+      return;
+    }
     ::kill(pid_, SIGKILL);
     reap_tracees({pid_});
-    if (left_behind_) wait_until_inherited();
   }
 
   pid_t pid() const { return pid_; }
@@ -36,15 +39,6 @@ class Twin {
   void leave_behind() { left_behind_ = true; }
 
  private:
-  /// A capture that follows at once must not find it as a zombie of the job's.
-  void wait_until_inherited() const {
-    constexpr int kMilliseconds = 300;
-    for (int i = 0; i < kMilliseconds && ::kill(pid_, 0) == 0; ++i) {
-      const timespec pause{0, 1'000'000};
-      ::nanosleep(&pause, nullptr);
-    }
-  }
-
   pid_t pid_;
   bool left_behind_ = false;
 };
