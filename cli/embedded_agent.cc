@@ -50,6 +50,7 @@ Result<coord::AgentReport> EmbeddedAgent::await(coord::Time /*deadline*/) {
   report.memory_bytes = numbers.memory_bytes;
   report.image_bytes = numbers.image_bytes;
   report.stand_still = numbers.stand_still;
+  report.held = numbers.held;
   report.copied = numbers.copied;
   report.snapshot = numbers.snapshot;
   report.parent = numbers.parent;

@@ -179,6 +179,9 @@ Result<int> show_set(storage::Ledger& ledger, const std::filesystem::path& dir, 
     line("requested", fmt::format("{:.1f} ms before the first phase", manifest->request_ms));
   }
   line("stood still", fmt::format("{:.1f} ms", manifest->stand_still_ms));
+  if (manifest->held_ms > 0) {
+    line("and later", fmt::format("{:.1f} ms, for want of memory", manifest->held_ms));
+  }
   for (const std::string& bar : phase_bars(*manifest, terminal_width(), terminal_takes_utf8())) {
     std::puts(bar.c_str());
   }

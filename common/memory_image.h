@@ -68,6 +68,11 @@ class MemorySource {
   /// there may make ready for it. On the thread that made the source, before any read; what fails
   /// is left as it is.
   virtual void prepare_reads_into(const SharedBuffer& /*buffer*/) const {}
+  /// Before prepare_reads_into(): from now on nothing but `extents` will be read, and each byte of
+  /// them once. A source may let go of what it has read.
+  virtual void read_once(const std::vector<Extent>& /*extents*/) const {}
+  /// After read_once(): how many bytes of memory reading [address, address + length) frees.
+  virtual uint64_t frees(uint64_t /*address*/, uint64_t /*length*/) const { return 0; }
 };
 
 /// One address space or object: its extents in ascending order, not overlapping, and their bytes.

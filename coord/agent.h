@@ -47,8 +47,9 @@ struct AgentReport {
   uint64_t memory_bytes = 0;  ///< of the job, held in the image
   uint64_t image_bytes = 0;   ///< size of the image on disk
   Duration stand_still{};     ///< how long the pod stood still
+  Duration held{};            ///< and later, while it was written, for want of memory
   bool copied = false;        ///< the pod ran on while its image was written
-  std::string snapshot;       ///< how: "twin", "copy", "stopped"
+  std::string snapshot;       ///< how: "twin", "copy", "bounded", "stopped"
   Crid parent;                ///< the set that the image builds on; 0: a full image
   std::string track;          ///< how writes were tracked: "uffd", ...
   std::string image;          ///< file name in the folder of the set

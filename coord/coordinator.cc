@@ -63,11 +63,13 @@ Manifest manifest_of_reports(const SetOrder& order, const JobDescription& job,
     image.memory_bytes = report.memory_bytes;
     image.digest = report.digest;
     image.stand_still_ms = milliseconds_of(report.stand_still);
+    image.held_ms = milliseconds_of(report.held);
     image.snapshot = report.snapshot;
     image.track = report.track;
     manifest.parent = std::max(manifest.parent, report.parent);
     for (const Duration took : so_far.took[i]) image.phases_ms.push_back(milliseconds_of(took));
     manifest.stand_still_ms = std::max(manifest.stand_still_ms, image.stand_still_ms);
+    manifest.held_ms = std::max(manifest.held_ms, image.held_ms);
     manifest.images.push_back(std::move(image));
     if (manifest.time.empty()) manifest.time = report.time;
   }
@@ -254,7 +256,8 @@ TriedSet Coordinator::try_set(const JobDescription& job, std::span<Agent* const>
   SetOrder order;
   order.job = job.job;
   order.end_job = end_job;
-  order.track = job.track;
+  // Where no set builds on another, to know what was written serves nobody.
+  order.track = job.full_every <= 1 ? "none" : job.track;
   order.compress = job.compress;
   std::optional<Manifest> parent;
   storage::wait_for_freed_room();  // of older sets; this one may need it

@@ -36,9 +36,12 @@ std::string describe(const TriedSet& tried) {
   const Crid parent = tried.manifest.parent;
   const std::string builds_on =
       parent.value == 0 ? std::string() : fmt::format(" (builds on {})", to_string(parent));
+  const double held = milliseconds_of(outcome.held());
+  const std::string later =
+      held == 0 ? std::string() : fmt::format(" and {:.0f} ms for want of memory", held);
   std::string line = fmt::format(
-      "checkpoint {} committed: stood still {:.0f} ms, {} of memory, {} {}{}, {:.2f} s",
-      to_string(tried.crid), milliseconds_of(outcome.stand_still()),
+      "checkpoint {} committed: stood still {:.0f} ms{}, {} of memory, {} {}{}, {:.2f} s",
+      to_string(tried.crid), milliseconds_of(outcome.stand_still()), later,
       format_size(outcome.memory_bytes()), outcome.reports.size() == 1 ? "image" : "images",
       format_size(outcome.image_bytes()), builds_on, milliseconds_of(outcome.total) / 1000);
   if (!outcome.end_job) line += fmt::format("; not ended: {}", outcome.end_job.message());
@@ -54,6 +57,7 @@ std::string describe_json(const TriedSet& tried) {
     nodes.push_back({{"node", tried.nodes[i]},
                      {"pod", i},
                      {"stand_still_ms", milliseconds_of(outcome.reports[i].stand_still)},
+                     {"held_ms", milliseconds_of(outcome.reports[i].held)},
                      {"phases_ms", json_of(outcome.took[i])}});
   }
   json out = {{"crid", tried.crid.value},
@@ -61,6 +65,7 @@ std::string describe_json(const TriedSet& tried) {
               {"attempts", tried.attempts},
               {"folder", tried.folder.string()},
               {"stand_still_ms", milliseconds_of(outcome.stand_still())},
+              {"held_ms", milliseconds_of(outcome.held())},
               {"parent", tried.manifest.parent.value},
               {"track", outcome.reports.empty() ? "" : outcome.reports.front().track},
               {"memory_bytes", outcome.memory_bytes()},

@@ -121,6 +121,7 @@ Result<AgentReport> RemoteAgent::await(Time deadline) {
     known_.memory_bytes = report.memory_bytes();
     known_.image_bytes = report.image_bytes();
     known_.stand_still = std::chrono::nanoseconds(report.stand_still_ns());
+    known_.held = std::chrono::nanoseconds(report.held_ns());
     known_.copied = report.copied();
     known_.snapshot = report.snapshot();
     known_.parent = Crid{report.parent()};

@@ -80,6 +80,12 @@ std::string_view phase_name(Phase phase) {
   return "?";
 }
 
+Duration SetOutcome::held() const {
+  Duration longest{};
+  for (const AgentReport& report : reports) longest = std::max(longest, report.held);
+  return longest;
+}
+
 Duration SetOutcome::stand_still() const {
   Duration longest{};
   for (const AgentReport& report : reports) longest = std::max(longest, report.stand_still);

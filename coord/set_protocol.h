@@ -52,6 +52,7 @@ struct SetOutcome {
 
   bool committed() const { return status.is_ok(); }
   Duration stand_still() const;   ///< of the pod that stood longest
+  Duration held() const;          ///< the same of AgentReport::held
   uint64_t memory_bytes() const;  ///< sum over the pods
   uint64_t image_bytes() const;   ///< sum over the pods
 };

@@ -18,16 +18,23 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// The number after "<key>:" in a file of lines "key:  123 kB", in bytes.
-std::optional<uint64_t> kilobytes_of(const fs::path& file, std::string_view key) {
+/// The number after "<key>:" in a file of lines "key:  123 kB".
+std::optional<uint64_t> number_of(const fs::path& file, std::string_view key) {
   std::ifstream in(file);
   for (std::string line; std::getline(in, line);) {
     if (!line.starts_with(key) || line.size() <= key.size() || line[key.size()] != ':') continue;
     std::istringstream value(line.substr(key.size() + 1));
-    uint64_t kilobytes = 0;
-    if (value >> kilobytes) return kilobytes * 1024;
+    uint64_t number = 0;
+    if (value >> number) return number;
   }
   return std::nullopt;
+}
+
+/// The same of kilobytes, in bytes.
+std::optional<uint64_t> kilobytes_of(const fs::path& file, std::string_view key) {
+  const std::optional<uint64_t> kilobytes = number_of(file, key);
+  if (!kilobytes) return std::nullopt;
+  return *kilobytes * 1024;
 }
 
 /// A file that holds one number; "max" (no limit) and a missing file are nullopt.
@@ -58,6 +65,8 @@ struct Files {
 constexpr Files kVersion1{"memory.limit_in_bytes", nullptr, "memory.usage_in_bytes",
                           "total_inactive_file"};
 constexpr Files kVersion2{"memory.max", "memory.high", "memory.current", "inactive_file"};
+// A process that has less does not write much in a moment.
+constexpr uint64_t kMuch = 8 << 20;
 // Version 1 tells a number near this where there is no limit.
 constexpr uint64_t kNoLimit = 1ULL << 62;
 
@@ -72,10 +81,11 @@ std::optional<uint64_t> limit_at(const fs::path& group, const Files& files) {
 }
 
 /// What the limit of one group leaves.
-uint64_t room_at(const fs::path& group, const Files& files) {
+uint64_t room_at(const fs::path& group, const Files& files, uint64_t enough) {
   const std::optional<uint64_t> limit = limit_at(group, files);
   const std::optional<uint64_t> usage = number_in(group / files.usage);
   if (!limit || !usage) return UINT64_MAX;
+  if (*limit > *usage && *limit - *usage > enough) return *limit - *usage;
   const uint64_t unused = number_after(group / "memory.stat", files.unused).value_or(0);
   const uint64_t used = *usage - std::min(*usage, unused);
   return *limit > used ? *limit - used : 0;
@@ -163,12 +173,13 @@ uint64_t doubled_memory(pid_t pid) {
 
 }  // namespace
 
-uint64_t limits_leave(const fs::path& mount, const fs::path& group, bool version2) {
+uint64_t limits_leave(const fs::path& mount, const fs::path& group, bool version2,
+                      uint64_t enough) {
   const MemoryGroup of{mount, group, version2};
   uint64_t room = UINT64_MAX;
   bool all_go = false;
   for (const fs::path& at : of.line()) {
-    room = std::min(room, room_at(at, of.files()));
+    room = std::min(room, room_at(at, of.files(), enough == UINT64_MAX ? enough : 2 * enough));
     all_go = all_go || (version2 && number_in(at / "memory.oom.group").value_or(0) == 1);
   }
   return all_go && room != UINT64_MAX ? room / 2 : room;
@@ -211,6 +222,23 @@ uint64_t available_memory_of(const fs::path& group) {
   return room;
 }
 
+HeadRoom::HeadRoom(const fs::path& group) {
+  std::set<fs::path> known;
+  for (const pid_t pid : processes_of(group)) {
+    for (const MemoryGroup& of : memory_groups_of(std::to_string(pid))) {
+      if (known.insert(of.path).second) groups_.push_back({of.mount, of.path, of.version2});
+    }
+  }
+}
+
+uint64_t HeadRoom::bytes(uint64_t enough) const {
+  uint64_t room = kilobytes_of("/proc/meminfo", "MemAvailable").value_or(0);
+  for (const Group& group : groups_) {
+    room = std::min(room, limits_leave(group.mount, group.path, group.version2, enough));
+  }
+  return room;
+}
+
 bool shares_memory_limit(const fs::path& group) {
   const std::set<fs::path> ours = limited_groups_of("self");
   if (ours.empty()) return false;
@@ -236,8 +264,10 @@ MemoryUse memory_use(const fs::path& group) {
   MemoryUse use;
   for (const pid_t pid : processes_of(group)) {
     const fs::path status = fmt::format("/proc/{}/status", pid);
-    use.own += kilobytes_of(status, "RssAnon").value_or(0);
+    const uint64_t own = kilobytes_of(status, "RssAnon").value_or(0);
+    use.own += own;
     use.shared += kilobytes_of(status, "RssShmem").value_or(0);
+    if (own >= kMuch) use.threads += number_of(status, "Threads").value_or(1);
     ++use.processes;
   }
   return use;

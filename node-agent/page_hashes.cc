@@ -7,6 +7,7 @@
 #include <system_error>
 #include <thread>
 
+#include "common/thread_priority.h"
 #include "storage/checksum.h"
 
 namespace fermata::node_agent {
@@ -63,7 +64,8 @@ class Cursor {
 
 }  // namespace
 
-Result<PageHashes> hash_pages(const MemoryRegion& region, unsigned threads) {
+Result<PageHashes> hash_pages(const MemoryRegion& region, unsigned threads,
+                              const std::function<bool()>& waited_for) {
   PageHashes result;
   result.pages = only(region.extents, Where::kHere);
   std::vector<Unit> units;
@@ -84,14 +86,20 @@ Result<PageHashes> hash_pages(const MemoryRegion& region, unsigned threads) {
   Status failure;  // the first; guarded by mutex
   const auto work = [&] {
     std::vector<std::byte> buffer(kUnit);
-    for (size_t i = next++; i < units.size(); i = next++) {
+    ThreadPriority priority;
+    const auto goes_on = [&](size_t i) {
+      const bool more = i < units.size();
+      priority.step_back(more && waited_for && !waited_for());
+      return more;
+    };
+    for (size_t i = next++; goes_on(i); i = next++) {
       const std::span<std::byte> bytes = std::span(buffer).first(units[i].length);
       Status read = region.source->read(units[i].address, bytes);
       if (!read) {
         const std::lock_guard lock(mutex);
         if (failure) failure = std::move(read);
         next = units.size();
-        return;
+        continue;
       }
       for (uint64_t at = 0; at < bytes.size(); at += kPageSize) {
         result.hashes[units[i].first + at / kPageSize] = hash_of(bytes.subspan(at, kPageSize));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "common/extents.h"
@@ -20,8 +21,10 @@ struct PageHashes {
   bool empty() const { return hashes.empty(); }
 };
 
-/// Reads what is here of `region`, with `threads` threads. XXH3-64.
-Result<PageHashes> hash_pages(const MemoryRegion& region, unsigned threads);
+/// Reads what is here of `region`, with `threads` threads. XXH3-64. `waited_for`: asked for each
+/// piece, from the threads; while it is false they run after the job's own work. Null: always true.
+Result<PageHashes> hash_pages(const MemoryRegion& region, unsigned threads,
+                              const std::function<bool()>& waited_for = nullptr);
 
 /// Those of `now` that are in `then` with the same number.
 Extents unchanged_pages(const PageHashes& now, const PageHashes& then);

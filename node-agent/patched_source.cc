@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "common/extents.h"
+
 namespace fermata::node_agent {
 
 PatchedSource::PatchedSource(std::shared_ptr<const MemorySource> most, MemoryRegion patch)
@@ -30,6 +32,10 @@ Status PatchedSource::read(uint64_t address, std::span<std::byte> out) const {
 
 void PatchedSource::prepare_reads_into(const SharedBuffer& buffer) const {
   most_->prepare_reads_into(buffer);
+}
+
+void PatchedSource::read_once(const std::vector<Extent>& extents) const {
+  most_->read_once(without(extents, patch_.extents));
 }
 
 }  // namespace fermata::node_agent

@@ -17,6 +17,10 @@ class PatchedSource final : public MemorySource {
   /// What is read may begin in one and end in the other.
   Status read(uint64_t address, std::span<std::byte> out) const override;
   void prepare_reads_into(const SharedBuffer& buffer) const override;
+  void read_once(const std::vector<Extent>& extents) const override;
+  uint64_t frees(uint64_t address, uint64_t length) const override {
+    return most_->frees(address, length);
+  }
 
  private:
   std::shared_ptr<const MemorySource> most_;

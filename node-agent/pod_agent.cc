@@ -1,26 +1,18 @@
-#include "node-agent/pod_agent.h"
-
 #include <fmt/format.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <algorithm>
 
 #include "common/extents.h"
 #include "common/fault_point.h"
-#include "common/first_to_go.h"
 #include "common/log.h"
-#include "common/size_parse.h"
 #include "node-agent/addresses.h"
 #include "node-agent/engine/capture.h"
-#include "node-agent/engine/cgroup_freezer.h"
 #include "node-agent/engine/map_flags.h"
-#include "node-agent/engine/twin_ends.h"
 #include "node-agent/isolation/isolation.h"
-#include "node-agent/memory_room.h"
+#include "node-agent/pod_agent_work.h"
 #include "node-agent/pod_placement.h"
 #include "node-agent/stoppable_source.h"
-#include "node-agent/thaw_guard.h"
 #include "numa/topology.h"
 #include "storage/image_writer.h"
 #include "storage/manifest.h"
@@ -28,23 +20,7 @@
 namespace fermata::node_agent {
 namespace {
 
-using SteadyClock = std::chrono::steady_clock;
-
-constexpr unsigned kThreads = 2;    // more gain little: disk and memory are shared with the job
-constexpr double kCopyShare = 0.4;  // of available memory that a copy may take
-constexpr double kTwinShare = 0.8;  // of what the job may take, that its copy-on-write may
-constexpr double kEstimateMargin = 1.1;           // the job grows between the estimate and the cut
-constexpr uint64_t kSlack = 16 << 20;             // it goes on writing until then
-constexpr std::chrono::seconds kMemoryComes{20};  // after a lazy restart
-constexpr std::chrono::milliseconds kStartDeadline{2000};  // to stop, where it can be done later
-
-uint64_t with_margin(uint64_t bytes) {
-  return static_cast<uint64_t>(static_cast<double>(bytes) * kEstimateMargin);
-}
-
-uint64_t share_of(uint64_t bytes, double share) {
-  return static_cast<uint64_t>(static_cast<double>(bytes) * share);
-}
+constexpr unsigned kThreads = 2;  // more gain little: disk and memory are shared with the job
 
 uint64_t bytes_here(const std::vector<MemoryRegion>& regions) {
   uint64_t sum = 0;
@@ -88,142 +64,12 @@ class StopWatch {
 
 }  // namespace
 
-/// What holds the pod, and what came of it. The guard outlives the freeze: it is declared first.
-struct PodAgent::Work {
-  ImageOrder order;
-  Compression compress = Compression::kNone;
-  SteadyClock::time_point stopped_at;
-  std::optional<FirstToGo> first_to_go;  ///< where what we take is taken from the pod
-  std::optional<ThawGuard> guard;
-  std::unique_ptr<engine::FrozenPod> frozen;
-  numa::PageSurvey pages;  ///< where they were before the stop
-  storage::PodImage image;
-  std::optional<storage::ImageWriter> writer;
-  bool isolated = false;
-  std::vector<UniqueFd> outside_sockets;  ///< for the nudges from join() on
-};
-
 PodAgent::PodAgent(PodToHold pod) : pod_(std::move(pod)) {}
 
 PodAgent::~PodAgent() { roll_back(); }
 
 std::filesystem::path PodAgent::part_file() const {
   return work_->order.folder / (storage::image_file_name(pod_.pod) + ".part");
-}
-
-Status PodAgent::prepare(const ImageOrder& order) {
-  roll_back();
-  engine::wait_for_twin_ends();  // they count as memory of the pod
-  numbers_ = {};
-  FERMATA_TRY(have_memory());
-  work_ = std::make_unique<Work>();
-  work_->order = order;
-  FERMATA_ASSIGN_STATUS(work_->compress,
-                        parse_compression(order.compress.empty() ? pod_.compress : order.compress));
-
-  if (shares_memory_limit(pod_.group)) work_->first_to_go.emplace();
-  FERMATA_TRY(prepare_snapshot(order));
-  note_huge_pages();
-  // Is made now, while the pod runs, and before the guard, a fork, that may have to join it.
-  engine::MapFlags::of_this_kernel();
-
-  if (isolation::Isolation* isolation = pod_.isolation; isolation != nullptr) {
-    // Now, as the others of the set wait for who is isolated last.
-    FERMATA_ASSIGN_STATUS(
-        work_->guard, ThawGuard::start(pod_.group, pod_.init, [isolation] { isolation->join(); }));
-  }
-  FERMATA_TRY(read_topology());
-  work_->image.topology_xml = topology_->xml;
-  work_->pages = survey_placement(pod_.group);
-  storage::ImageHeader& header = work_->image.header;
-  header.crid = order.crid;
-  header.job = pod_.job;
-  header.pod = pod_.pod;
-  header.tool_version = FERMATA_VERSION;
-  header.track = engine::track_name(tracking_.way());
-  numbers_.track = header.track;
-  utsname host{};
-  uname(&host);
-  header.host = host.nodename;
-  header.kernel = host.release;
-  return {};
-}
-
-/// Missing pages are in no image, and can be tracked by nobody else.
-Status PodAgent::have_memory() const {
-  if (pod_.lazy == nullptr) return Status::ok();
-  Status came = pod_.lazy->finish(kMemoryComes);
-  if (came.code() == Code::kTimeout) return {Code::kBusy, came.message()};
-  return came;
-}
-
-void PodAgent::note_huge_pages() {
-  const bool splits = snapshot_.way() == Snapshot::Way::kTwin;
-  const Result<std::vector<pid_t>> processes =
-      splits ? engine::group_processes(pod_.group) : std::vector<pid_t>{};
-  huge_pages_.note(processes.value_or(std::vector<pid_t>{}));
-}
-
-Status PodAgent::prepare_snapshot(const ImageOrder& order) {
-  FERMATA_ASSIGN_STATUS(const engine::TrackKind way, engine::parse_track(order.track));
-  // Who asks for nothing in particular shall not lose huge pages, which break at the first write.
-  const bool spare_huge_pages = order.track.empty() || order.track == "auto";
-  tracking_.begin(way, spare_huge_pages, order.parent);
-  if (!order.end_job && tracking_.wants_start(pod_.group)) {
-    const Status started = start_tracking();
-    if (!started) log_info(fmt::format("job {}: {}", to_string(pod_.job), started.message()));
-  }
-  tracking_.arm(pod_.group);
-
-  SnapshotNeed need;
-  need.use = memory_use(pod_.group);
-  const uint64_t changed = tracking_.estimate(pod_.group);
-  need.changed = std::min(with_margin(changed) + kSlack, with_margin(need.use.own));
-  need.use.own = with_margin(need.use.own);
-  need.use.shared = with_margin(need.use.shared);
-  {
-    FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(pod_.owner));
-    FERMATA_TRY(storage::check_free_room(order.folder, need.changed + need.use.shared));
-  }
-  // In tmpfs an image takes memory, too, and is not to be had at the job's cost.
-  const uint64_t image = is_in_memory(order.folder) ? need.changed + need.use.shared : 0;
-  const uint64_t available = available_memory();
-  if (image > share_of(available, kTwinShare)) {
-    return {Code::kStorage,
-            fmt::format("folder {} is in memory (tmpfs), of which {} are left, and the set needs "
-                        "about {}: choose a folder on a disk",
-                        order.folder.native(), format_size(available), format_size(image))};
-  }
-  if (order.end_job) {
-    snapshot_.prepare_stopped();  // it stands still to its end: nothing is gained
-    return Status::ok();
-  }
-  const uint64_t available_to_pod = available_memory_of(pod_.group);
-  need.room = share_of(available - image, kCopyShare);
-  need.room_of_pod = share_of(available_to_pod - std::min(available_to_pod, image), kTwinShare);
-  const std::optional<uint64_t> left =
-      snapshot_.copy_ahead(need, changed, tracking_, pod_.group, pod_.precopy);
-  if (left) need.changed = std::min(need.changed, with_margin(*left) + kSlack);
-  snapshot_.prepare(need);
-  return Status::ok();
-}
-
-/// To protect all pages of a large process takes longer than a cut should: it is begun before, in
-/// a stop of a few milliseconds, and done while the pod runs.
-Status PodAgent::start_tracking() {
-  FERMATA_ASSIGN_STATUS(const ThawGuard guard, ThawGuard::start(pod_.group, pod_.init));
-  FERMATA_ASSIGN_STATUS(
-      const std::unique_ptr<engine::FrozenPod> frozen,
-      engine::FrozenPod::freeze(pod_.group, pod_.init, static_cast<int>(kStartDeadline.count())));
-  tracking_.start(*frozen);
-  return frozen->resume();
-}
-
-Status PodAgent::read_topology() {
-  if (topology_) return {};
-  FERMATA_ASSIGN_STATUS(numa::Topology topology, numa::current_topology());
-  topology_ = std::make_unique<numa::Topology>(std::move(topology));
-  return {};
 }
 
 Status PodAgent::record_addresses(image::PodState& state) const {
@@ -313,7 +159,13 @@ Status PodAgent::capture(std::chrono::milliseconds deadline) {
   FAULT_POINT("capture.copied");
   watch.note(numbers_.snapshot);
   if (snapshot_.way() != Snapshot::Way::kStopped) {
+    if (snapshot_.way() == Snapshot::Way::kBounded) {
+      work.bound = std::make_unique<CopyBound>(pod_.group, pod_.init, *work.room,
+                                               *std::exchange(work.guard, std::nullopt),
+                                               snapshot_.twin_processes());
+    }
     FERMATA_TRY(let_run());
+    if (work.bound) FERMATA_TRY(work.bound->begin(work.writers, work.reserved));
     watch.note("let run");
     numbers_.copied = true;
   }
@@ -332,28 +184,49 @@ Status PodAgent::let_run() {
   return resumed;
 }
 
+Status PodAgent::end_bound() {
+  if (!work_->bound) return Status::ok();
+  work_->bound->end();
+  numbers_.held = work_->bound->held();
+  Status trouble = work_->bound->trouble();
+  work_->bound.reset();
+  return trouble;
+}
+
 Status PodAgent::write_back() {
   Work& work = *work_;
   nudge();  // all pods have joined
   std::vector<MemoryRegion>& memory = work.image.memory;
-  FERMATA_TRY(tracking_.trim(memory, snapshot_.way() == Snapshot::Way::kCopy, kThreads));
+  // Somebody stands still until it is done.
+  const auto waited_for = [&work] {
+    return work.frozen != nullptr || (work.bound && work.bound->holds());
+  };
+  FERMATA_TRY(tracking_.trim(memory, {.cheap = snapshot_.way() == Snapshot::Way::kCopy,
+                                      .last = work.order.end_job,
+                                      .threads = kThreads,
+                                      .waited_for = waited_for}));
   numbers_.memory_bytes = bytes_in_all(memory);
   if (tracking_.incremental() && bytes_here(memory) < numbers_.memory_bytes) {
     work.image.header.parent = work.order.parent;
   }
   numbers_.parent = work.image.header.parent;
   tracking_.remember(work.order.crid, memory);
+  for (const MemoryRegion& region : memory) {
+    if (region.source) region.source->read_once(only(region.extents, Where::kHere));
+  }
   {
     FERMATA_ASSIGN_STATUS(const FsCredentialScope scope, FsCredentialScope::enter(pod_.owner));
     FERMATA_ASSIGN_STATUS(work.writer,
                           storage::ImageWriter::create(part_file(), work.image, work.compress));
     work.image.memory.clear();
-    // A pod that stands still waits for this.
-    const bool waited_for = work.frozen != nullptr;
-    FERMATA_TRY(
-        work.writer->write_pages({.threads = kThreads,
-                                  .background = !waited_for,
-                                  .bytes_per_second = waited_for ? 0 : pod_.write_bandwidth}));
+    const Status written = work.writer->write_pages(
+        {.threads = kThreads,
+         .background = true,
+         .bytes_per_second = pod_.write_bandwidth,
+         .waited_for = waited_for,
+         .memory_is_short = [&work] { return work.bound && work.bound->is_short(); }});
+    FERMATA_TRY(end_bound());
+    FERMATA_TRY(written);
   }
   snapshot_.release();
   huge_pages_.mend();
@@ -383,6 +256,7 @@ Status PodAgent::commit() {
 void PodAgent::roll_back() {
   if (!work_) return;
   // First of all: the job runs on.
+  if (const Status ended = end_bound(); !ended) log_info(ended.message());
   const Status resumed = let_run();
   if (!resumed) log_error(fmt::format("job {}: {}", to_string(pod_.job), resumed.message()));
   if (work_->isolated) {

@@ -74,11 +74,12 @@ struct ImageNumbers {
   uint64_t memory_bytes = 0;  ///< of the job, in the image or in its parents
   uint64_t image_bytes = 0;
   std::chrono::nanoseconds stand_still{};
-  bool copied = false;   ///< the pod ran on while its image was written
-  std::string snapshot;  ///< how: Snapshot::name()
-  Crid parent;           ///< the set that the image builds on; 0: a full one
-  std::string track;     ///< engine::track_name()
-  std::string image;     ///< file name
+  std::chrono::nanoseconds held{};  ///< later, while it was written, for want of memory
+  bool copied = false;              ///< the pod ran on while its image was written
+  std::string snapshot;             ///< how: Snapshot::name()
+  Crid parent;                      ///< the set that the image builds on; 0: a full one
+  std::string track;                ///< engine::track_name()
+  std::string image;                ///< file name
   std::string digest;
   std::string time;  ///< of the cut
 };
@@ -141,6 +142,8 @@ class PodAgent {
   void note_huge_pages();
   Status record_addresses(image::PodState& state) const;
   Status let_run();
+  /// Of a pod that is bounded: nothing holds it any more.
+  Status end_bound();
   std::filesystem::path part_file() const;
 
   PodToHold pod_;

@@ -44,6 +44,9 @@ class PodWorker {
   using Time = std::chrono::steady_clock::time_point;
   using Fill = std::function<void(wire::Done&)>;
 
+  /// By how much the slowest agent's answer, and what follows from it, may come after our own.
+  static constexpr std::chrono::seconds kBarrierMargin{30};
+
   /// An order that is carried out.
   struct Open {
     uint64_t id = 0;
@@ -54,11 +57,17 @@ class PodWorker {
   };
   static Open open(const wire::Order& order);
 
-  // pod_worker.cc: the loop, and the orders of a pod that runs
+  // pod_worker.cc: the loop, and how a pod ends
   void run();
   void handle(const wire::Order& order);
   void answer(const Open& open, const Status& status, const Fill& fill = nullptr);
   void answer(const wire::Order& order, const Status& status) { answer(open(order), status); }
+  void destroy(const wire::Order& order);
+  void pod_has_ended();
+  void answer_gone(const wire::Order& order);
+  void over(std::optional<wire::PodEnded> report);
+
+  // pod_worker_sets.cc: sets of a pod that runs
   void phase(const wire::Order& order);
   Status carry_out(const wire::PhaseOrder& phase, const Open& open);
   void report_on(wire::Done& done) const;
@@ -67,16 +76,9 @@ class PodWorker {
   Status check_runs() const;
   void roll_back();
   void end_job(const wire::Order& order);
-  void destroy(const wire::Order& order);
-  void pod_has_ended();
-  void answer_gone(const wire::Order& order);
-  void over(std::optional<wire::PodEnded> report);
 
   // pod_worker_start.cc: how a pod comes to be
   Status launch(const wire::LaunchOrder& launch);
-  /// Answers its three orders itself.
-  void restore(const wire::Order& order);
-  RestoreOrder restore_order(const wire::RestoreOrder& wanted);
   Status adopt();
   Status take_over();
   void know_ends();
@@ -100,6 +102,11 @@ class PodWorker {
   void forget();
   /// Why it ended, when Slurm has sent this to it.
   static std::string by_signal(int signo);
+
+  // pod_worker_restore.cc
+  /// Answers its three orders itself.
+  void restore(const wire::Order& order);
+  RestoreOrder restore_order(const wire::RestoreOrder& wanted);
   Result<wire::Order> wait_for(wire::Order::KindCase wanted, Time deadline);
   Result<image::AddressMap> exchange_addresses(const image::AddressMap& own);
   Status wait_for_go(const StandingPod& standing);

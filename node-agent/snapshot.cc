@@ -5,9 +5,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <thread>
 
 #include "common/log.h"
+#include "common/size_parse.h"
 #include "node-agent/patched_source.h"
+#include "node-agent/water_marks.h"
 
 namespace fermata::node_agent {
 namespace {
@@ -27,6 +30,11 @@ constexpr double kForkSecondsPerProcess = 0.0012;
 constexpr uint64_t kQuick = 8 << 20;
 constexpr double kConverges = 0.7;
 constexpr std::string_view kAhead = "precopy";
+constexpr const char* kWanted = "FERMATA_SNAPSHOT";
+constexpr std::string_view kBudget = "bounded:";
+// Page tables of twins, a page for each 512, and what else a process takes.
+constexpr uint64_t kBytesPerByteOfTables = 400;
+constexpr uint64_t kProcessTakes = 256 << 10;
 // The other pods of a set wait for this.
 constexpr std::chrono::seconds kAheadAtMost{20};
 
@@ -51,15 +59,40 @@ std::string_view Snapshot::name_of(Way way) {
       return "twin";
     case Way::kCopy:
       return "copy";
+    case Way::kBounded:
+      return "bounded";
     case Way::kStopped:
       return "stopped";
   }
   return "?";
 }
 
+unsigned writers_of(const MemoryUse& use) {
+  return static_cast<unsigned>(
+      std::min<uint64_t>(use.threads, std::max(std::thread::hardware_concurrency(), 1U)));
+}
+
+std::optional<uint64_t> Snapshot::budget() {
+  const char* wanted = ::secure_getenv(kWanted);
+  if (wanted == nullptr || !std::string_view(wanted).starts_with(kBudget)) return std::nullopt;
+  const Result<uint64_t> size = parse_size(wanted + kBudget.size());
+  if (size) return *size;
+  return std::nullopt;
+}
+
 bool Snapshot::room_for_twins() const {
   // Both may count for the same limit.
   return need_.use.own + need_.use.shared <= need_.room_of_pod && need_.use.shared <= need_.room;
+}
+
+/// The way where there is room for no other.
+Snapshot::Way Snapshot::without_room() const {
+  const uint64_t tables =
+      need_.use.own / kBytesPerByteOfTables + need_.use.processes * kProcessTakes;
+  const uint64_t left = need_.head_room - std::min(need_.head_room, tables);
+  const bool can_be_bounded =
+      need_.use.shared <= need_.room && WaterMarks::of(left, writers_of(need_.use), need_.reserved);
+  return can_be_bounded ? Way::kBounded : Way::kStopped;
 }
 
 std::string_view Snapshot::name() const {
@@ -75,7 +108,7 @@ std::optional<uint64_t> Snapshot::copy_ahead(const SnapshotNeed& need, uint64_t 
                                              WriteTracking& tracking,
                                              const std::filesystem::path& group, unsigned rounds) {
   ahead_.begin();
-  const char* wanted = ::secure_getenv("FERMATA_SNAPSHOT");
+  const char* wanted = ::secure_getenv(kWanted);
   const bool forced = wanted != nullptr && kAhead == wanted;
   const uint64_t all = need.changed + need.use.shared;
   if (rounds == 0 || (wanted != nullptr && !forced)) return std::nullopt;
@@ -105,16 +138,16 @@ std::optional<uint64_t> Snapshot::copy_ahead(const SnapshotNeed& need, uint64_t 
   return changed - std::min(changed, first) + last;
 }
 
-/// False: there is room for no way but the slowest.
+/// False: there is not room for either of the quick ways.
 bool Snapshot::choose(const SnapshotNeed& need) {
-  const char* wanted = ::secure_getenv("FERMATA_SNAPSHOT");
+  const char* wanted = ::secure_getenv(kWanted);
   if (wanted != nullptr && kAhead == wanted) {
     forced_ = true;
     way_ = Way::kCopy;
     return true;
   }
-  for (const Way way : {Way::kTwin, Way::kCopy, Way::kStopped}) {
-    forced_ = wanted != nullptr && name_of(way) == wanted;
+  for (const Way way : {Way::kTwin, Way::kCopy, Way::kBounded, Way::kStopped}) {
+    forced_ = wanted != nullptr && (name_of(way) == wanted || (way == Way::kBounded && budget()));
     way_ = way;
     if (forced_) return true;
   }
@@ -124,7 +157,7 @@ bool Snapshot::choose(const SnapshotNeed& need) {
     way_ = Way::kCopy;
     return true;
   }
-  way_ = room_for_twins() ? Way::kTwin : Way::kStopped;
+  way_ = room_for_twins() ? Way::kTwin : without_room();
   return way_ == Way::kTwin;
 }
 
@@ -132,15 +165,15 @@ void Snapshot::prepare(const SnapshotNeed& need) {
   need_ = need;
   warmed_ = 0;
   if (!choose(need)) {
-    log_info(
-        fmt::format("the job will stand still while its image is written: it has {} bytes, "
-                    "{} to be saved, and there is room for a copy of {}, or for {} that it "
-                    "may take itself",
-                    need.use.own + need.use.shared, need.changed + need.use.shared, need.room,
-                    need.room_of_pod));
+    log_info(fmt::format(
+        "the job will stand still {} its image is written: it has {} bytes, "
+        "{} to be saved, and there is room for a copy of {}, or for {} that it "
+        "may take itself",
+        way_ == Way::kBounded ? "at times while" : "while", need.use.own + need.use.shared,
+        need.changed + need.use.shared, need.room, need.room_of_pod));
   }
   if (way_ == Way::kCopy) warmed_ = need.changed + need.use.shared;
-  if (way_ == Way::kTwin) warmed_ = need.use.shared;
+  if (by_twins()) warmed_ = need.use.shared;
   const Status warm = arena_.warm(warmed_, ahead_.size());
   if (!warm) {
     log_info(
@@ -162,9 +195,9 @@ void Snapshot::reconsider(const std::vector<MemoryRegion>& memory) {
         here > warmed_ ? static_cast<double>(here - warmed_) / kColdBytesPerSecond : 0;
     const bool twin_is_quicker = cold + copy_seconds(here) > 2 * twin_seconds(need_.use);
     if (room_for_copy(here) && !(twin_is_quicker && room_for_twins())) return;
-    way_ = room_for_twins() ? Way::kTwin : Way::kStopped;
+    way_ = room_for_twins() ? Way::kTwin : without_room();
   }
-  if (way_ == Way::kTwin && !room_for_copy(shared)) way_ = Way::kStopped;
+  if (by_twins() && !room_for_copy(shared)) way_ = Way::kStopped;
 }
 
 Result<std::vector<MemoryRegion>> Snapshot::take(engine::FrozenPod& pod,
@@ -173,7 +206,7 @@ Result<std::vector<MemoryRegion>> Snapshot::take(engine::FrozenPod& pod,
   const std::vector<MemoryRegion> rest =
       ahead_.begun() ? ahead_.rest(pod.memory(), tracking) : pod.memory();
   reconsider(rest);
-  if (way_ == Way::kTwin) {
+  if (by_twins()) {
     Result<std::vector<MemoryRegion>> regions = twins(pod, objects);
     if (regions) return regions;
     way_ = room_for_copy(bytes_here(rest)) ? Way::kCopy : Way::kStopped;
@@ -199,6 +232,7 @@ Result<std::vector<MemoryRegion>> Snapshot::twins(engine::FrozenPod& pod,
       whole->source = std::make_shared<PatchedSource>(std::move(whole->source), copied);
     }
   }
+  if (way_ == Way::kBounded) twins_ = std::move(twins.twins);
   return std::move(twins.regions);
 }
 

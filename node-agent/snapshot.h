@@ -1,14 +1,16 @@
 // Keeps the memory of a stopped pod as it is at the cut, so that the pod can run on before its
 // image is written: by copy-on-write twins, which cost a fork of each process, or by a copy, which
 // is sooner done where there is little, or little that was not copied before, while the pod ran.
-// Where memory is short for either, the pod stands still while it is written. Tracer's thread, but
-// for the sources, which any thread may read.
+// Where memory is short for either, twins are made and what they may take is bounded
+// (copy_bound.h); where it is too short for that, the pod stands still while it is written.
+// Tracer's thread, but for the sources, which any thread may read.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "common/memory_image.h"
@@ -29,11 +31,17 @@ struct SnapshotNeed {
   /// That the pod may take: as long as it has twins, each page it writes becomes two, and both
   /// count for it.
   uint64_t room_of_pod = 0;
+  /// What is left to the pod now, and twins may take if somebody sees to it.
+  uint64_t head_room = 0;
+  uint64_t reserved = 0;  ///< of head_room, for ourselves
 };
+
+/// Threads of a pod that may write at the same time.
+unsigned writers_of(const MemoryUse& use);
 
 class Snapshot {
  public:
-  enum class Way { kTwin, kCopy, kStopped };
+  enum class Way { kTwin, kCopy, kBounded, kStopped };
 
   /// Chooses the way for a pod, while it runs, and makes room for it. $FERMATA_SNAPSHOT, by
   /// name_of(), chooses instead, for tests and measurements.
@@ -48,19 +56,30 @@ class Snapshot {
   /// The pod has to stand still until it is written, whatever memory there is.
   void prepare_stopped();
 
+  /// "bounded:SIZE" in $FERMATA_SNAPSHOT: so much, for tests.
+  static std::optional<uint64_t> budget();
+
   /// The memory of the pod, which stands still and was captured. Unless way() is kStopped
   /// afterwards, the pod may be let go and the result read until release().
   Result<std::vector<MemoryRegion>> take(engine::FrozenPod& pod, const image::PodObjects& objects,
                                          const WriteTracking& tracking);
 
+  /// After take(), once: the twins, with kBounded.
+  std::vector<engine::TwinProcess> twin_processes() { return std::exchange(twins_, {}); }
+
   Way way() const { return way_; }
+  /// Whether the pod has twins that way.
+  bool by_twins() const { return way_ == Way::kTwin || way_ == Way::kBounded; }
   /// As name_of(), or "precopy": a copy, most of which was made ahead.
   std::string_view name() const;
-  /// "twin", "copy", "stopped".
+  /// "twin", "copy", "bounded", "stopped".
   static std::string_view name_of(Way way);
 
   /// The result of take() is not needed any more.
-  void release() { arena_.release(); }
+  void release() {
+    arena_.release();
+    twins_.clear();
+  }
 
  private:
   Result<std::vector<MemoryRegion>> twins(engine::FrozenPod& pod, const image::PodObjects& objects);
@@ -69,6 +88,7 @@ class Snapshot {
 
   bool choose(const SnapshotNeed& need);
   bool room_for_twins() const;
+  Way without_room() const;
   bool room_for_copy(uint64_t bytes) const { return ahead_.size() + bytes <= need_.room; }
   void reconsider(const std::vector<MemoryRegion>& memory);
 
@@ -78,6 +98,7 @@ class Snapshot {
   bool forced_ = false;
   SnapshotNeed need_;
   uint64_t warmed_ = 0;
+  std::vector<engine::TwinProcess> twins_;
 };
 
 }  // namespace fermata::node_agent

@@ -32,13 +32,16 @@
 
 namespace fermata::node_agent {
 
+/// Of a rank that a stub stands for; as many are the pod's.
+inline constexpr int kStreamsOfRank = 3;
+
 /// A task that becomes a rank of a pod.
 struct TaskPart {
   uint32_t rank = 0;
   StubProcess stub;
   TaskCommand command;
   std::vector<uint32_t> processors;
-  std::array<UniqueFd, 3> streams;
+  std::array<UniqueFd, kStreamsOfRank> streams;
 };
 
 /// The tasks of one pod. Its streams are closed elsewhere when it goes.
@@ -48,6 +51,10 @@ struct StepPart {
   StepPart(const StepPart&) = delete;
   StepPart& operator=(const StepPart&) = delete;
   ~StepPart();
+
+  /// podinit's own three, then those of each rank: what podinit has to say is said where rank 0 of
+  /// the pod says it.
+  std::vector<int> pod_streams() const;
 
   std::vector<TaskPart> tasks;  ///< by rank, ascending
   uid_t uid = 0;                ///< of the job, as are the groups

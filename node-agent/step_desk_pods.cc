@@ -18,6 +18,15 @@ std::tuple<uint64_t, uint32_t, uint32_t> key_of(const PodId& pod) {
 
 }  // namespace
 
+std::vector<int> StepPart::pod_streams() const {
+  const TaskPart& first = tasks.front();
+  std::vector<int> all{first.streams[0].get(), first.streams[2].get(), first.streams[2].get()};
+  for (const TaskPart& task : tasks) {
+    for (const UniqueFd& stream : task.streams) all.push_back(stream.get());
+  }
+  return all;
+}
+
 StepPart::~StepPart() {
   std::vector<UniqueFd> streams;
   for (TaskPart& task : tasks) {

@@ -24,6 +24,10 @@ class StoppableSource final : public MemorySource {
   void prepare_reads_into(const SharedBuffer& buffer) const override {
     source_->prepare_reads_into(buffer);
   }
+  void read_once(const std::vector<Extent>& extents) const override { source_->read_once(extents); }
+  uint64_t frees(uint64_t address, uint64_t length) const override {
+    return source_->frees(address, length);
+  }
 
  private:
   std::shared_ptr<const MemorySource> source_;

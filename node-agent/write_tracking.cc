@@ -4,9 +4,9 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <fstream>
 
 #include "common/log.h"
+#include "node-agent/engine/cgroup_freezer.h"
 #include "node-agent/engine/maps.h"
 #include "node-agent/engine/pages.h"
 #include "node-agent/engine/proc_status.h"
@@ -30,10 +30,7 @@ constexpr uint64_t kHugePage = 2 << 20;
 constexpr uint64_t kWorthAsking = 4 * kPageSize;
 
 std::vector<pid_t> processes_of(const std::filesystem::path& group) {
-  std::vector<pid_t> pids;
-  std::ifstream in(group / "cgroup.procs");
-  for (pid_t pid = 0; in >> pid;) pids.push_back(pid);
-  return pids;
+  return engine::group_processes(group).value_or(std::vector<pid_t>{});
 }
 
 /// The private maps of a running process that can be written; empty when it has ended.
@@ -89,8 +86,10 @@ void WriteTracking::begin(TrackKind way, bool spare_huge_pages, Crid parent) {
   // Who names a parent will not name an older one again.
   while (!cuts_.empty() && cuts_.front().crid < parent) cuts_.pop_front();
   base_ = nullptr;
-  for (const Cut& cut : cuts_) {
+  for (Cut& cut : cuts_) {
     if (parent.value != 0 && cut.crid == parent) base_ = &cut;
+    // Attempts since that failed; what they held goes, as there is much of it.
+    if (base_ != nullptr && cut.crid > parent) cut.hashes.clear();
   }
 }
 
@@ -356,18 +355,20 @@ Result<Extents> WriteTracking::find_tracked(const engine::StoppedProcess& proces
   return merged(united(here, {}), with_where(united(kept, {}), Where::kParent));
 }
 
-Status WriteTracking::trim(std::vector<MemoryRegion>& memory, bool cheap, unsigned threads) {
-  if (way_ == TrackKind::kNone) return Status::ok();
+Status WriteTracking::trim(std::vector<MemoryRegion>& memory, const Trim& how) {
+  // With nothing to compare with, now or later, reading it all finds zeros alone.
+  const bool in_vain = how.last && base_ == nullptr && !how.cheap;
+  if (way_ == TrackKind::kNone || in_vain) return Status::ok();
   for (MemoryRegion& region : memory) {
     const bool object = region.id.kind == MemoryId::Kind::kObject;
     const bool by_content = object || way_ == TrackKind::kHash;
     const Extents compared = by_content ? united(region.extents, {}) : compared_[region.id.id];
     MemoryRegion looked_at = region;
-    if (!by_content && !cheap) {
+    if (!by_content && !how.cheap) {
       looked_at.extents = common_part(only(region.extents, Where::kHere), compared);
     }
     if (looked_at.extents.empty()) continue;
-    FERMATA_ASSIGN_STATUS(const PageHashes now, hash_pages(looked_at, threads));
+    FERMATA_ASSIGN_STATUS(const PageHashes now, hash_pages(looked_at, how.threads, how.waited_for));
     Extents gone = zero_pages(now);
     if (!object) gone = common_part(gone, zeros_allowed_[region.id.id]);
     Extents same;

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <deque>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string_view>
@@ -65,8 +66,15 @@ class WriteTracking final : public engine::PageFinder {
 
   /// Takes out of `memory`, which find() was asked for, what need not be written: pages of zeros
   /// and pages that the parent has. Of private memory only with kHash or where `cheap`: it is read
-  /// for that. The pod may run.
-  Status trim(std::vector<MemoryRegion>& memory, bool cheap, unsigned threads);
+  /// for that. The pod may run: `waited_for` as hash_pages() has it. `last`: no set of this job as
+  /// it runs now follows, so nothing is read for its sake.
+  struct Trim {
+    bool cheap = false;
+    bool last = false;
+    unsigned threads = 1;
+    std::function<bool()> waited_for = nullptr;
+  };
+  Status trim(std::vector<MemoryRegion>& memory, const Trim& how);
   /// The image of set `crid` holds `memory` and nothing else: a later set may build on it.
   void remember(Crid crid, const std::vector<MemoryRegion>& memory);
 

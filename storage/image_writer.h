@@ -38,6 +38,11 @@ struct WriteOptions {
   bool background = false;
   /// At most so many bytes a second; 0: as many as the disk takes.
   uint64_t bytes_per_second = 0;
+  /// Asked for each piece, from the writing threads: true, and neither of these two counts, as
+  /// somebody waits for what is written next. May be null.
+  std::function<bool()> waited_for = nullptr;
+  /// The same: memory is short, and what frees most of it (MemorySource::frees()) goes first.
+  std::function<bool()> memory_is_short = nullptr;
   /// Called now and then with the bytes written so far and all that will be; from one of the
   /// writing threads, one at a time. May be null.
   std::function<void(uint64_t done, uint64_t total)> progress = nullptr;

@@ -53,6 +53,7 @@ Json to_json(const Manifest& manifest) {
                       {"memory_bytes", image.memory_bytes},
                       {"digest", image.digest},
                       {"stand_still_ms", image.stand_still_ms},
+                      {"held_ms", image.held_ms},
                       {"phases_ms", image.phases_ms},
                       {"snapshot", image.snapshot},
                       {"track", image.track}});
@@ -78,6 +79,7 @@ Json to_json(const Manifest& manifest) {
            {"phases", std::move(phases)},
            {"request_ms", manifest.request_ms},
            {"stand_still_ms", manifest.stand_still_ms},
+           {"held_ms", manifest.held_ms},
            {"result", manifest.result}};
   // As it will be read: the checksum is of the text, and text that is not UTF-8 changes on its way
   // to it.
@@ -193,6 +195,7 @@ ManifestImage image_from(const Json& json, Fields& fields) {
   inner.get("digest", image.digest);
   inner.get_optional("known_as", image.known_as);
   inner.get_optional("stand_still_ms", image.stand_still_ms);
+  inner.get_optional("held_ms", image.held_ms);
   inner.get_optional("phases_ms", image.phases_ms);
   inner.get_optional("snapshot", image.snapshot);
   inner.get_optional("track", image.track);
@@ -240,6 +243,7 @@ Manifest manifest_from(Fields& fields) {
   }
   fields.get_optional("request_ms", manifest.request_ms);
   fields.get("stand_still_ms", manifest.stand_still_ms);
+  fields.get_optional("held_ms", manifest.held_ms);
   fields.get("result", manifest.result);
   if (manifest.crid.value == 0 || manifest.parent >= manifest.crid) fields.note("crid");
   if (manifest.images.empty()) fields.note("images");

@@ -24,8 +24,10 @@ struct ManifestImage {
   double stand_still_ms = 0;
   /// What each of Manifest::phases_ms took on this node. Empty: not recorded.
   std::vector<double> phases_ms = {};
-  std::string snapshot = {};  ///< how memory was kept: "twin", "copy", "stopped"; empty: not told
-  std::string track = {};     ///< ImageHeader::track
+  /// How memory was kept: "twin", "copy", "bounded", "stopped"; empty: not told.
+  std::string snapshot = {};
+  std::string track = {};  ///< ImageHeader::track
+  double held_ms = 0;      ///< it stood still later, for want of memory, while it was written
 };
 
 struct Manifest {
@@ -48,6 +50,7 @@ struct Manifest {
   /// From the request until the first phase began, earlier attempts included; 0: not recorded.
   double request_ms = 0;
   double stand_still_ms = 0;
+  double held_ms = 0;  ///< of the image where it was longest
   std::string result;  ///< "resumed" or "killed": what became of the job after the cut
 
   uint64_t bytes() const;

@@ -1,8 +1,6 @@
 #include "storage/page_writer.h"
 
 #include <fmt/format.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,12 +10,15 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <system_error>
 #include <thread>
 
 #include "common/shared_buffer.h"
+#include "common/thread_priority.h"
 #include "storage/format.h"
 #include "storage/page_layout.h"
+#include "storage/unit_order.h"
 
 namespace fermata::storage {
 namespace {
@@ -26,20 +27,8 @@ namespace {
 // cache of the processors.
 constexpr uint64_t kUnit = kBlockSize;
 
-// ioprio_set(2); <linux/ioprio.h> is not for C++. The last of the eight levels that ordinary I/O
-// has: the job's own goes first. The idle class would starve where the disk is never idle.
-constexpr int kWhoProcess = 1;
-constexpr int kBestEffort = 2;
-constexpr int kClassShift = 13;
-constexpr int kLowestLevel = 7;
-constexpr int kNice = 5;
-
-/// This thread alone: both are a thread's own on Linux (setpriority(2), C library differences).
-void step_back() {
-  const pid_t self = ::gettid();
-  ::setpriority(PRIO_PROCESS, static_cast<id_t>(self), kNice);
-  ::syscall(SYS_ioprio_set, kWhoProcess, self, kBestEffort << kClassShift | kLowestLevel);
-}
+// How soon it is seen that somebody waits for what is held back.
+constexpr std::chrono::milliseconds kLook{5};
 
 /// Spreads bytes over time. Any thread.
 class Pace {
@@ -48,8 +37,8 @@ class Pace {
 
   explicit Pace(uint64_t bytes_per_second) : rate_(bytes_per_second) {}
 
-  /// Returns when `bytes` more may be moved.
-  void wait(uint64_t bytes) {
+  /// Returns when `bytes` more may be moved, or `hurry` says so. That may be null.
+  void wait(uint64_t bytes, const std::function<bool()>& hurry) {
     if (rate_ == 0) return;
     Clock::time_point until;
     {
@@ -59,7 +48,8 @@ class Pace {
       next_ += std::chrono::duration_cast<Clock::duration>(
           std::chrono::duration<double>(static_cast<double>(bytes) / static_cast<double>(rate_)));
     }
-    std::this_thread::sleep_until(until);
+    if (!hurry) std::this_thread::sleep_until(until);
+    while (hurry && !hurry() && Clock::now() < until) std::this_thread::sleep_for(kLook);
   }
 
  private:
@@ -88,6 +78,7 @@ class PagePump {
 
   Status run() {
     if (units_ == 0) return Status::ok();
+    order_.emplace(units_);
     const auto threads =
         static_cast<unsigned>(std::clamp<uint64_t>(units_, 1, std::max(options_.threads, 1U)));
     // Compressed, a thread has one more buffer: what it compresses.
@@ -101,10 +92,7 @@ class PagePump {
     for (unsigned i = 0; i < threads; ++i) {
       const auto lane = memory.bytes().subspan(i * lane_size, lane_size);
       try {
-        helpers.emplace_back([this, lane] {
-          if (options_.background) step_back();
-          work(lane);
-        });
+        helpers.emplace_back([this, lane] { work(lane); });
       } catch (const std::system_error&) {
         break;  // no more threads to be had: fewer do it as well
       }
@@ -124,14 +112,18 @@ class PagePump {
   }
 
   Status fill(WriteLane& lane, std::span<std::byte> raw) {
+    ThreadPriority priority;
     while (!stop_) {
-      const uint64_t unit = next_++;
-      if (unit >= units_) break;
-      const auto after = std::upper_bound(first_unit_.begin(), first_unit_.end(), unit);
-      const auto job = static_cast<size_t>(after - first_unit_.begin()) - 1;
-      const uint64_t position = (unit - first_unit_[job]) * kUnit;
-      const uint64_t length = std::min(kUnit, layouts_[job].size() - position);
-      pace_.wait(length);
+      // The calling thread's is not ours to change.
+      const bool waited_for = options_.waited_for && options_.waited_for();
+      if (::gettid() != caller_) priority.step_back(options_.background && !waited_for);
+      const bool short_of_memory = options_.memory_is_short && options_.memory_is_short();
+      const std::optional<uint64_t> unit =
+          short_of_memory ? order_->next([this](uint64_t one) { return frees(one); }, kUnit / 2)
+                          : order_->next();
+      if (!unit) break;
+      const auto [job, position, length] = place_of(*unit);
+      if (!waited_for) pace_.wait(length, options_.waited_for);
       FERMATA_ASSIGN_STATUS(const std::span<std::byte> buffer, lane.buffer());
       if (area_ == nullptr) {
         FERMATA_TRY(read(job, position, buffer.first(length)));
@@ -144,6 +136,32 @@ class PagePump {
       report(length);
     }
     return Status::ok();
+  }
+
+  struct Place {
+    size_t job = 0;
+    uint64_t position = 0;
+    uint64_t length = 0;
+  };
+
+  Place place_of(uint64_t unit) const {
+    const auto after = std::upper_bound(first_unit_.begin(), first_unit_.end(), unit);
+    const auto job = static_cast<size_t>(after - first_unit_.begin()) - 1;
+    const uint64_t position = (unit - first_unit_[job]) * kUnit;
+    return {job, position, std::min(kUnit, layouts_[job].size() - position)};
+  }
+
+  uint64_t frees(uint64_t unit) const {
+    const Place place = place_of(unit);
+    uint64_t sum = 0;
+    for (uint64_t done = 0; done < place.length;) {
+      const PageLayout::Run& run = layouts_[place.job].run_at_position(place.position + done);
+      const uint64_t skip = place.position + done - run.position;
+      const uint64_t length = std::min(run.length - skip, place.length - done);
+      sum += jobs_[place.job].region->source->frees(run.address + skip, length);
+      done += length;
+    }
+    return sum;
   }
 
   Status read(size_t number, uint64_t position, std::span<std::byte> bytes) {
@@ -237,11 +255,12 @@ class PagePump {
   const std::vector<PageJob>& jobs_;
   const WriteOptions& options_;
   Pace pace_;
+  const pid_t caller_ = ::gettid();
   std::vector<PageLayout> layouts_;
   std::vector<uint64_t> first_unit_;  // of each job
   uint64_t units_ = 0;
   uint64_t total_ = 0;
-  std::atomic<uint64_t> next_{0};
+  std::optional<UnitOrder> order_;
   std::atomic<bool> stop_{false};
   std::atomic<bool> direct_;
   std::mutex mutex_;  // of the two below

@@ -35,6 +35,12 @@ struct FrozenProcess {
   std::vector<FrozenThread> threads;
 };
 
+/// A twin, which lives as long as somebody has this.
+struct TwinProcess {
+  pid_t pid = 0;
+  std::shared_ptr<const void> alive;
+};
+
 /// Memory of a pod that is about to be let go: twin.h.
 struct TwinMemory {
   /// As FrozenPod::memory(); what a process has of its own is read from its twin, which lives as
@@ -43,6 +49,7 @@ struct TwinMemory {
   /// The part of `regions` that no twin has: to be copied while the pod still stands. Their sources
   /// read the stopped pod.
   std::vector<MemoryRegion> rest;
+  std::vector<TwinProcess> twins;
 };
 
 class FrozenPod {
@@ -52,9 +59,11 @@ class FrozenPod {
   /// running again: kTimeout when a task does not stop within `deadline_ms`, kCannotHold when a
   /// process may not be traced.
   /// A group that is frozen already is frozen again when the pod is let go (a suspended job),
-  /// unless `left_frozen`: then an agent that died froze it.
+  /// unless `left_frozen`: then an agent that died froze it. `twins`: processes of ours in the
+  /// group, which run on once all others are held.
   static Result<std::unique_ptr<FrozenPod>> freeze(const std::filesystem::path& group, pid_t init,
-                                                   int deadline_ms, bool left_frozen = false);
+                                                   int deadline_ms, bool left_frozen = false,
+                                                   std::span<const pid_t> twins = {});
   virtual ~FrozenPod() = default;
 
   /// Before capture(): who says which pages are needed, instead of EveryPage. Outlives this.

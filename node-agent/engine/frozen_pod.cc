@@ -190,8 +190,10 @@ Result<Remote*> HeldPod::remote(int vpid, int vtid) {
 }
 
 Result<std::unique_ptr<FrozenPod>> FrozenPod::freeze(const std::filesystem::path& group, pid_t init,
-                                                     int deadline_ms, bool left_frozen) {
-  wait_for_twin_ends();
+                                                     int deadline_ms, bool left_frozen,
+                                                     std::span<const pid_t> twins) {
+  // Others' may take their time, and whoever names his cannot wait.
+  if (twins.empty()) wait_for_twin_ends();
   const auto began = std::chrono::steady_clock::now();
   const auto deadline = began + std::chrono::milliseconds(deadline_ms);
   constexpr std::chrono::seconds kGuardDone(1);
@@ -204,7 +206,10 @@ Result<std::unique_ptr<FrozenPod>> FrozenPod::freeze(const std::filesystem::path
     auto pod = std::make_unique<HeldPod>(group, init);
     {
       FERMATA_ASSIGN(CgroupFreezer freezer, CgroupFreezer::freeze(group, deadline_ms));
-      FERMATA_ASSIGN(const std::vector<pid_t> pids, group_processes(group));
+      FERMATA_ASSIGN(std::vector<pid_t> pids, group_processes(group));
+      std::erase_if(pids, [&](pid_t pid) {
+        return std::find(twins.begin(), twins.end(), pid) != twins.end();
+      });
       if (std::find(pids.begin(), pids.end(), init) == pids.end()) {
         return failure(Code::kGone, "the pod has ended");
       }

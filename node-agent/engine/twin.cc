@@ -9,9 +9,12 @@
 #include <chrono>
 #include <fstream>
 #include <map>
+#include <optional>
 
+#include "common/extents.h"
 #include "common/log.h"
 #include "node-agent/engine/cgroup_freezer.h"
+#include "node-agent/engine/exclusive_pages.h"
 #include "node-agent/engine/pages.h"
 #include "node-agent/engine/twin_ends.h"
 #include "node-agent/engine/twin_reader.h"
@@ -49,11 +52,22 @@ class TwinSource final : public MemorySource {
       : twin_(std::move(twin)), memory_(std::move(memory)) {}
   Status read(uint64_t address, std::span<std::byte> out) const override {
     if (reader_ && reader_->copy(address, out)) return Status::ok();
-    return memory_->read(address, out);
+    FERMATA_TRY(memory_->read(address, out));
+    if (reader_) reader_->was_read(address, out.size());
+    return Status::ok();
+  }
+  void read_once(const Extents& extents) const override {
+    once_ = extents;
+    Result<ExclusivePages> exclusive = ExclusivePages::open(twin_->pid());
+    if (exclusive) exclusive_ = *std::move(exclusive);
+  }
+  uint64_t frees(uint64_t address, uint64_t length) const override {
+    return exclusive_ ? exclusive_->bytes(address, length) : 0;
   }
   void prepare_reads_into(const SharedBuffer& buffer) const override {
     reader_.reset();
-    Result<std::unique_ptr<TwinReader>> reader = TwinReader::start(twin_->pid(), buffer);
+    Result<std::unique_ptr<TwinReader>> reader =
+        TwinReader::start(twin_->pid(), buffer, once_ ? &*once_ : nullptr);
     if (reader) {
       reader_ = *std::move(reader);
     } else {
@@ -66,7 +80,10 @@ class TwinSource final : public MemorySource {
  private:
   std::shared_ptr<Twin> twin_;  // outlives the reading of it
   std::shared_ptr<const MemorySource> memory_;
-  mutable std::unique_ptr<TwinReader> reader_;  // set before any read
+  // All three are set before any read.
+  mutable std::optional<Extents> once_;
+  mutable std::optional<ExclusivePages> exclusive_;
+  mutable std::unique_ptr<TwinReader> reader_;
 };
 
 /// Takes hold of a twin that sleeps.
@@ -186,6 +203,7 @@ Result<TwinMemory> make_twins(const std::filesystem::path& group, std::vector<He
                    ProcessMemorySource::open(twin->pid()));
     out.regions.push_back(
         {region.id, region.extents, std::make_shared<TwinSource>(twin, std::move(bytes))});
+    out.twins.push_back({twin->pid(), twin});
     std::vector<Extent> rest = inside(region.extents, ranges);
     if (!rest.empty()) out.rest.push_back({region.id, std::move(rest), region.source});
   }

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstddef>
 #include <ctime>
 #include <fstream>
 
@@ -22,8 +23,8 @@
 #include "node-agent/engine/remote.h"
 
 // %r12: the control block (TwinReader::Control). Sleeps on `request` until it differs from `done`,
-// copies, says so, and begins again. System calls: 202, futex, with FUTEX_WAIT (0) and FUTEX_WAKE
-// (1), both of memory that is shared.
+// copies, gives back, says so, and begins again. System calls: 202, futex, with FUTEX_WAIT (0) and
+// FUTEX_WAKE (1), both of memory that is shared; 28, madvise, with MADV_DONTNEED (4).
 asm(R"(
     .pushsection .rodata
     .balign 16
@@ -44,7 +45,19 @@ fermata_twin_loop:
     mov 24(%r12), %rcx
     cld
     rep movsb
-    mov %ebx, 4(%r12)
+    mov 32(%r12), %r14
+    lea 40(%r12), %r13
+3:  test %r14, %r14
+    jz 4f
+    mov 0(%r13), %rdi
+    mov 8(%r13), %rsi
+    mov $4, %edx
+    mov $28, %eax
+    syscall
+    add $16, %r13
+    dec %r14
+    jmp 3b
+4:  mov %ebx, 4(%r12)
     lea 4(%r12), %rdi
     mov $1, %esi
     mov $1, %edx
@@ -68,6 +81,13 @@ struct TwinReader::Control {
   uint64_t from;
   uint64_t to;
   uint64_t length;
+  uint64_t count;  ///< of ranges to be given back
+  struct Range {
+    uint64_t address;
+    uint64_t length;
+  };
+  static constexpr size_t kRanges = 250;
+  std::array<Range, kRanges> ranges;
 };
 
 namespace {
@@ -76,8 +96,8 @@ constexpr uint64_t kAllSignals = ~0ULL;
 constexpr uint64_t kSyscallLength = 2;
 // Below this, waking the twin costs more than it saves.
 constexpr size_t kLeast = 128U << 10;
-// It competes with the job it belongs to.
-constexpr int kNice = 5;
+// So much is given back in a request of its own, if none comes.
+constexpr uint64_t kMuch = 1U << 20;
 constexpr timespec kPatience{1, 0};
 constexpr int kMostWaits = 120;
 
@@ -176,10 +196,20 @@ bool works(pid_t pid) {
   return std::string_view("RSD").find(line[name_end + 2]) != std::string_view::npos;
 }
 
+/// What of its memory a twin may give back: the job's private maps, but for those it executes in.
+std::vector<GiveBack::Range> private_maps(const std::vector<Map>& maps) {
+  std::vector<GiveBack::Range> ranges;
+  for (const Map& map : maps) {
+    if (!map.shared && !map.name.starts_with("[v")) ranges.push_back({map.start, map.end});
+  }
+  return ranges;
+}
+
 }  // namespace
 
-Result<std::unique_ptr<TwinReader>> TwinReader::start(pid_t pid, const SharedBuffer& buffer) {
-  static_assert(sizeof(Control) == 32);
+Result<std::unique_ptr<TwinReader>> TwinReader::start(pid_t pid, const SharedBuffer& buffer,
+                                                      const Extents* once) {
+  static_assert(sizeof(Control) <= kPageSize && offsetof(Control, ranges) == 40);
   FERMATA_ASSIGN(SharedBuffer control, SharedBuffer::make("fermata-twin", kPageSize));
   FERMATA_ASSIGN(const std::vector<Map> maps, read_maps(pid));
   TwinRemote remote;
@@ -194,8 +224,14 @@ Result<std::unique_ptr<TwinReader>> TwinReader::start(pid_t pid, const SharedBuf
   for (const Map& map : maps) {
     if ((map.protection & PROT_READ) == 0) unreadable.emplace_back(map.start, map.end);
   }
-  return std::unique_ptr<TwinReader>(
+  std::unique_ptr<TwinReader> reader(
       new TwinReader(pid, std::move(control), buffer.bytes(), theirs, std::move(unreadable)));
+  if (once != nullptr) {
+    const std::lock_guard lock(reader->mutex_);
+    reader->unneeded_.emplace(private_maps(maps), *once);
+    reader->give_back();
+  }
+  return reader;
 }
 
 TwinReader::TwinReader(pid_t pid, SharedBuffer control, std::span<std::byte> ours, uint64_t theirs,
@@ -220,10 +256,41 @@ bool TwinReader::copy(uint64_t address, std::span<std::byte> out) {
     return false;
   }
   const std::lock_guard lock(mutex_);
+  if (!ask(address, theirs_ + static_cast<uint64_t>(out.data() - ours_.data()), out.size())) {
+    return false;
+  }
+  if (!unneeded_) return true;
+  unneeded_->was_read(address, out.size());
+  if (unneeded_->all_read()) give_back();
+  return true;
+}
+
+void TwinReader::was_read(uint64_t address, uint64_t length) {
+  const std::lock_guard lock(mutex_);
+  if (!unneeded_) return;
+  unneeded_->was_read(address, length);
+  const bool much = unneeded_->bytes() >= kMuch || unneeded_->ranges() >= Control::kRanges;
+  if (much || unneeded_->all_read()) give_back();
+}
+
+/// All that can go, in requests of its own. Under the lock, as is ask().
+void TwinReader::give_back() {
+  while (unneeded_->ranges() > 0 && ask(0, 0, 0)) {
+  }
+}
+
+/// One request; false: the twin does not answer.
+bool TwinReader::ask(uint64_t from, uint64_t to, uint64_t length) {
   if (broken_) return false;
-  control_.from = address;
-  control_.to = theirs_ + static_cast<uint64_t>(out.data() - ours_.data());
-  control_.length = out.size();
+  control_.from = from;
+  control_.to = to;
+  control_.length = length;
+  control_.count = 0;
+  if (unneeded_) {
+    for (const GiveBack::Range& range : unneeded_->take(Control::kRanges)) {
+      control_.ranges.at(control_.count++) = {range.start, range.end - range.start};
+    }
+  }
   const uint32_t request = control_.request.load() + 1;
   control_.request.store(request);
   wake(control_.request);

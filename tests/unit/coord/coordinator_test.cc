@@ -31,13 +31,17 @@ class FileAgent final : public Agent {
   bool ended = false;
   bool incremental = false;   ///< the image builds on the parent that is offered
   std::vector<Crid> offered;  ///< by set
+  std::string track;          ///< last asked for
   uint64_t image_bytes = 5;
   std::vector<image::OutsideConnection> connections;
 
   std::string node() const override { return "n0"; }
   void begin(Phase phase, const SetOrder& order, Time) override {
     phase_ = phase;
-    if (phase == Phase::kPrepare) offered.push_back(order.parent);
+    if (phase == Phase::kPrepare) {
+      offered.push_back(order.parent);
+      track = order.track;
+    }
     if (phase == Phase::kPrepare) std::ofstream(order.folder / "pod-0.h5.part") << "image";
     if (phase == Phase::kCommit) {
       fs::rename(order.folder / "pod-0.h5.part", order.folder / "pod-0.h5");
@@ -58,6 +62,7 @@ class FileAgent final : public Agent {
     report.digest = std::string(32, 'a');
     report.time = "2026-11-20T21:00:00Z";
     report.stand_still = std::chrono::milliseconds(4);
+    report.held = std::chrono::milliseconds(7);
     report.connections = connections;
     report.took = std::chrono::milliseconds(6);
     return report;
@@ -124,6 +129,8 @@ TEST_F(CoordinatorTest, CommittedSetHasManifestAndLedgerEntry) {
   EXPECT_EQ(manifest->command, job_.command);
   EXPECT_EQ(manifest->result, "resumed");
   EXPECT_EQ(manifest->stand_still_ms, 4);
+  EXPECT_EQ(manifest->held_ms, 7);
+  EXPECT_EQ(manifest->images.front().held_ms, 7);
   EXPECT_GT(manifest->request_ms, 0);
   EXPECT_EQ(manifest->time, "2026-11-20T21:00:00Z");
   EXPECT_EQ(manifest->phases_ms.size(), kPhases.size());
@@ -255,6 +262,7 @@ TEST_F(CoordinatorTest, NoParentIsOffered_WhenAllShallBeFull) {
   Coordinator coordinator = this->coordinator();
   job_.full_every = 1;
   take(coordinator);
+  EXPECT_EQ(agent_.track, "none") << "nothing will build on it";
   take(coordinator);
   job_.full_every = 10;
   job_.track = "none";

@@ -55,6 +55,7 @@ class FakeAgent final : public Agent {
     report.memory_bytes = 100;
     report.image_bytes = 120;
     report.stand_still = milliseconds(name_ == "n1" ? 30 : 20);
+    report.held = milliseconds(name_ == "n1" ? 0 : 5);
     report.image = name_ + ".h5";
     report.took = milliseconds(name_ == "n1" ? 7 : 5);
     return report;
@@ -132,6 +133,7 @@ TEST_F(SetProtocol, RunsEveryPhaseOnAllAgents_WithABarrierAfterEach) {
 TEST_F(SetProtocol, ReportsTheLongestStandStillAndTheSumOfBytes) {
   const SetOutcome outcome = take();
   EXPECT_EQ(outcome.stand_still(), milliseconds(30));
+  EXPECT_EQ(outcome.held(), milliseconds(5));
   EXPECT_EQ(outcome.memory_bytes(), 200U);
   EXPECT_EQ(outcome.image_bytes(), 240U);
   for (Duration time : outcome.phase_time) EXPECT_EQ(time, milliseconds(20));

@@ -7,6 +7,7 @@
 #include <sstream>
 #include <thread>
 
+#include "common/extents.h"
 #include "common/shared_buffer.h"
 #include "node-agent/engine/cgroup_freezer.h"
 #include "tests/unit/engine/engine_fixture.h"
@@ -15,6 +16,7 @@ namespace fermata::engine {
 namespace {
 
 constexpr uint64_t kLeftOut = 65536;  // words of counting.c that no child is given
+constexpr uint64_t kFreed = 4 << 20;
 
 class TwinTest : public EngineTest {
  protected:
@@ -88,6 +90,23 @@ class TwinTest : public EngineTest {
     return group_processes(the_pod().group()).value_or(std::vector<pid_t>{});
   }
 
+  std::vector<pid_t> twins_beside(const std::vector<pid_t>& others) {
+    std::vector<pid_t> twins = pids();
+    std::erase_if(twins, [&](pid_t pid) {
+      return std::find(others.begin(), others.end(), pid) != others.end();
+    });
+    return twins;
+  }
+
+  /// Bytes of anonymous memory that a process has in RAM.
+  static uint64_t resident(pid_t pid) {
+    std::ifstream status(fmt::format("/proc/{}/status", pid));
+    for (std::string line; std::getline(status, line);) {
+      if (line.starts_with("RssAnon:")) return std::stoull(line.substr(8)) * 1024;
+    }
+    return 0;
+  }
+
   uint64_t address_ = 0;
   uint64_t words_ = 0;
   uint64_t rest_bytes_ = 0;
@@ -142,6 +161,46 @@ TEST_F(TwinTest, Twin_CopiesItsMemoryItself_AndIsReadWithoutWhenItIsStopped) {
   }
   write("go", "");
   EXPECT_EQ(wait_end(), 0);
+}
+
+TEST_F(TwinTest, Twin_GivesBack_WhatWasReadOnce) {
+  start_counting();
+  {
+    const std::vector<pid_t> before = pids();
+    const Result<KeptPod> kept = hold_twins();
+    ASSERT_TRUE(kept) << kept.error().message();
+    const std::vector<uint64_t> words = words_of(kept->memory);
+    ASSERT_EQ(words.size(), words_ - kLeftOut);
+    Result<SharedBuffer> buffer = SharedBuffer::make("test", 1 << 20);
+    ASSERT_TRUE(buffer) << buffer.error().message();
+    uint64_t twins_had = 0;
+    for (const pid_t pid : twins_beside(before)) twins_had += resident(pid);
+    EXPECT_GE(twins_had, (words_ - kLeftOut) * 8);
+    for (const MemoryRegion& region : kept->memory) {
+      if (!region.source) continue;
+      // Of the counting process only its array is needed, of others all.
+      const Extents array{{address_, (words_ - kLeftOut) * 8}};
+      const Extents some = common_part(region.extents, array);
+      region.source->read_once(some.empty() ? region.extents : some);
+      region.source->prepare_reads_into(*buffer);
+      // It has a page of its own for each that the program has written, and that is all of them.
+      if (some.empty()) continue;
+      for (int i = 0; i < 1000 && region.source->frees(address_, kFreed) < kFreed; ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      }
+      EXPECT_EQ(region.source->frees(address_, kFreed), kFreed);
+    }
+    EXPECT_TRUE(words_copied(kept->memory, *buffer) == words);
+    for (const MemoryRegion& region : kept->memory) {
+      if (!region.source) continue;
+      EXPECT_EQ(region.source->frees(address_, kFreed), 0U);
+    }
+    uint64_t twins_have = 0;
+    for (const pid_t pid : twins_beside(before)) twins_have += resident(pid);
+    EXPECT_LE(twins_have, twins_had / 4) << "with what was not read";
+  }
+  write("go", "");
+  EXPECT_EQ(wait_end(), 0) << "the program has all of its memory";
 }
 
 TEST_F(TwinTest, PipeEnds_WhileATwinLives) {

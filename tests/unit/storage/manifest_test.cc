@@ -34,6 +34,8 @@ Manifest sample_manifest(uint64_t crid = 9) {
   manifest.phases_ms = {{"freeze", 1.25}, {"capture", 30}};
   manifest.request_ms = 4.5;
   manifest.stand_still_ms = 31.25;
+  manifest.held_ms = 8.5;
+  manifest.images[0].held_ms = 8.5;
   manifest.result = "resumed";
   return manifest;
 }
@@ -66,6 +68,8 @@ TEST_F(ManifestTest, IsReadAsItWasWritten) {
   EXPECT_EQ(read->images[0].digest, written.images[0].digest);
   EXPECT_EQ(read->phases_ms, written.phases_ms);
   EXPECT_EQ(read->request_ms, 4.5);
+  EXPECT_EQ(read->held_ms, 8.5);
+  EXPECT_EQ(read->images[0].held_ms, 8.5);
   EXPECT_EQ(read->bytes(), 1U << 20);
   EXPECT_TRUE(read_manifest(set_ / ""));
 }
@@ -85,6 +89,7 @@ TEST_F(ManifestTest, OfVersion10IsRead) {
   EXPECT_TRUE(read->images[0].phases_ms.empty());
   EXPECT_TRUE(read->external_tcp.empty());
   EXPECT_EQ(read->request_ms, 0);
+  EXPECT_EQ(read->held_ms, 0);
 }
 
 TEST_F(ManifestTest, IsRefused_WhenARankIsInNoPodOfIt) {
