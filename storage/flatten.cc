@@ -1,17 +1,15 @@
 #include "storage/flatten.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <vector>
 
 #include "common/fault_point.h"
 #include "common/file_util.h"
-#include "common/unique_fd.h"
 #include "storage/chain.h"
 #include "storage/image_writer.h"
+#include "storage/set_lock.h"
 
 namespace fermata::storage {
 namespace {
@@ -32,15 +30,6 @@ class Removal {
   std::vector<std::filesystem::path> paths_;
 };
 
-Result<UniqueFd> lock_folder(const std::filesystem::path& folder) {
-  UniqueFd fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd) return errno_failure(errno, folder.native());
-  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-    return failure(Code::kBusy, fmt::format("{}: this set is being worked on", folder.native()));
-  }
-  return fd;
-}
-
 Result<WrittenImage> write_full(const std::filesystem::path& path, const PodImage& image,
                                 unsigned threads, Compression compression,
                                 const FlattenProgress& progress) {
@@ -56,7 +45,7 @@ Result<WrittenImage> write_full(const std::filesystem::path& path, const PodImag
 
 Result<Manifest> flatten_set(const std::filesystem::path& folder, unsigned threads,
                              Compression compression, const FlattenProgress& progress) {
-  FERMATA_ASSIGN(const UniqueFd lock, lock_folder(folder));
+  FERMATA_ASSIGN(const UniqueFd lock, lock_set(folder));
   FERMATA_ASSIGN(Manifest manifest, read_manifest(folder));
   // Of one that was killed; also where it had committed, but perhaps not yet for good.
   FERMATA_TRY_RESULT(fsync_dir(folder));
@@ -89,6 +78,8 @@ Result<Manifest> flatten_set(const std::filesystem::path& folder, unsigned threa
   manifest.parent = {};
   manifest.chain_sets = 0;
   manifest.chain_bytes = 0;
+  // It has taken minutes, and who prunes on another machine may know nothing of the lock.
+  if (const Result<Manifest> there = read_manifest(folder); !there) return Failure(there.error());
   const Status committed = write_manifest(folder, manifest);
   if (!committed) {
     // It may stand under its name all the same: then what it names has to stay, and else the old.

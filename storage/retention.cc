@@ -12,6 +12,7 @@
 #include "common/file_util.h"
 #include "storage/manifest.h"
 #include "storage/removal.h"
+#include "storage/set_lock.h"
 
 namespace fermata::storage {
 namespace {
@@ -70,6 +71,11 @@ Status remove_files(const fs::path& folder) {
   return errno_status(Code::kStorage, error.value(), "cannot remove set " + folder.native());
 }
 
+bool is_worked_on(const fs::path& folder) {
+  const Result<UniqueFd> lock = lock_set(folder);
+  return !lock && lock.error().code() == Code::kBusy;
+}
+
 }  // namespace
 
 std::vector<Crid> sets_to_remove(std::span<const SetStanding> committed, uint32_t keep,
@@ -117,13 +123,21 @@ Result<Pruned> prune(const fs::path& dir, JobStep job, uint32_t keep, bool dry_r
       FERMATA_TRY_RESULT(remove_files(folder));
     }
   }
+  const auto folder_of = [&](Crid crid) { return set_folder(dir, committed[crid].job, crid); };
+  // One that compact is at stays for this time, with what it reads for that.
+  for (const Crid crid : sets_to_remove(standings, keep, in_use)) {
+    if (is_worked_on(folder_of(crid))) in_use.push_back(crid);
+  }
   Pruned pruned;
   for (const Crid crid : sets_to_remove(standings, keep, in_use)) {
     const LedgerSet& set = committed[crid];
     if (!dry_run) {
+      const Result<UniqueFd> lock = lock_set(folder_of(crid));
+      // Begun since: older ones may be what it is built on.
+      if (!lock && lock.error().code() == Code::kBusy) break;
       FERMATA_TRY_RESULT(ledger.mark_deleted(crid));
       FAULT_POINT("retention.manifest");
-      FERMATA_TRY_RESULT(remove_files(set_folder(dir, set.job, crid)));
+      FERMATA_TRY_RESULT(remove_files(folder_of(crid)));
     }
     pruned.bytes += set.bytes;
     pruned.removed.push_back(set);

@@ -41,7 +41,8 @@ struct Pruned {
 };
 
 /// Removes the sets of a job that need not be kept, and what a removal that was cut short has left.
-/// What attempts under way are built on stays. A set is marked as deleted in the ledger first, then
+/// What attempts under way are built on stays, and for this time a set that somebody works on
+/// (lock_set), with what that is built on. A set is marked as deleted in the ledger first, then
 /// its manifest goes, then its images: a crash in between leaves nothing that could be restored by
 /// half. kNotFound: there is no ledger; kPermission, kStorage: a set cannot be looked at, and
 /// nothing was removed.

@@ -201,6 +201,19 @@ TEST_F(ChainTest, IsFlattened_WhateverOneThatWasKilledLeft) {
   ASSERT_TRUE(read) << read.error().message();
 }
 
+// As by a prune on another machine, whose file system has no locks for both.
+TEST_F(ChainTest, IsNotBroughtBack_WhenItIsRemovedMeanwhile) {
+  take(1, 0, all_pages());
+  take(2, 1, {3, 4, 5});
+  const auto remove_it = [&](uint64_t, uint64_t) {
+    std::filesystem::remove(folder(2) / "set.json");
+  };
+  const auto flat = flatten_set(folder(2), 1, Compression::kNone, remove_it);
+  ASSERT_FALSE(flat);
+  EXPECT_EQ(flat.error().code(), Code::kNotFound);
+  EXPECT_THAT(names_in(folder(2)), UnorderedElementsAre("pod-3.h5"));
+}
+
 // Killed between the manifest that names the new image and the removal of the old one.
 TEST_F(ChainTest, LosesWhatItsFlatteningLeft_ThoughItIsFlat) {
   take(1, 0, all_pages());

@@ -11,6 +11,7 @@
 #include "storage/image.h"
 #include "storage/manifest.h"
 #include "storage/set_folders.h"
+#include "storage/set_lock.h"
 #include "tests/support/scratch_folder.h"
 
 namespace fermata::storage {
@@ -171,6 +172,26 @@ TEST_F(Prune, TheParentOfAnAttemptUnderWayStays) {
   ASSERT_TRUE(ledger_->allot_crid(kJob, "alice", "lmp", parent));
   EXPECT_EQ(prune(dir(), kJob, 1, false)->removed.size(), 1U);
   EXPECT_THAT(there(), ElementsAre(1, 3));
+}
+
+TEST_F(Prune, ASetThatIsWorkedOnStays_WithWhatItIsBuiltOn) {
+  const Crid parent = commit();
+  const Crid worked_on = commit(parent);
+  commit();
+  commit();
+  {
+    const Result<UniqueFd> lock = lock_set(folder(worked_on));
+    ASSERT_TRUE(lock) << lock.error().message();
+    EXPECT_EQ(lock_set(folder(worked_on)).error().code(), Code::kBusy);
+    const auto would = prune(dir(), kJob, 1, /*dry_run=*/true);
+    ASSERT_TRUE(would) << would.error().message();
+    EXPECT_EQ(would->removed.size(), 1U);
+    EXPECT_EQ(prune(dir(), kJob, 1, false)->removed.size(), 1U);
+    EXPECT_THAT(there(), ElementsAre(1, 2, 4));
+    EXPECT_EQ(ledger_->find(worked_on)->state, SetState::kCommitted);
+  }
+  EXPECT_EQ(prune(dir(), kJob, 1, false)->removed.size(), 2U);
+  EXPECT_THAT(there(), ElementsAre(4));
 }
 
 TEST_F(Prune, FinishesARemovalThatWasCutShort) {

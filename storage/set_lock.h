@@ -1,0 +1,17 @@
+// One at a time works on a set that is committed already: compact makes its files anew, retention
+// removes them. Between the processes of one machine, and of others where the file system has
+// flock(2) for all. Acts as the calling thread (FsCredentialScope).
+#pragma once
+
+#include <filesystem>
+
+#include "common/status.h"
+#include "common/unique_fd.h"
+
+namespace fermata::storage {
+
+/// Held as long as it is open; who ends gives it back. kBusy: somebody else is at it. kNotFound:
+/// there is no such folder. kUnsupported: there are no locks here.
+Result<UniqueFd> lock_set(const std::filesystem::path& folder);
+
+}  // namespace fermata::storage
