@@ -26,8 +26,9 @@ class UnitOrder {
 
   std::mutex mutex_;
   std::vector<bool> told_;
-  uint64_t first_ = 0;   ///< none before it is left
-  uint64_t cursor_ = 0;  ///< where to look for the next that frees much
+  uint64_t first_ = 0;    ///< none before it is left
+  uint64_t cursor_ = 0;   ///< where to look for the next that frees much
+  unsigned unasked_ = 0;  ///< so many are told without looking
 };
 
 }  // namespace fermata::storage

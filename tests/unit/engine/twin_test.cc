@@ -107,6 +107,18 @@ class TwinTest : public EngineTest {
     return 0;
   }
 
+  struct Read {
+    KeptPod kept;
+    std::vector<uint64_t> words;  ///< of its twins, through /proc
+    SharedBuffer buffer;
+  };
+  Result<Read> hold_and_read(size_t buffer_size) {
+    FERMATA_ASSIGN(KeptPod kept, hold_twins());
+    FERMATA_ASSIGN(SharedBuffer buffer, SharedBuffer::make("test", buffer_size));
+    std::vector<uint64_t> words = words_of(kept.memory);
+    return Read{std::move(kept), std::move(words), std::move(buffer)};
+  }
+
   uint64_t address_ = 0;
   uint64_t words_ = 0;
   uint64_t rest_bytes_ = 0;
@@ -143,21 +155,19 @@ TEST_F(TwinTest, Twin_CopiesItsMemoryItself_AndIsReadWithoutWhenItIsStopped) {
   start_counting();
   {
     const std::vector<pid_t> before = pids();
-    const Result<KeptPod> kept = hold_twins();
-    ASSERT_TRUE(kept) << kept.error().message();
-    const std::vector<uint64_t> words = words_of(kept->memory);
+    const Result<Read> held = hold_and_read(256 << 10);
+    ASSERT_TRUE(held) << held.error().message();
+    const auto& [kept, words, buffer] = *held;
     ASSERT_EQ(words.size(), words_ - kLeftOut);
-    Result<SharedBuffer> buffer = SharedBuffer::make("test", 256 << 10);
-    ASSERT_TRUE(buffer) << buffer.error().message();
-    for (const MemoryRegion& region : kept->memory) {
-      if (region.source) region.source->prepare_reads_into(*buffer);
+    for (const MemoryRegion& region : kept.memory) {
+      if (region.source) region.source->prepare_reads_into(buffer);
     }
-    EXPECT_TRUE(words_copied(kept->memory, *buffer) == words) << "by the twin";
+    EXPECT_TRUE(words_copied(kept.memory, buffer) == words) << "by the twin";
 
     for (const pid_t pid : pids()) {
       if (std::find(before.begin(), before.end(), pid) == before.end()) ::kill(pid, SIGSTOP);
     }
-    EXPECT_TRUE(words_copied(kept->memory, *buffer) == words) << "through /proc";
+    EXPECT_TRUE(words_copied(kept.memory, buffer) == words) << "through /proc";
   }
   write("go", "");
   EXPECT_EQ(wait_end(), 0);
@@ -167,22 +177,20 @@ TEST_F(TwinTest, Twin_GivesBack_WhatWasReadOnce) {
   start_counting();
   {
     const std::vector<pid_t> before = pids();
-    const Result<KeptPod> kept = hold_twins();
-    ASSERT_TRUE(kept) << kept.error().message();
-    const std::vector<uint64_t> words = words_of(kept->memory);
+    const Result<Read> held = hold_and_read(1 << 20);
+    ASSERT_TRUE(held) << held.error().message();
+    const auto& [kept, words, buffer] = *held;
     ASSERT_EQ(words.size(), words_ - kLeftOut);
-    Result<SharedBuffer> buffer = SharedBuffer::make("test", 1 << 20);
-    ASSERT_TRUE(buffer) << buffer.error().message();
     uint64_t twins_had = 0;
     for (const pid_t pid : twins_beside(before)) twins_had += resident(pid);
     EXPECT_GE(twins_had, (words_ - kLeftOut) * 8);
-    for (const MemoryRegion& region : kept->memory) {
+    for (const MemoryRegion& region : kept.memory) {
       if (!region.source) continue;
       // Of the counting process only its array is needed, of others all.
       const Extents array{{address_, (words_ - kLeftOut) * 8}};
       const Extents some = common_part(region.extents, array);
       region.source->read_once(some.empty() ? region.extents : some);
-      region.source->prepare_reads_into(*buffer);
+      region.source->prepare_reads_into(buffer);
       // It has a page of its own for each that the program has written, and that is all of them.
       if (some.empty()) continue;
       for (int i = 0; i < 1000 && region.source->frees(address_, kFreed) < kFreed; ++i) {
@@ -190,8 +198,8 @@ TEST_F(TwinTest, Twin_GivesBack_WhatWasReadOnce) {
       }
       EXPECT_EQ(region.source->frees(address_, kFreed), kFreed);
     }
-    EXPECT_TRUE(words_copied(kept->memory, *buffer) == words);
-    for (const MemoryRegion& region : kept->memory) {
+    EXPECT_TRUE(words_copied(kept.memory, buffer) == words);
+    for (const MemoryRegion& region : kept.memory) {
       if (!region.source) continue;
       EXPECT_EQ(region.source->frees(address_, kFreed), 0U);
     }

@@ -38,6 +38,18 @@ TEST(UnitOrder, TakesTheMostOfThoseLookedAt_WhereNoneFreesEnough) {
   EXPECT_EQ(order.next([](uint64_t unit) { return unit == 7 ? 2U : 1U; }, 50), 7U);
 }
 
+TEST(UnitOrder, StopsAsking_WhereAllFreeMuchTheSame) {
+  UnitOrder order(1000);
+  unsigned asked = 0;
+  const auto frees = [&](uint64_t unit) {
+    ++asked;
+    return 10 + unit % 3;
+  };
+  for (int i = 0; i < 330; ++i) ASSERT_TRUE(order.next(frees, 50));
+  EXPECT_LE(asked, 1000U) << "not all that are near for each";
+  EXPECT_GE(asked, 300U) << "but again and again";
+}
+
 TEST(UnitOrder, TellsAllOnce_HoweverItIsAsked) {
   constexpr uint64_t kUnits = 5000;
   UnitOrder order(kUnits);
