@@ -23,7 +23,7 @@ TEST(UnitOrder, TellsFirstWhatFreesMuch_WhereverThatIs) {
   std::set<uint64_t> told;
   for (int i = 0; i < 60; ++i) told.insert(*order.next(frees, 50));
   EXPECT_EQ(told.size(), 60U);
-  for (const uint64_t unit : {700, 701, 702}) EXPECT_TRUE(told.contains(unit)) << unit;
+  for (const uint64_t unit : {700U, 701U, 702U}) EXPECT_TRUE(told.contains(unit)) << unit;
 }
 
 TEST(UnitOrder, GoesOnWhereItWas) {
