@@ -81,6 +81,9 @@ HeldTerms::Events Agent::term_events() {
   events.pass_on = [this](const PodId& pod, uint32_t rank) {
     if (const std::shared_ptr<PodHost> host = host_of(pod)) host->signal_rank(rank, SIGTERM);
   };
+  events.note = [this](const PodId& pod, const std::set<uint32_t>& ranks) {
+    registry_.note_held_terms(pod, ranks);
+  };
   return events;
 }
 
@@ -149,7 +152,15 @@ void Agent::adopt() {
       if (!host || host->living()) break;
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
+    pass_terms_on(id);
   }
+}
+
+void Agent::pass_terms_on(const PodId& pod) {
+  const std::shared_ptr<PodHost> host = host_of(pod);
+  if (!host || !host->living()) return;
+  for (const uint32_t rank : registry_.held_terms_of(pod)) host->signal_rank(rank, SIGTERM);
+  registry_.note_held_terms(pod, {});
 }
 
 PodHostSettings Agent::settings_of_pods() const {

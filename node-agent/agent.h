@@ -67,6 +67,8 @@ class Agent {
   Agent(AgentOptions options, Send send, UniqueFd lock, wire::Hello self);
   Status open_step_desk();
   HeldTerms::Events term_events();
+  /// What an agent that was killed held back of this pod's.
+  void pass_terms_on(const PodId& pod);
   void offer(wire::StepOffer offer);
   PodHostEvents events();
   PodHostSettings settings_of_pods() const;

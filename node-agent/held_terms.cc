@@ -23,8 +23,11 @@ HeldTerms::~HeldTerms() {
   coordinator_lost();
 }
 
-void HeldTerms::pass_on(const PodId& pod, const std::set<uint32_t>& ranks) const {
+void HeldTerms::pass_on(const PodId& pod, const std::set<uint32_t>& ranks) {
   for (const uint32_t rank : ranks) events_.pass_on(pod, rank);
+  const std::lock_guard lock(mutex_);
+  const auto found = pods_.find(pod);  // another one may have come meanwhile
+  events_.note(pod, found == pods_.end() ? std::set<uint32_t>() : found->second.ranks);
 }
 
 std::set<uint32_t> HeldTerms::take(const PodId& pod) {
@@ -40,7 +43,7 @@ void HeldTerms::signalled(const PodId& pod, uint32_t rank) {
   {
     const std::lock_guard lock(mutex_);
     const auto [found, first] = pods_.try_emplace(pod);
-    found->second.ranks.insert(rank);
+    if (found->second.ranks.insert(rank).second) events_.note(pod, found->second.ranks);
     if (!first) return;
     found->second.since = steady_clock::now();
     found->second.until = found->second.since + patience_;
@@ -52,7 +55,7 @@ void HeldTerms::signalled(const PodId& pod, uint32_t rank) {
 bool HeldTerms::decided(const PodId& pod, milliseconds hold) {
   if (hold <= milliseconds::zero()) {
     const std::set<uint32_t> ranks = take(pod);
-    pass_on(pod, ranks);
+    if (!ranks.empty()) pass_on(pod, ranks);
     return !ranks.empty();
   }
   const std::lock_guard lock(mutex_);

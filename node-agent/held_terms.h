@@ -1,8 +1,8 @@
 // A SIGTERM of Slurm's that ranks do not have yet: as long as the coordinator finds out whether a
 // last set fits in the time that Slurm leaves, and takes it. Whatever becomes of that, the ranks
-// get their signal: when the coordinator says so, when it is lost, when it says nothing, and when
-// this agent is stopped. One that is killed takes what it holds with it. All functions: any thread.
-// What is passed on is passed on without a lock held.
+// get their signal: when the coordinator says so, when it is lost, when it says nothing, when this
+// agent is stopped, and where it is killed from the next one, which finds noted what was held
+// (PodRegistry). All functions: any thread. What is passed on is passed on without a lock held.
 #pragma once
 
 #include <chrono>
@@ -23,6 +23,9 @@ class HeldTerms {
     /// Tells the coordinator of the first one of a pod; false: it cannot be told now.
     std::function<bool(const PodId& pod)> ask;
     std::function<void(const PodId& pod, uint32_t rank)> pass_on;
+    /// Notes what is held of a pod, before the coordinator is asked and once all have it. Called
+    /// with the lock held.
+    std::function<void(const PodId& pod, const std::set<uint32_t>& ranks)> note;
   };
   /// `patience`: for the coordinator's first word.
   HeldTerms(std::chrono::milliseconds patience, Events events);
@@ -50,7 +53,7 @@ class HeldTerms {
     bool told = false;  ///< the coordinator has said something
   };
   std::set<uint32_t> take(const PodId& pod);
-  void pass_on(const PodId& pod, const std::set<uint32_t>& ranks) const;
+  void pass_on(const PodId& pod, const std::set<uint32_t>& ranks);
   void work();
 
   const std::chrono::milliseconds patience_;

@@ -6,10 +6,13 @@
 
 #include <algorithm>
 #include <charconv>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <sstream>
 
 #include "common/file_util.h"
+#include "common/log.h"
 #include "node-agent/record_file.h"
 
 namespace fermata::node_agent {
@@ -21,6 +24,7 @@ using nlohmann::json;
 constexpr std::string_view kRecord = "json";
 constexpr std::string_view kPlan = "placement";
 constexpr std::string_view kEnds = "ends";
+constexpr std::string_view kTerms = "terms";
 
 std::span<const unsigned char> bytes_of(const std::string& text) {
   return {reinterpret_cast<const unsigned char*>(text.data()), text.size()};
@@ -136,6 +140,21 @@ fs::path PodRegistry::file_of(const PodId& id, std::string_view kind) const {
 fs::path PodRegistry::placement_of(const PodId& id) const { return file_of(id, kPlan); }
 fs::path PodRegistry::ends_of(const PodId& id) const { return file_of(id, kEnds); }
 
+void PodRegistry::note_held_terms(const PodId& id, const std::set<uint32_t>& ranks) const {
+  const fs::path file = file_of(id, kTerms);
+  if (ranks.empty()) {
+    unlink(file.c_str());
+    return;
+  }
+  const Status written = write_file_durable(file, fmt::format("{}\n", fmt::join(ranks, " ")), 0644);
+  if (!written) log_error(written.message());
+}
+
+std::set<uint32_t> PodRegistry::held_terms_of(const PodId& id) const {
+  std::istringstream text(trusted_record(file_of(id, kTerms)).value_or(""));
+  return {std::istream_iterator<uint32_t>(text), std::istream_iterator<uint32_t>()};
+}
+
 Status PodRegistry::put(const PodRecord& record) const {
   FERMATA_TRY(make_record_folder(folder_.parent_path()));
   FERMATA_TRY(make_record_folder(folder_));
@@ -145,6 +164,7 @@ Status PodRegistry::put(const PodRecord& record) const {
 void PodRegistry::remove(const PodId& id) const {
   unlink(placement_of(id).c_str());
   unlink(ends_of(id).c_str());
+  unlink(file_of(id, kTerms).c_str());
   unlink(file_of(id, kRecord).c_str());
 }
 
@@ -168,7 +188,8 @@ void PodRegistry::tidy() const {
     fs::path path = entry.path();
     if (path.extension() == fmt::format(".{}", kRecord)) continue;
     const bool beside = path.extension() == fmt::format(".{}", kPlan) ||
-                        path.extension() == fmt::format(".{}", kEnds);
+                        path.extension() == fmt::format(".{}", kEnds) ||
+                        path.extension() == fmt::format(".{}", kTerms);
     if (beside && fs::exists(path.replace_extension(kRecord), ignored)) continue;
     unlink(entry.path().c_str());
   }

@@ -2,6 +2,7 @@
 //   <run_dir>/pods/<job>.<step>.<pod>.<start>.json
 //   <run_dir>/pods/<job>.<step>.<pod>.<start>.placement  (what its restart planned)
 //   <run_dir>/pods/<job>.<step>.<pod>.<start>.ends       (how its ranks ended: rank_ends.h)
+//   <run_dir>/pods/<job>.<step>.<pod>.<start>.terms      (whose SIGTERM is held: held_terms.h)
 // A record is written before the pod's first process runs and stays until its end was reported, so
 // that an agent that comes after one that was killed finds every pod, and nothing else. Any thread;
 // one agent writes, anybody reads.
@@ -12,6 +13,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -70,6 +72,10 @@ class PodRegistry {
   std::filesystem::path placement_of(const PodId& id) const;
   /// Where it is written how the ranks of a Slurm step's pod ended.
   std::filesystem::path ends_of(const PodId& id) const;
+  /// Ranks whose SIGTERM is held back here (HeldTerms): an agent that comes after one that was
+  /// killed passes it on.
+  void note_held_terms(const PodId& id, const std::set<uint32_t>& ranks) const;
+  std::set<uint32_t> held_terms_of(const PodId& id) const;
   /// In ascending order. A file that is none of ours, or that others can have written, is passed
   /// over.
   std::vector<PodRecord> all() const;

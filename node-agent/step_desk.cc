@@ -77,15 +77,19 @@ StepDesk::Held::~Held() {
 
 Result<std::unique_ptr<StepDesk>> StepDesk::open(const std::filesystem::path& socket,
                                                  std::filesystem::path folder,
-                                                 StepDeskEvents events) {
+                                                 StepDeskEvents events,
+                                                 std::chrono::milliseconds left_kept) {
   FERMATA_ASSIGN(std::unique_ptr<StepDoor> door, StepDoor::open(socket));
   return std::unique_ptr<StepDesk>(
-      new StepDesk(std::move(door), std::move(folder), std::move(events)));
+      new StepDesk(std::move(door), std::move(folder), std::move(events), left_kept));
 }
 
 StepDesk::StepDesk(std::unique_ptr<StepDoor> door, std::filesystem::path folder,
-                   StepDeskEvents events)
-    : folder_(std::move(folder)), events_(std::move(events)), door_(std::move(door)) {}
+                   StepDeskEvents events, std::chrono::milliseconds left_kept)
+    : folder_(std::move(folder)),
+      events_(std::move(events)),
+      left_kept_(left_kept),
+      door_(std::move(door)) {}
 
 void StepDesk::begin() {
   StepDoor::Events events;
@@ -171,7 +175,10 @@ void StepDesk::stub_gone(const StepKey& key, uint32_t rank) {
     drop_streams(*task);
     Step& step = steps_.at(key);
     step.tasks.erase(rank);
-    if (!step.offered) step.left.insert(rank);
+    if (!step.offered) {
+      step.left.insert(rank);
+      step.left_at = std::chrono::steady_clock::now();
+    }
     let_go(step);
   }
   settle(key);
@@ -180,17 +187,30 @@ void StepDesk::stub_gone(const StepKey& key, uint32_t rank) {
 /// Where a task has left before its step was complete here, as one with a terminal does, and one
 /// whose program is not there, the others would wait for it for ever.
 void StepDesk::let_go(const Step& step) {
-  if (step.left.empty()) return;
-  wire::StepOffer offer = offer_of(step.facts);
-  offer.set_withdrawn(true);
-  if (step.facts.nodes > 1) to_offer_.push_back(std::move(offer));
-  if (step.tasks.empty()) return;
+  take_back(step);
+  if (step.left.empty() || step.tasks.empty()) return;
   log_warning(fmt::format("Slurm's step {}.{}: task {} has ended before all were there",
                           step.facts.job, step.facts.step, *step.left.begin()));
   for (const auto& [rank, task] : step.tasks) {
     if (!task.stub) continue;
     tell_stub(task.stub.get(), {{"kind", "refused"}, {"status", "1"}, {"text", ""}});
   }
+}
+
+/// The step's other nodes are not to wait for this one.
+void StepDesk::take_back(const Step& step) {
+  if (step.left.empty() || step.facts.nodes <= 1) return;
+  wire::StepOffer offer = offer_of(step.facts);
+  offer.set_withdrawn(true);
+  to_offer_.push_back(std::move(offer));
+}
+
+void StepDesk::forget_old() {
+  const auto now = std::chrono::steady_clock::now();
+  std::erase_if(steps_, [&](const auto& one) {
+    const Step& step = one.second;
+    return step.tasks.empty() && !step.left.empty() && now - step.left_at >= left_kept_;
+  });
 }
 
 // ---- what stubs say
@@ -215,6 +235,7 @@ bool StepDesk::introduce(const StepDoor::Said& said) {
     }
     return false;
   }
+  forget_old();
   const StepKey key{facts->job, facts->step, facts->start};
   Step& step = steps_[key];
   step.facts = *facts;

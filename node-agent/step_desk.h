@@ -76,14 +76,15 @@ class StepDesk {
   /// Listens at `socket`. `folder`: of checkpoints, where a step names none; empty: below its
   /// working folder.
   static Result<std::unique_ptr<StepDesk>> open(const std::filesystem::path& socket,
-                                                std::filesystem::path folder,
-                                                StepDeskEvents events);
+                                                std::filesystem::path folder, StepDeskEvents events,
+                                                std::chrono::milliseconds left_kept = kLeftKept);
   /// Hears the stubs from now on. Once, when expect() has been told of all that run.
   void begin();
   StepDesk(const StepDesk&) = delete;
   StepDesk& operator=(const StepDesk&) = delete;
 
-  /// A new stream to the coordinator: what waits is offered again.
+  /// A new stream to the coordinator: what waits is offered again, and taken back again what will
+  /// never be complete.
   void resend();
   /// The coordinator will not have the step; `offer` is the offer's id.
   void refuse(const PodId& offer, const std::string& text, int exit_status);
@@ -115,8 +116,9 @@ class StepDesk {
   };
   struct Step {
     StepTask facts;
-    std::map<uint32_t, Task> tasks;  ///< by rank
-    std::set<uint32_t> left;         ///< ranks that went before it was offered
+    std::map<uint32_t, Task> tasks;                   ///< by rank
+    std::set<uint32_t> left;                          ///< ranks that went before it was offered
+    std::chrono::steady_clock::time_point left_at{};  ///< when the last of these went
     bool offered = false;
     bool again = false;  ///< to be offered when a start that is under way has failed
   };
@@ -140,7 +142,12 @@ class StepDesk {
     std::unique_lock<std::mutex> lock_;
   };
 
-  StepDesk(std::unique_ptr<StepDoor> door, std::filesystem::path folder, StepDeskEvents events);
+  /// A step of which tasks have left is remembered for so long: some of the others may never have
+  /// come to be.
+  static constexpr std::chrono::minutes kLeftKept{10};
+
+  StepDesk(std::unique_ptr<StepDoor> door, std::filesystem::path folder, StepDeskEvents events,
+           std::chrono::milliseconds left_kept);
   bool hear(StepDoor::Said said);
   void lose(int guest);
   bool look_for_awaited();
@@ -151,6 +158,8 @@ class StepDesk {
   void pass_on(const Place& place, int signal);
   void stub_gone(const StepKey& key, uint32_t rank);
   void let_go(const Step& step);
+  void take_back(const Step& step);
+  void forget_old();
   void offer_if_complete(Step& step);
   void drop_streams(Task& task);
   bool deliver(Task& task) const;
@@ -160,6 +169,7 @@ class StepDesk {
 
   const std::filesystem::path folder_;
   const StepDeskEvents events_;
+  const std::chrono::milliseconds left_kept_;
 
   std::mutex mutex_;
   std::map<int, Place> guests_;  ///< by number of the connection

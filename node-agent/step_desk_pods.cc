@@ -62,6 +62,7 @@ void StepDesk::settle(const StepKey& key) {
 void StepDesk::resend() {
   const Held held(*this);
   for (auto& [key, step] : steps_) {
+    take_back(step);
     if (!step.offered) continue;
     step.again = true;
     offer_if_complete(step);

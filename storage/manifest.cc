@@ -3,19 +3,16 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <span>
 
 #include "common/fault_point.h"
 #include "common/file_util.h"
-#include "common/size_parse.h"
 #include "common/unique_fd.h"
 #include "storage/checksum.h"
 #include "storage/format.h"
@@ -26,7 +23,6 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr const char* kFileName = "set.json";
 constexpr const char* kKind = "fermata-set";
 constexpr uint32_t kMajor = 1;
 constexpr uint32_t kMinor = 2;
@@ -312,27 +308,6 @@ uint64_t Manifest::bytes() const {
   return sum;
 }
 
-std::filesystem::path job_folder(const std::filesystem::path& dir, JobStep job) {
-  return dir / to_string(job);
-}
-
-std::filesystem::path set_folder(const std::filesystem::path& dir, JobStep job, Crid crid) {
-  return job_folder(dir, job) / to_string(crid);
-}
-
-Result<std::filesystem::path> make_set_folder(const std::filesystem::path& dir, JobStep job,
-                                              Crid crid) {
-  const std::filesystem::path parent = job_folder(dir, job);
-  std::filesystem::path folder = set_folder(dir, job, crid);
-  FERMATA_TRY_RESULT(make_directories(parent, 0700));
-  if (::mkdir(folder.c_str(), 0700) != 0) {
-    const int err = errno;
-    return Failure(errno_status(err == EEXIST ? Code::kConflict : Code::kStorage, err,
-                                "cannot make folder " + folder.native()));
-  }
-  return folder;
-}
-
 std::string manifest_json(const Manifest& manifest) { return dump(to_json(manifest), 2) + "\n"; }
 
 Status write_manifest(const std::filesystem::path& set_dir, const Manifest& manifest) {
@@ -340,11 +315,11 @@ Status write_manifest(const std::filesystem::path& set_dir, const Manifest& mani
   // made.
   FERMATA_TRY(fsync_dir(set_dir.parent_path()));
   FAULT_POINT("commit.manifest");
-  return write_file_durable(set_dir / kFileName, manifest_json(manifest), 0600);
+  return write_file_durable(set_dir / kManifestFile, manifest_json(manifest), 0600);
 }
 
 Result<Manifest> read_manifest(const std::filesystem::path& set_dir) {
-  const std::filesystem::path file = set_dir / kFileName;
+  const std::filesystem::path file = set_dir / kManifestFile;
   FERMATA_ASSIGN(const std::string text, read_limited(file));
   // Deeper levels than a manifest has are dropped: dump() recurses.
   const auto shallow = [](int depth, Json::parse_event_t, Json&) { return depth < 8; };
@@ -368,85 +343,6 @@ Result<Manifest> read_manifest(const std::filesystem::path& set_dir) {
                                      manifest.crid.value, to_string(manifest.job)));
   }
   return manifest;
-}
-
-namespace {
-
-/// As an image has it, also one that is being written.
-bool is_image_name(std::string_view name) {
-  constexpr std::string_view kBegin = "pod-";
-  if (!name.starts_with(kBegin)) return false;
-  name.remove_prefix(kBegin.size());
-  const size_t digits = std::min(name.find_first_not_of("0123456789"), name.size());
-  name.remove_prefix(digits);
-  if (name.ends_with(".part")) name.remove_suffix(std::string_view(".part").size());
-  return digits > 0 && (name == ".h5" || name == ".full.h5");
-}
-
-/// Removes what has a name as files of a set have, but for `kept`.
-Status remove_files(const std::filesystem::path& set_dir, const std::set<std::string>& kept) {
-  std::error_code error;
-  std::error_code gone;
-  // Collected first: removing while reading a folder may skip entries.
-  std::vector<std::filesystem::path> ours;
-  for (std::filesystem::directory_iterator at(set_dir, error), end; !error && at != end;
-       at.increment(error)) {
-    const std::string name = at->path().filename().native();
-    if ((is_image_name(name) || name.starts_with(std::string(kFileName) + ".part-") ||
-         name.starts_with(std::string(".") + kFileName)) &&
-        !kept.contains(name) &&
-        at->symlink_status(gone).type() == std::filesystem::file_type::regular) {
-      ours.push_back(at->path());
-    }
-  }
-  if (error && error != std::errc::no_such_file_or_directory) {
-    return errno_status(Code::kStorage, error.value(), "cannot list " + set_dir.native());
-  }
-  for (const std::filesystem::path& path : ours) {
-    if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
-      return errno_status(Code::kStorage, errno, "cannot remove " + path.native());
-    }
-  }
-  return Status::ok();
-}
-
-}  // namespace
-
-Status remove_unnamed_files(const std::filesystem::path& set_dir, const Manifest& manifest) {
-  std::set<std::string> kept{kFileName};
-  for (const ManifestImage& image : manifest.images) kept.insert(image.file);
-  return remove_files(set_dir, kept);
-}
-
-Status remove_part_files(const std::filesystem::path& set_dir) {
-  std::error_code error;
-  if (std::filesystem::exists(set_dir / kFileName, error)) {
-    return {Code::kConflict, set_dir.native() + " holds a committed set: nothing was removed"};
-  }
-  FERMATA_TRY(remove_files(set_dir, {}));
-  // Something of somebody else's in it: the folder stays, and that is no failure.
-  if (::rmdir(set_dir.c_str()) != 0 && errno != ENOTEMPTY && errno != EEXIST && errno != ENOENT) {
-    return errno_status(Code::kStorage, errno, "cannot remove folder " + set_dir.native());
-  }
-  return Status::ok();
-}
-
-Status check_free_room(const std::filesystem::path& dir, uint64_t needed) {
-  struct statvfs room {};
-  if (::statvfs(dir.c_str(), &room) != 0) {
-    return errno_status(Code::kStorage, errno, "cannot use folder " + dir.native());
-  }
-  if ((room.f_flag & ST_RDONLY) != 0) {
-    return {Code::kStorage, fmt::format("folder {} is on a read-only file system", dir.native())};
-  }
-  const uint64_t available = static_cast<uint64_t>(room.f_bavail) * room.f_frsize;
-  if (available < needed) {
-    return {Code::kStorage,
-            fmt::format("folder {} has {} free, the set needs about {}: make room, or choose "
-                        "another folder",
-                        dir.native(), format_size(available), format_size(needed))};
-  }
-  return Status::ok();
 }
 
 }  // namespace fermata::storage

@@ -64,7 +64,7 @@ Result<SetStanding> standing_of(const fs::path& dir, const LedgerSet& set) {
 Status remove_files(const fs::path& folder) {
   std::error_code error;
   // Without a manifest it is no set any more, whatever else of it is left.
-  if (fs::remove(folder / "set.json", error)) FERMATA_TRY(fsync_dir(folder));
+  if (fs::remove(folder / kManifestFile, error)) FERMATA_TRY(fsync_dir(folder));
   FAULT_POINT("retention.images");
   if (!error) remove_tree(folder, error);
   if (!error) return Status::ok();

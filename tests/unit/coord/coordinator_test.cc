@@ -199,27 +199,6 @@ TEST_F(CoordinatorTest, WhatStandsInTheWayEachTime_DoesNotPassByItself) {
   EXPECT_EQ(take(coordinator).outcome.status.code(), Code::kBusy);
 }
 
-TEST_F(CoordinatorTest, WhatStandsInTheWayForAShortTime_MayStillPass) {
-  Coordinator coordinator = this->coordinator();
-  coordinator.patience().pause = std::chrono::milliseconds(1);
-  coordinator.patience().attempts = 6;
-  coordinator.patience().lasting = std::chrono::minutes(10);
-  agent_.not_now = 100;
-  const Status status = take(coordinator).outcome.status;
-  EXPECT_EQ(status.code(), Code::kBusy);
-  EXPECT_THAT(status.message(), HasSubstr("try again in a moment (tried 6 times)"));
-}
-
-TEST(Patience, GrowsFromOneAttemptToTheNext_UpToItsLimit) {
-  Patience patience;
-  patience.attempts = 1000;
-  patience.pause = std::chrono::milliseconds(4);
-  patience.longest_pause = std::chrono::milliseconds(40);
-  patience.limit = std::chrono::milliseconds(500);
-  // With pauses of 4 to 6 ms each time it would be a hundred.
-  EXPECT_LE(try_patiently(patience, [] { return Code::kBusy; }), 40U);
-}
-
 // The client of a new connection can have heard of it before the cut, and its server not.
 TEST_F(CoordinatorTest, ConnectionToAHostOfTheJobIsFinalOnlyWhenItStaysAlone) {
   Coordinator coordinator = this->coordinator();

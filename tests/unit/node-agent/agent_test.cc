@@ -1,6 +1,7 @@
 // All pods of a node under one agent, with a test in the coordinator's place.
 #include "node-agent/agent.h"
 
+#include <fmt/format.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -82,6 +83,23 @@ class AgentTest : public HostTest {
     *order.mutable_pod() = wire::to_wire(id);
     agent.order(std::move(order));
     return stream_.answer_to(last_);
+  }
+  /// In a process of its own, which is killed when it has done this.
+  void run_and_kill_agent(const std::function<void(Agent&)>& work) {
+    int ends[2];
+    ASSERT_EQ(pipe(ends), 0);
+    const pid_t agent = fork();
+    if (agent == 0) {
+      work(*start().release());
+      [[maybe_unused]] const ssize_t told = write(ends[1], "x", 1);
+      for (;;) pause();
+    }
+    char byte = 0;
+    ASSERT_EQ(read(ends[0], &byte, 1), 1);
+    close(ends[0]);
+    close(ends[1]);
+    ASSERT_EQ(kill(agent, SIGKILL), 0);
+    ASSERT_EQ(waitpid(agent, nullptr, 0), agent);
   }
   static wire::Order signal(int signo) {
     return simple([&](wire::Order& order) { order.mutable_signal()->set_signal(signo); });
@@ -243,23 +261,11 @@ TEST_F(AgentTest, ASecondAgent_IsRefused) {
 }
 
 TEST_F(AgentTest, KilledWithSeveralPods_TheNextTakesOverThoseThatLive) {
-  int ends[2];
-  ASSERT_EQ(pipe(ends), 0);
-  const pid_t agent = fork();
-  if (agent == 0) {
-    auto* held = start().release();
-    ask(*held, launch(counter(), 3), pod(0));
-    ask(*held, launch("sleep 600", 3), pod(1));
-    ask(*held, launch("sleep 600", 3), pod(2));
-    [[maybe_unused]] const ssize_t told = write(ends[1], "x", 1);
-    for (;;) pause();
-  }
-  char byte = 0;
-  ASSERT_EQ(read(ends[0], &byte, 1), 1);
-  close(ends[0]);
-  close(ends[1]);
-  ASSERT_EQ(kill(agent, SIGKILL), 0);
-  ASSERT_EQ(waitpid(agent, nullptr, 0), agent);
+  run_and_kill_agent([&](Agent& agent) {
+    ask(agent, launch(counter(), 3), pod(0));
+    ask(agent, launch("sleep 600", 3), pod(1));
+    ask(agent, launch("sleep 600", 3), pod(2));
+  });
   ASSERT_THAT(records(), SizeIs(3));
   ASSERT_TRUE(pod::kill_group(group(1)));
   ASSERT_TRUE(eventually([&] { return !records()[1].alive(); }));
@@ -273,6 +279,21 @@ TEST_F(AgentTest, KilledWithSeveralPods_TheNextTakesOverThoseThatLive) {
     EXPECT_EQ(ask(*next, destroy(), pod(number)).outcome().code(), 0);
   }
   expect_nothing_left(3);
+}
+
+TEST_F(AgentTest, KilledWhileItHeldASigterm_TheNextPassesItOn) {
+  run_and_kill_agent([&](Agent& agent) {
+    const std::string script = fmt::format(
+        "trap 'exit 4' TERM; touch {}; while :; do sleep 0.02; done", file("ready").native());
+    ask(agent, launch(script), pod());
+    PodRegistry(run_dir()).note_held_terms(pod(), {0});
+  });
+  ASSERT_TRUE(eventually([&] { return fs::exists(file("ready")); }));
+
+  const std::unique_ptr<Agent> next = start();
+  ASSERT_TRUE(eventually([&] { return stream_.ended().size() == 1; }));
+  EXPECT_EQ(stream_.ended()[0].wait_status(), W_EXITCODE(4, 0));
+  EXPECT_THAT(PodRegistry(run_dir()).held_terms_of(pod()), IsEmpty());
 }
 
 }  // namespace

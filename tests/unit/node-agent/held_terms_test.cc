@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -27,6 +29,10 @@ class HeldTermsTest : public testing::Test {
     made.pass_on = [this](const PodId& pod, uint32_t rank) {
       add("pass " + std::to_string(pod.pod) + "/" + std::to_string(rank));
     };
+    made.note = [this](const PodId& pod, const std::set<uint32_t>& ranks) {
+      const std::lock_guard lock(mutex_);
+      noted_[pod.pod] = ranks;
+    };
     return made;
   }
   void add(std::string what) {
@@ -37,6 +43,10 @@ class HeldTermsTest : public testing::Test {
   Said said() {
     const std::lock_guard lock(mutex_);
     return said_;
+  }
+  std::set<uint32_t> noted(const PodId& pod) {
+    const std::lock_guard lock(mutex_);
+    return noted_[pod.pod];
   }
   bool wait_for(size_t count) {
     std::unique_lock lock(mutex_);
@@ -49,7 +59,22 @@ class HeldTermsTest : public testing::Test {
   std::mutex mutex_;
   std::condition_variable changed_;
   Said said_;
+  std::map<uint32_t, std::set<uint32_t>> noted_;
 };
+
+TEST_F(HeldTermsTest, WhatIsHeld_IsNoted_UntilAllHaveIt) {
+  HeldTerms terms(minutes(10), events());
+  terms.signalled(kPod, 0);
+  terms.signalled(kOther, 7);
+  terms.signalled(kPod, 1);
+  EXPECT_EQ(noted(kPod), (std::set<uint32_t>{0, 1}));
+  EXPECT_EQ(noted(kOther), (std::set<uint32_t>{7}));
+  terms.decided(kPod, {});
+  EXPECT_EQ(noted(kPod), std::set<uint32_t>());
+  EXPECT_EQ(noted(kOther), (std::set<uint32_t>{7}));
+  terms.coordinator_lost();
+  EXPECT_EQ(noted(kOther), std::set<uint32_t>());
+}
 
 TEST_F(HeldTermsTest, TheCoordinatorIsAskedOnce_AndAllHaveItWhenItSaysSo) {
   HeldTerms terms(minutes(10), events());

@@ -98,6 +98,24 @@ TEST(PodRegistry, TidyRemoves_WhatWasHalfWritten) {
   EXPECT_TRUE(std::filesystem::is_empty(folder.path() / "pods"));
 }
 
+TEST(PodRegistry, TellsWhoseSigtermIsHeld) {
+  const ScratchFolder folder;
+  const PodRegistry registry(folder.path());
+  const PodId pod = record_of(7, 0).id;
+  EXPECT_THAT(registry.held_terms_of(pod), IsEmpty());
+  ASSERT_TRUE(registry.put(record_of(7, 0)));
+  registry.note_held_terms(pod, {3, 12});
+  registry.note_held_terms(record_of(7, 1).id, {1});
+  registry.tidy();
+  EXPECT_EQ(registry.held_terms_of(pod), (std::set<uint32_t>{3, 12}));
+  EXPECT_THAT(registry.held_terms_of(record_of(7, 1).id), IsEmpty()) << "of no pod";
+  registry.note_held_terms(pod, {});
+  EXPECT_THAT(registry.held_terms_of(pod), IsEmpty());
+  registry.note_held_terms(pod, {3});
+  registry.remove(pod);
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path() / "pods"));
+}
+
 TEST(JobRegistry, NamesPodsOfTheService_EachStepOnce) {
   const ScratchFolder folder;
   const PodRegistry pods(folder.path());

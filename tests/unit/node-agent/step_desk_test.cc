@@ -78,15 +78,20 @@ class Heard {
 class StepDeskTest : public testing::Test {
  protected:
   void SetUp() override {
-    Result<std::unique_ptr<StepDesk>> opened = StepDesk::open(socket_, "", heard_.events());
+    open_desk([&] { return StepDesk::open(socket_, "", heard_.events()); });
+  }
+  void open_desk(const std::function<Result<std::unique_ptr<StepDesk>>()>& open) {
+    desk_.reset();
+    Result<std::unique_ptr<StepDesk>> opened = open();
     ASSERT_TRUE(opened) << opened.error().message();
     desk_ = *std::move(opened);
   }
 
   /// A task of the step, as slurmstepd introduces it; of `here` on this node.
-  UniqueFd introduced(uint32_t rank, uint32_t here, uint32_t nodes = 1) const {
+  UniqueFd introduced(uint32_t rank, uint32_t here, uint32_t nodes = 1,
+                      uint64_t job = kPod.step.job) const {
     StepTask task;
-    task.job = kPod.step.job;
+    task.job = job;
     task.nodes = nodes;
     task.ranks = task.here = here;
     task.rank = rank;
@@ -203,6 +208,20 @@ TEST_F(StepDeskTest, OtherNodes_AreTold_WhenATaskHasLeftBeforeAllWereThere) {
   desk_->begin();
   introduced(0, 2, 2).reset();
   EXPECT_TRUE(heard_.wait_for("withdrawn"));
+  desk_->resend();
+  EXPECT_EQ(heard_.all(), (std::vector<std::string>{"withdrawn", "withdrawn"}));
+}
+
+TEST_F(StepDeskTest, AStepOfWhichATaskHasLeft_IsForgotten_ThoughTheOthersNeverCame) {
+  open_desk([&] { return StepDesk::open(socket_, "", heard_.events(), seconds(0)); });
+  desk_->begin();
+  introduced(0, 2, 2).reset();
+  EXPECT_TRUE(heard_.wait_for("withdrawn"));
+  const UniqueFd other = introduced(0, 1, 1, kPod.step.job + 1);
+  ready(other);
+  EXPECT_TRUE(heard_.wait_for("offer"));
+  desk_->resend();
+  EXPECT_EQ(heard_.all(), (std::vector<std::string>{"withdrawn", "offer", "offer"}));
 }
 
 TEST_F(StepDeskTest, Task_IsLetGo_WhenAnotherOfItsStepHasLeftBeforeItCame) {
