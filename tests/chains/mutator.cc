@@ -1,48 +1,22 @@
-// Changes its memory in every way there is and knows, page by page, what has to stand in it: each
-// page bears the number of the write that filled it last, and a table beside holds the same
-// numbers. Verifies all of it again and again; what was verified is told in <dir>/verified, so that
-// whoever restarts it sees that it is the moment he meant. Ends by PASS when <dir>/go is there.
+// Changes its memory in every way there is and knows, page by page, what has to stand in it
+// (regions.h). Verifies all of it again and again; what was verified is told in <dir>/verified, so
+// that whoever restarts it sees that it is the moment he meant. Ends by PASS when <dir>/go is
+// there.
 //
 //   mutator SEED
-//
-// No memory but what is in the table is allocated after the start: the heap is one of the regions.
 #include <sys/mman.h>
-#include <sys/stat.h>
 
+#include "tests/chains/regions.h"
 #include "tests/states/state.h"
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
 #endif
 
+namespace mutator {
 namespace {
 
-constexpr size_t kPage = 4096;
-constexpr size_t kWords = kPage / sizeof(uint64_t);
-constexpr size_t kMostPages = 1024;
-constexpr uint64_t kZero = 0;      // a page that reads as zeros
-constexpr uint64_t kFile = ~0ULL;  // a page of the mapped file
-
-enum class Kind { kPrivate, kHuge, kFilePrivate, kHeap, kShared, kMemfd, kStack };
-
-struct Region {
-  Kind kind;
-  uint8_t* base;
-  size_t pages;
-  int protection;
-  uint64_t* numbers;  // of the writes; of shared ones in shared memory, too
-  int fd;             // of a memfd
-  uint8_t* second;    // another map of it
-  int on_fork;        // MADV_*: what a child gets of it
-};
-
-constexpr size_t kRegions = 13;
-constexpr uintptr_t kStackEnd = 0x200000000000;  // far from where maps come by themselves
-Region regions[kRegions];
-uint64_t private_numbers[kRegions][kMostPages];
-uint64_t last_write = 1;  // of the program itself; a child's are odd
 uint64_t random_state = 1;
-uint64_t file_words[kMostPages];  // the first word of each page of the file
 
 uint64_t random_number() {
   random_state ^= random_state << 13;
@@ -51,79 +25,6 @@ uint64_t random_number() {
   return random_state;
 }
 size_t below(size_t limit) { return random_number() % limit; }
-
-uint64_t word_of(uint64_t number, size_t index) {
-  const uint64_t x = (number * 0x9e3779b97f4a7c15ULL) ^ (index * 0xbf58476d1ce4e5b9ULL);
-  return x ^ (x >> 31);
-}
-
-void fill(uint8_t* page, uint64_t number) {
-  auto* words = reinterpret_cast<uint64_t*>(page);
-  for (size_t i = 0; i < kWords; ++i) words[i] = word_of(number, i);
-}
-
-bool is_filled(const uint8_t* page, uint64_t number, size_t index) {
-  const auto* words = reinterpret_cast<const uint64_t*>(page);
-  if (number == kFile) return words[0] == file_words[index];
-  for (size_t i = 0; i < kWords; ++i) {
-    if (words[i] != (number == kZero ? 0 : word_of(number, i))) return false;
-  }
-  return true;
-}
-
-bool is_shared(const Region& region) {
-  return region.kind == Kind::kShared || region.kind == Kind::kMemfd;
-}
-
-/// What a child has of it, if it has it.
-uint64_t number_in_child(const Region& region, size_t page) {
-  return region.on_fork == MADV_WIPEONFORK ? kZero : region.numbers[page];
-}
-
-void verify(const char* who, bool is_child = false) {
-  for (size_t r = 0; r < kRegions; ++r) {
-    Region& region = regions[r];
-    if (is_child && region.on_fork == MADV_DONTFORK) continue;
-    const size_t bytes = region.pages * kPage;
-    const bool hidden = region.protection == PROT_NONE;
-    if (hidden) state::must(mprotect(region.base, bytes, PROT_READ), "mprotect");
-    for (size_t page = 0; page < region.pages; ++page) {
-      const uint8_t* at = region.base + page * kPage;
-      const uint64_t number = is_child ? number_in_child(region, page) : region.numbers[page];
-      CHECK(is_filled(at, number, page),
-            "%s: page %zu of region %zu (kind %d) at %p is not of write %llx but begins with %llx",
-            who, page, r, static_cast<int>(region.kind), static_cast<const void*>(at),
-            static_cast<unsigned long long>(number),
-            static_cast<unsigned long long>(*reinterpret_cast<const uint64_t*>(at)));
-    }
-    if (hidden) state::must(mprotect(region.base, bytes, PROT_NONE), "mprotect");
-  }
-}
-
-// One file, written in place: a cut that falls in here finds it again at any restart.
-void tell_verified() {
-  const int fd = open(state::path("verified").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-  char text[32];
-  const int length =
-      snprintf(text, sizeof text, "%020llu\n", static_cast<unsigned long long>(last_write));
-  if (fd < 0 || pwrite(fd, text, static_cast<size_t>(length), 0) != length) _exit(3);
-  close(fd);
-}
-
-uint8_t* map(size_t pages, int flags, int fd) {
-  void* at = mmap(nullptr, pages * kPage, PROT_READ | PROT_WRITE, flags, fd, 0);
-  CHECK(at != MAP_FAILED, "mmap of %zu pages", pages);
-  return static_cast<uint8_t*>(at);
-}
-
-void make_private(Region& region, size_t pages) {
-  region.kind = Kind::kPrivate;
-  region.base = map(pages, MAP_PRIVATE | MAP_ANONYMOUS, -1);
-  region.pages = pages;
-  region.protection = PROT_READ | PROT_WRITE;
-  region.on_fork = MADV_DOFORK;
-  for (size_t i = 0; i < kMostPages; ++i) region.numbers[i] = kZero;
-}
 
 void write_pages(Region& region) {
   const size_t count = 1 + below(12);
@@ -176,8 +77,9 @@ void give_back(Region& region) {
     count = kMostPages / 2;
   }
   state::must(madvise(region.base + first * kPage, count * kPage, MADV_DONTNEED), "DONTNEED");
+  const bool of_file = region.kind == Kind::kFilePrivate || region.kind == Kind::kFileShared;
   for (size_t i = first; i < first + count; ++i) {
-    region.numbers[i] = region.kind == Kind::kFilePrivate ? kFile : kZero;
+    region.numbers[i] = of_file ? kFile : kZero;
   }
   if (region.protection == PROT_NONE) return;
   // Some are read again: the kernel's page of zeros.
@@ -268,6 +170,40 @@ void move(Region& region) {
   region.base = room;
 }
 
+/// Moved, and the map stays where it was, with nothing in it (Linux 5.7).
+void move_and_stay(Region& region) {
+  const size_t bytes = region.pages * kPage;
+  uint8_t* room = map(region.pages, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+  constexpr int kStays = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+  CHECK(mremap(region.base, bytes, bytes, kStays, room) == room, "mremap of a map that stays");
+  if (region.protection != PROT_NONE) {
+    for (size_t at = 0; at < bytes; at += 7 * kPage) {
+      CHECK(region.base[at] == 0, "byte %zu of a map that stayed was not moved", at);
+    }
+  }
+  state::must(munmap(region.base, bytes), "munmap");
+  region.base = room;
+}
+
+/// The first pages of it are moved to where those of another were, whose others stay; the rest of
+/// it goes.
+void move_onto(Region& region, Region& other) {
+  constexpr size_t kLeast = 16;
+  if (&region == &other || region.pages <= kLeast || other.pages <= 2 * kLeast) return;
+  const size_t most = std::min(region.pages, other.pages - kLeast);
+  const size_t count = kLeast + below(most - kLeast + 1);
+  void* at = mremap(region.base, region.pages * kPage, count * kPage, MREMAP_MAYMOVE | MREMAP_FIXED,
+                    other.base);
+  CHECK(at == other.base, "mremap onto another map");
+  region.base = other.base;
+  region.pages = count;
+  for (size_t i = count; i < kMostPages; ++i) region.numbers[i] = kZero;
+  other.base += count * kPage;
+  other.pages -= count;
+  memmove(other.numbers, other.numbers + count, other.pages * sizeof *other.numbers);
+  for (size_t i = other.pages; i < kMostPages; ++i) other.numbers[i] = kZero;
+}
+
 void protect(Region& region) {
   constexpr int kProtections[] = {PROT_READ, PROT_NONE, PROT_READ | PROT_WRITE};
   region.protection = kProtections[below(3)];
@@ -311,7 +247,7 @@ void mutate() {
   Region& region = regions[below(kRegions)];
   const bool writable = (region.protection & PROT_WRITE) != 0;
   const bool anonymous = region.kind == Kind::kPrivate || region.kind == Kind::kHuge;
-  switch (below(20)) {
+  switch (below(22)) {
     case 0:
       if (!is_shared(region)) give_back(region);
       break;
@@ -356,105 +292,41 @@ void mutate() {
     case 14:
       if (region.kind == Kind::kPrivate) give_to_children(region);
       break;
+    case 15:
+      if (region.kind == Kind::kPrivate) move_and_stay(region);
+      break;
+    case 16:
+      if (region.kind == Kind::kPrivate) move_onto(region, regions[below(kPrivateRegions)]);
+      break;
     default:
       if (writable) write_pages(region);
   }
 }
 
-void make_file(const std::string& name) {
-  const int fd = open(name.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  CHECK(fd >= 0, "making %s", name.c_str());
-  alignas(8) static uint8_t bytes[kPage];
-  for (size_t page = 0; page < 64; ++page) {
-    fill(bytes, page + 1000000);
-    file_words[page] = word_of(page + 1000000, 0);
-    CHECK(write(fd, bytes, kPage) == kPage, "filling %s", name.c_str());
-  }
+// One file, written in place: a cut that falls in here finds it again at any restart.
+void tell_verified() {
+  const int fd = open(state::path("verified").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+  char text[32];
+  const int length =
+      snprintf(text, sizeof text, "%020llu\n", static_cast<unsigned long long>(last_write));
+  if (fd < 0 || pwrite(fd, text, static_cast<size_t>(length), 0) != length) _exit(3);
   close(fd);
 }
 
-void make_stack(Region& region) {
-  constexpr size_t kPages = 20;
-  auto* base = reinterpret_cast<uint8_t*>(kStackEnd - kPages * kPage);
-  void* at = mmap(base, kPages * kPage, PROT_READ | PROT_WRITE,
-                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_FIXED_NOREPLACE, -1, 0);
-  CHECK(at == base, "mmap of a stack");
-  region = {Kind::kStack,       base, kPages,  PROT_READ | PROT_WRITE,
-            private_numbers[8], -1,   nullptr, MADV_DOFORK};
-}
-
-void make_regions() {
-  for (size_t r = 0; r < kRegions; ++r) regions[r].numbers = private_numbers[r];
-  for (size_t r = 0; r < 5; ++r) make_private(regions[r], 50 + 70 * r);
-
-  // Two huge pages, aligned to one.
-  Region& huge = regions[5];
-  make_private(huge, kMostPages + 512);
-  constexpr uintptr_t kHuge = 2 << 20;
-  const auto start = reinterpret_cast<uintptr_t>(huge.base);
-  huge = {Kind::kHuge,
-          reinterpret_cast<uint8_t*>((start + kHuge - 1) / kHuge * kHuge),
-          kMostPages,
-          PROT_READ | PROT_WRITE,
-          private_numbers[5],
-          -1,
-          nullptr,
-          MADV_DOFORK};
-  madvise(huge.base, huge.pages * kPage, MADV_HUGEPAGE);
-
-  const std::string name = state::path("mapped");
-  make_file(name);
-  const int file = state::must(open(name.c_str(), O_RDONLY | O_CLOEXEC), "open");
-  regions[6] = {Kind::kFilePrivate,
-                map(64, MAP_PRIVATE, file),
-                64,
-                PROT_READ | PROT_WRITE,
-                private_numbers[6],
-                -1,
-                nullptr,
-                MADV_DOFORK};
-  close(file);
-  for (size_t i = 0; i < 64; ++i) regions[6].numbers[i] = kFile;
-
-  auto* heap = static_cast<uint8_t*>(sbrk(0));
-  const auto gap = (kPage - reinterpret_cast<uintptr_t>(heap) % kPage) % kPage;
-  CHECK(sbrk(static_cast<intptr_t>(gap + 100 * kPage)) == heap, "sbrk");
-  regions[7] = {Kind::kHeap,        heap + gap, 100,     PROT_READ | PROT_WRITE,
-                private_numbers[7], -1,         nullptr, MADV_DOFORK};
-
-  make_stack(regions[8]);
-  for (size_t r = 9; r < kRegions; ++r) {
-    Region& region = regions[r];
-    region.on_fork = MADV_DOFORK;
-    region.pages = 40 + 20 * r;
-    region.protection = PROT_READ | PROT_WRITE;
-    region.numbers = reinterpret_cast<uint64_t*>(
-        map(kMostPages * sizeof(uint64_t) / kPage, MAP_SHARED | MAP_ANONYMOUS, -1));
-    region.kind = r % 2 == 0 ? Kind::kShared : Kind::kMemfd;
-    if (region.kind == Kind::kShared) {
-      region.base = map(region.pages, MAP_SHARED | MAP_ANONYMOUS, -1);
-    } else {
-      region.fd = state::must(memfd_create("mutator", MFD_CLOEXEC), "memfd_create");
-      state::must(ftruncate(region.fd, static_cast<off_t>(region.pages * kPage)), "ftruncate");
-      region.base = map(region.pages, MAP_SHARED, region.fd);
-      region.second = map(region.pages, MAP_SHARED, region.fd);
-    }
-  }
-}
-
 }  // namespace
+}  // namespace mutator
 
 int main(int argc, char** argv) {
   const std::string go = state::path("go");
-  random_state = argc > 1 ? strtoull(argv[1], nullptr, 10) | 1 : 1;
-  make_regions();
+  mutator::random_state = argc > 1 ? strtoull(argv[1], nullptr, 10) | 1 : 1;
+  mutator::make_regions();
   state::put("ready", "ready\n");
   while (access(go.c_str(), F_OK) != 0) {
-    for (int i = 0; i < 40; ++i) mutate();
-    verify("the program");
-    tell_verified();
+    for (int i = 0; i < 40; ++i) mutator::mutate();
+    mutator::verify("the program");
+    mutator::tell_verified();
     usleep(500);
   }
-  verify("the end");
+  mutator::verify("the end");
   state::pass();
 }
