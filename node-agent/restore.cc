@@ -5,6 +5,7 @@
 #include "common/fault_point.h"
 #include "node-agent/engine/rebuild.h"
 #include "node-agent/pod_placer.h"
+#include "node-agent/read_ahead.h"
 #include "node-agent/stoppable_source.h"
 #include "storage/chain.h"
 
@@ -79,7 +80,7 @@ class PodUndo {
 
 Result<RestoredPod> restore(const RestoreOrder& order,
                             const std::function<Status(const StandingPod&)>& before_run) {
-  FERMATA_ASSIGN(const storage::PodImage image, read_checked(order));
+  FERMATA_ASSIGN(storage::PodImage image, read_checked(order));
   const auto damaged = [&](const Status& status) {
     return Failure(status.within(order.image.string()));
   };
@@ -91,6 +92,7 @@ Result<RestoredPod> restore(const RestoreOrder& order,
   if (order.on_image) {
     if (Status taken = order.on_image(image.objects); !taken) return damaged(taken);
   }
+  if (!order.lazy) begin_to_read_ahead(image.memory);
   const image::PodState& state = image.objects.pod();
   FERMATA_ASSIGN(pod::Pod pod,
                  pod::Pod::make_shell(order.job, state.host_name(), state.domain_name(),
