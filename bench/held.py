@@ -1,4 +1,5 @@
 """Jobs that scripts/bench measures: bench-memory under `fermata run`, and the machine's own speed beside it."""
+import glob
 import json
 import os
 import re
@@ -43,6 +44,12 @@ class Folder(Workspace):
         super().__init__("bench")
         if checkpoints:
             self.checkpoints = checkpoints
+
+
+def ways_of_sets(folder):
+    """How the snapshots of the sets in a workspace were taken."""
+    manifests = glob.glob(os.path.join(folder.checkpoints, "*", "*", "set.json"))
+    return {image["snapshot"] for path in manifests for image in json.loads(read(path))["set"]["images"]}
 
 
 class OptionJob(Job):
@@ -111,16 +118,23 @@ class MemoryJob:
         return total / TICKS
 
     def checkpoint(self, *options):
-        """Takes a set: its description, with "seconds" from request to durable and "cpu_seconds"."""
-        cpu, start = self.cpu_seconds(), time.monotonic()
+        """Takes a set: its description, with "seconds" from request to durable."""
+        start = time.monotonic()
         result = self.job.checkpoint("--json", *options, seconds=300)
         seconds = time.monotonic() - start
         check(result.returncode == 0, f"checkpoint: {said(result)}")
         out = json.loads(result.stdout)
         out["seconds"] = seconds
-        if "--kill" not in options:
-            out["cpu_seconds"] = self.cpu_seconds() - cpu
         return out
+
+    def settled_cpu_seconds(self):
+        """The same once nothing is done any more: what a set leaves to be done behind it counts for it. Of few ranks:
+        each looks at the clock all the time."""
+        def settled():
+            before = self.cpu_seconds()
+            time.sleep(0.1)
+            return before if self.cpu_seconds() - before < 0.02 else None
+        return wait_until(settled, 60, "the agent to have nothing to do")
 
     def image_of(self, taken):
         return os.path.join(taken["folder"], "pod-0.h5")
@@ -160,10 +174,12 @@ class Row:
 
     def __init__(self, name, goal, higher=False, unit="s", scale=1.0):
         self.name, self.goal, self.higher, self.unit, self.scale = name, goal, higher, unit, scale
-        self.measured, self.references, self.note = [], [], ""
+        self.measured, self.references, self.ways = [], [], set()
 
-    def add(self, measured, against=None):
+    def add(self, measured, against=None, ways=()):
+        """`ways`: how the snapshots of what was measured were taken."""
         self.measured.append(measured)
+        self.ways.update(ways)
         if against is not None:
             self.references.append(against)
 
@@ -191,6 +207,7 @@ class Row:
         bound = ">=" if self.higher else "<="
         wanted = "" if self.goal is None else \
             f"{bound} {self.goal:g}" if self.references else f"{bound} {self.goal * self.scale:g} {self.unit}"
-        cells = [self.name + (f"; {self.note}" if self.note else ""), figure(self.measured, self.scale, self.unit),
+        note = f"; by {', '.join(sorted(self.ways))}" if self.ways else ""
+        cells = [self.name + note, figure(self.measured, self.scale, self.unit),
                  figure(self.references, self.scale, self.unit), ratio, wanted, self.reached()]
         return "| " + " | ".join(cells) + " |"

@@ -2,17 +2,19 @@
 import os
 import re
 import shutil
-import subprocess
+import statistics
 import sys
 import tempfile
 import time
 
 import growth
 from fermata_job import BIN, check, read, wait_until
-from held import GIB, Folder, MemoryJob, Row, forget_cached, knows, reference, run_seconds
+from held import GIB, Folder, MemoryJob, Row, forget_cached, knows, reference, run_seconds, ways_of_sets
 
 LAMMPS_INPUT = "/usr/share/lammps/examples/melt/in.melt"
 WARM_UP_STEPS = 2000
+WARM_UP_SWEEPS = 3
+BLOCKS = 20  # of LAMMPS' steps, each timed by itself
 
 
 def cpu_use(seconds=1.0):
@@ -30,7 +32,7 @@ class Bench:
     def __init__(self, work, stack, quick):
         self.work, self.stack, self.quick = work, stack, quick
         self.rounds = 3 if quick else 5
-        self.run_seconds = 11 if quick else 32
+        self.run_seconds = 11 if quick else 24
         self.rows, self.points = [], []
         self.use = [cpu_use()]
 
@@ -68,19 +70,26 @@ class Bench:
         trial = os.path.join(self.work, "trial")
         with MemoryJob(self.work, 1024) as job:
             job.checkpoint()  # warms what is kept from set to set
-            reference("write", trial, 1024)
-            ways = set()
+            self.write_seconds(trial)
             for _ in range(self.rounds):
-                os.unlink(trial)
-                seconds = reference("write", trial, 1024)
-                fork = job.fork_seconds()
+                before = self.write_seconds(trial)
+                fork = statistics.median(job.fork_seconds() for _ in range(3))
+                used = job.settled_cpu_seconds()
                 taken = job.checkpoint()
-                ways.add(taken["snapshot"])
-                still.add(taken["stand_still_ms"] / 1e3, fork)
-                durable.add(taken["seconds"], seconds)
-                cpu.add(taken["cpu_seconds"] * GIB / taken["memory_bytes"])
-            still.note = "by " + ", ".join(sorted(ways))
+                used = job.settled_cpu_seconds() - used
+                seconds = (before + self.write_seconds(trial)) / 2
+                way = {taken["snapshot"]}
+                still.add(taken["stand_still_ms"] / 1e3, fork, way)
+                durable.add(taken["seconds"], seconds, way)
+                cpu.add(used * GIB / taken["memory_bytes"], ways=way)
+
+    @staticmethod
+    def write_seconds(trial):
+        """Of 1 GiB. Disks that are rented have a share to use up: what comes first is quicker than what follows, so the
+        reference is taken before and after."""
+        seconds = reference("write", trial, 1024)
         os.unlink(trial)
+        return seconds
 
     def four_ranks(self):
         still = self.row("stand-still, 4 ranks x 512 MiB, full (CRIU 4.2.1 on this machine: 0.89 s)", 0.08, unit="ms",
@@ -88,23 +97,22 @@ class Bench:
         with MemoryJob(self.work, 512, ranks=4) as job:
             job.checkpoint()
             for _ in range(self.rounds):
-                still.add(job.checkpoint()["stand_still_ms"] / 1e3)
+                taken = job.checkpoint()
+                still.add(taken["stand_still_ms"] / 1e3, ways={taken["snapshot"]})
 
     def little_dirty(self):
         still = Row("stand-still, 4 GiB at 1 % dirty, incremental", 0.025, unit="ms", scale=1e3)
         written = Row("bytes written at 1 % dirty, against the dirty bytes", 1.1, unit="MiB", scale=1 / (1 << 20))
         with MemoryJob(self.work, 4096, percent=1, increments=True) as job:
             job.checkpoint()
-            ways = set()
             for _ in range(self.rounds):
                 job.dirty()
                 taken = job.checkpoint()
                 if job.manifest_of(taken)["parent"] == 0:
                     return  # no increments in this version
-                ways.add(taken["snapshot"])
-                still.add(taken["stand_still_ms"] / 1e3)
-                written.add(os.stat(job.image_of(taken)).st_blocks * 512, (4 << 30) / 100)
-            still.note = "by " + ", ".join(sorted(ways))
+                way = {taken["snapshot"]}
+                still.add(taken["stand_still_ms"] / 1e3, ways=way)
+                written.add(os.stat(job.image_of(taken)).st_blocks * 512, (4 << 30) / 100, way)
         self.rows += [still, written]
 
     def memory_folder(self):
@@ -114,7 +122,8 @@ class Bench:
         with MemoryJob(self.work, 1024, checkpoints=folder) as job:
             job.checkpoint()
             for _ in range(self.rounds):
-                row.add(job.checkpoint()["seconds"], reference("copy", 1024))
+                taken = job.checkpoint()
+                row.add(taken["seconds"], reference("copy", 1024), {taken["snapshot"]})
         shutil.rmtree(folder, ignore_errors=True)
 
     def restart(self):
@@ -125,8 +134,10 @@ class Bench:
             job.restart()
             for _ in range(self.rounds):
                 forget_cached(image)
-                seconds = reference("read", image)
-                whole.add(job.restart(), seconds)
+                before = reference("read", image)
+                taken = job.restart()
+                forget_cached(image)
+                whole.add(taken, (before + reference("read", image)) / 2)
         if not knows("restart", "--lazy"):
             return
         for ranks in (1, 4):
@@ -145,61 +156,78 @@ class Bench:
         with open(LAMMPS_INPUT) as given, open(path, "w") as file:
             text = given.read()
             check(re.search(r"^run\s+\d+$", text, re.MULTILINE), f"{LAMMPS_INPUT} has another form than expected")
-            file.write(re.sub(r"^run\s+\d+$", f"run {WARM_UP_STEPS}\nrun {steps}", text, flags=re.MULTILINE))
+            blocks = f"run {WARM_UP_STEPS}\n" + f"run {max(1, steps // BLOCKS)}\n" * BLOCKS
+            file.write(re.sub(r"^run\s+\d+$", blocks, text, flags=re.MULTILINE))
         return path
 
     def lammps(self, steps):
         return ["lmp", "-in", self.lammps_input(steps), "-log", "none"]
 
     @staticmethod
-    def lammps_rate(out):
-        """Steps a second of the second run."""
+    def lammps_steps(out):
+        """Seconds a step of each block that is over, the one that warms up left out."""
         loops = re.findall(r"Loop time of ([\d.]+) on \d+ procs for (\d+) steps", out)
-        return int(loops[-1][1]) / float(loops[-1][0])
+        return [float(seconds) / int(steps) for seconds, steps in loops[1:]]
 
     @staticmethod
-    def stencil_rate(out):
-        """Sweeps a second, the first quarter left out."""
-        marks = [(int(n), float(t)) for n, t in re.findall(r"^sweep (\d+) ([\d.]+)", out, re.MULTILINE)]
-        first, last = marks[len(marks) // 4], marks[-1]
-        return (last[0] - first[0]) / (last[1] - first[1])
+    def stencil_steps(out):
+        """Seconds of each sweep, the first few left out."""
+        times = [float(time) for time in re.findall(r"^sweep \d+ ([\d.]+)", out, re.MULTILINE)]
+        return [then - now for now, then in zip(times[WARM_UP_SWEEPS:], times[WARM_UP_SWEEPS + 1:])]
 
     def run_time(self):
         stencil = os.path.join(BIN, "bench-stencil")
         programs = {
-            "LAMMPS melt, 4 ranks": (self.lammps, 4, 10000, self.lammps_rate, "Step"),
-            "a memory-bound stencil, 512 MiB": (lambda sweeps: [stencil, "512", str(sweeps)], 1, 100, self.stencil_rate,
-                                                "sweep"),
+            "LAMMPS melt, 4 ranks": (self.lammps, 4, 10000, self.lammps_steps, BLOCKS),
+            "a memory-bound stencil, 512 MiB": (lambda sweeps: [stencil, "512", str(sweeps)], 1, 100,
+                                                self.stencil_steps, 0),
         }
-        for name, (command, ranks, trial, rate, begun) in programs.items():
-            _, out = self.run(command(trial), ranks)
-            amount = int(rate(out) * self.run_seconds)
+        for name, (command, ranks, trial, steps_of, blocks) in programs.items():
+            _, out, _ = self.run(command(trial), ranks)
+            amount = int(self.run_seconds / statistics.median(steps_of(out)))
+            half = (blocks or amount) // 2
             with_sets = self.row(f"run time of {name}, with a set every 10 s, against none", 1.05)
-            armed = Row(f"run time of {name}, tracking armed and no set, against none", 1.01)
+            armed = Row(f"run time of {name}, tracking armed and no set, against none", 1.01, unit="ms a step",
+                        scale=1e3)
             for _ in range(self.rounds):
-                alone, out = self.run(command(amount), ranks)
-                held, _ = self.run(command(amount), ranks, interval="10s")
-                with_sets.add(held, alone)
-                if knows("run", "--track"):
-                    _, tracked = self.run(command(amount), ranks, inside=lambda job: self.arm(job, begun))
-                    armed.add(1 / rate(tracked), 1 / rate(out))
+                alone, out, _ = self.run(command(amount), ranks)
+                held, _, ways = self.run(command(amount), ranks, interval="10s")
+                with_sets.add(held, alone, ways)
+                if not knows("run", "--track"):
+                    continue
+                marks = []
+                _, tracked, _ = self.run(command(amount), ranks, inside=lambda job: marks.extend(
+                    self.arm(job, steps_of, half)))
+                begun, done = marks
+                before, after = self.parts(steps_of(tracked), begun, done)
+                # As much as it would have taken: a program's steps can become slower or quicker by themselves.
+                before_alone, after_alone = self.parts(steps_of(out), begun, done)
+                armed.add(after, before * after_alone / before_alone)
             if armed.measured:
-                armed.unit, armed.scale = "ms a step", 1e3
                 self.rows.append(armed)
 
+    @staticmethod
+    def parts(steps, begun, done):
+        """Of the steps before `begun`, and of those from `done` on, the median."""
+        return statistics.median(steps[:begun]), statistics.median(steps[done:])
+
     def run(self, command, ranks, **options):
+        """Seconds, output, and how the snapshots of its sets were taken."""
         folder = Folder(self.work)
         try:
-            return run_seconds(folder, command, ranks=ranks, **options)
+            seconds, out = run_seconds(folder, command, ranks=ranks, **options)
+            return seconds, out, ways_of_sets(folder)
         finally:
             folder.remove()
 
     @staticmethod
-    def arm(job, begun):
-        """One set in the part of a run that is not timed: from then on pages are tracked."""
+    def arm(job, steps_of, half):
+        """One set when half of the steps are done: from then on pages are tracked, in the same process. How many were
+        done before it, and when the next begun after it is over."""
         job.wait_started()
-        wait_until(lambda: begun in read(job.out), 60, "the program to begin")
+        begun = wait_until(lambda: (done := len(steps_of(read(job.out)))) >= half and done, 120, "half of the steps")
         job.must_checkpoint()
+        return begun, len(steps_of(read(job.out))) + 1
 
     # Growth
 
