@@ -17,14 +17,8 @@ namespace {
 
 constexpr unsigned kThreads = 2;  // more gain little: memory is shared with the job
 
-// What each way costs while the pod stands, to choose by. Seconds; measured on 2 cores of an AMD
-// EPYC VM, Linux 6.18, 2026-11-21 (docs of engine/twin and copy_arena): a copy runs at 2.5 GB/s, a
-// fork takes 33 ms a GiB of 4K pages and a process some 1.2 ms with all that belongs to it.
-constexpr double kCopyBytesPerSecond = 2.5e9;
 // First touch of memory that was not warmed.
 constexpr double kColdBytesPerSecond = 0.3e9;
-constexpr double kForkSecondsPerByte = 0.033 / (1 << 30);
-constexpr double kForkSecondsPerProcess = 0.0012;
 
 // Of copies ahead: so little is copied at once, and no less a round is worth another.
 constexpr uint64_t kQuick = 8 << 20;
@@ -38,11 +32,10 @@ constexpr uint64_t kProcessTakes = 256 << 10;
 // The other pods of a set wait for this.
 constexpr std::chrono::seconds kAheadAtMost{20};
 
-double copy_seconds(uint64_t bytes) { return static_cast<double>(bytes) / kCopyBytesPerSecond; }
+using Clock = std::chrono::steady_clock;
 
-double twin_seconds(const MemoryUse& use) {
-  return kForkSecondsPerProcess * static_cast<double>(use.processes) +
-         kForkSecondsPerByte * static_cast<double>(use.own) + copy_seconds(use.shared);
+double seconds_since(Clock::time_point then) {
+  return std::chrono::duration<double>(Clock::now() - then).count();
 }
 
 uint64_t bytes_here(const std::vector<MemoryRegion>& regions) {
@@ -152,7 +145,7 @@ bool Snapshot::choose(const SnapshotNeed& need) {
     if (forced_) return true;
   }
   const uint64_t copied = need.changed + need.use.shared;
-  const bool copy_is_quicker = copy_seconds(copied) <= twin_seconds(need.use);
+  const bool copy_is_quicker = cost_.of_copy(copied) <= cost_.of_twins(need.use);
   if (room_for_copy(copied) && (copy_is_quicker || !room_for_twins())) {
     way_ = Way::kCopy;
     return true;
@@ -164,6 +157,7 @@ bool Snapshot::choose(const SnapshotNeed& need) {
 void Snapshot::prepare(const SnapshotNeed& need) {
   need_ = need;
   warmed_ = 0;
+  cost_.age();
   if (!choose(need)) {
     log_info(fmt::format(
         "the job will stand still {} its image is written: it has {} bytes, "
@@ -193,7 +187,7 @@ void Snapshot::reconsider(const std::vector<MemoryRegion>& memory) {
   if (way_ == Way::kCopy) {
     const double cold =
         here > warmed_ ? static_cast<double>(here - warmed_) / kColdBytesPerSecond : 0;
-    const bool twin_is_quicker = cold + copy_seconds(here) > 2 * twin_seconds(need_.use);
+    const bool twin_is_quicker = cold + cost_.of_copy(here) > 2 * cost_.of_twins(need_.use);
     if (room_for_copy(here) && !(twin_is_quicker && room_for_twins())) return;
     way_ = room_for_twins() ? Way::kTwin : without_room();
   }
@@ -220,7 +214,9 @@ Result<std::vector<MemoryRegion>> Snapshot::take(engine::FrozenPod& pod,
 
 Result<std::vector<MemoryRegion>> Snapshot::twins(engine::FrozenPod& pod,
                                                   const image::PodObjects& objects) {
+  const Clock::time_point began = Clock::now();
   FERMATA_ASSIGN(engine::TwinMemory twins, pod.twins(objects));
+  cost_.forked(need_.use, seconds_since(began));
   FERMATA_ASSIGN(const std::vector<MemoryRegion> copies,
                  arena_.copy(twins.rest, kThreads, false, ahead_.size()));
   for (const MemoryRegion& copied : copies) {
@@ -238,10 +234,14 @@ Result<std::vector<MemoryRegion>> Snapshot::twins(engine::FrozenPod& pod,
 
 Result<std::vector<MemoryRegion>> Snapshot::copy(const engine::FrozenPod& pod,
                                                  const std::vector<MemoryRegion>& rest) {
+  const uint64_t bytes = bytes_here(rest);
   // Which may cost the pod as much again.
-  const bool scattered = bytes_here(rest) <= need_.room_of_pod;
+  const bool scattered = bytes <= need_.room_of_pod;
+  const Clock::time_point began = Clock::now();
   FERMATA_ASSIGN(std::vector<MemoryRegion> copies,
                  arena_.copy(rest, kThreads, scattered, ahead_.size()));
+  // Memory that was not warmed is slow by itself.
+  if (bytes <= warmed_) cost_.copied(bytes, seconds_since(began));
   if (!ahead_.begun()) return copies;
   return ahead_.joined(pod.memory(), copies);
 }

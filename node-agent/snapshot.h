@@ -19,6 +19,7 @@
 #include "node-agent/engine/capture.h"
 #include "node-agent/memory_room.h"
 #include "node-agent/precopy.h"
+#include "node-agent/snapshot_cost.h"
 #include "node-agent/write_tracking.h"
 
 namespace fermata::node_agent {
@@ -98,6 +99,7 @@ class Snapshot {
   bool forced_ = false;
   SnapshotNeed need_;
   uint64_t warmed_ = 0;
+  SnapshotCost cost_;
   std::vector<engine::TwinProcess> twins_;
 };
 
