@@ -23,7 +23,8 @@ void JobSignals::post(int signo) {
   constexpr size_t kMost = 256;
   const std::lock_guard lock(mutex_);
   const bool there = std::find(waiting_.begin(), waiting_.end(), signo) != waiting_.end();
-  if (waiting_.size() >= kMost || (there && signo < SIGRTMIN)) return;
+  const bool standard = signo < SIGRTMIN;
+  if (standard ? there : waiting_.size() >= kMost) return;
   waiting_.push_back(signo);
   changed_.notify_all();
 }

@@ -1,6 +1,6 @@
 // Signals that a command hands on to its job, one after the other in a thread of its own: an answer
 // may take seconds, and the job's output goes on meanwhile. As the kernel has it, of each standard
-// signal one waits, and each of the real-time ones (signal(7)).
+// signal one waits, and each of the real-time ones (signal(7)), up to 256.
 #pragma once
 
 #include <condition_variable>

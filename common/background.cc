@@ -31,6 +31,11 @@ void Background::wait() {
   done_.wait(lock, [this] { return !works_; });
 }
 
+void Background::wait_for(std::chrono::milliseconds at_most) {
+  std::unique_lock lock(mutex_);
+  done_.wait_for(lock, at_most, [this] { return !works_; });
+}
+
 void Background::work() {
   std::unique_lock lock(mutex_);
   while (!tasks_.empty()) {

@@ -2,6 +2,7 @@
 // some. Any thread calls; the destructor waits for all of it.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -23,6 +24,8 @@ class Background {
   void add(Task task);
   /// Returns when all tasks added so far, and those added meanwhile, are done. Not from a task.
   void wait();
+  /// As wait(), but not longer than that.
+  void wait_for(std::chrono::milliseconds at_most);
 
  private:
   void work();

@@ -279,7 +279,14 @@ void Job::able(Requests::Respond<wire::AbleReply> respond) {
         same.note(told, /*judged=*/true);
         return told.code();
       });
-      *reply.mutable_outcome() = wire::to_outcome(same.verdict());
+      const Status verdict = same.verdict();
+      *reply.mutable_outcome() = wire::to_outcome(verdict);
+      // One sentence, in both forms of the answer.
+      json said = json::parse(reply.json(), nullptr, /*allow_exceptions=*/false);
+      if (!verdict && said.is_object() && said.contains("reason")) {
+        said["reason"] = verdict.message();
+        reply.set_json(text_of(said));
+      }
     } else {
       *reply.mutable_outcome() = wire::to_outcome(status);
     }

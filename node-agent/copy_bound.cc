@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "common/log.h"
+#include "node-agent/engine/cgroup_freezer.h"
 #include "node-agent/engine/twin_reader.h"
 
 namespace fermata::node_agent {
@@ -106,6 +107,8 @@ void CopyBound::run(WaterMarks marks) {
 }
 
 void CopyBound::hold(bool last_moment) {
+  // Suspended by somebody else it writes nothing, and is theirs to let go.
+  if (engine::is_to_be_frozen(group_)) return;
   const auto now = steady_clock::now();
   Result<std::unique_ptr<engine::FrozenPod>> frozen =
       engine::FrozenPod::freeze(group_, init_, kStopMs, /*left_frozen=*/false, pids_of(twins_));

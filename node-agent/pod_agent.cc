@@ -201,10 +201,14 @@ Status PodAgent::write_back() {
   const auto waited_for = [&work] {
     return work.frozen != nullptr || (work.bound && work.bound->holds());
   };
-  FERMATA_TRY(tracking_.trim(memory, {.cheap = snapshot_.way() == Snapshot::Way::kCopy,
-                                      .last = work.order.end_job,
-                                      .threads = kThreads,
-                                      .waited_for = waited_for}));
+  const Status trimmed = tracking_.trim(memory, {.cheap = snapshot_.way() == Snapshot::Way::kCopy,
+                                                 .last = work.order.end_job,
+                                                 .threads = kThreads,
+                                                 .waited_for = waited_for});
+  if (!trimmed) {
+    FERMATA_TRY(end_bound());  // that memory was short is the reason, if it was
+    return trimmed;
+  }
   numbers_.memory_bytes = bytes_in_all(memory);
   if (tracking_.incremental() && bytes_here(memory) < numbers_.memory_bytes) {
     work.image.header.parent = work.order.parent;

@@ -90,9 +90,11 @@ void PodAgent::note_huge_pages() {
 }
 
 Status PodAgent::prepare_snapshot(const ImageOrder& order) {
-  FERMATA_ASSIGN_STATUS(const engine::TrackKind way, engine::parse_track(order.track));
+  // Also where no set builds on another: copies ahead need it.
+  const std::string track = order.track == "none" && pod_.precopy > 0 ? "auto" : order.track;
+  FERMATA_ASSIGN_STATUS(const engine::TrackKind way, engine::parse_track(track));
   // Who asks for nothing in particular shall not lose huge pages, which break at the first write.
-  const bool spare_huge_pages = order.track.empty() || order.track == "auto";
+  const bool spare_huge_pages = track.empty() || track == "auto";
   tracking_.begin(way, spare_huge_pages, order.parent);
   if (!order.end_job && tracking_.wants_start(pod_.group)) {
     const Status started = start_tracking();

@@ -358,10 +358,11 @@ Result<Extents> WriteTracking::find_tracked(const engine::StoppedProcess& proces
 Status WriteTracking::trim(std::vector<MemoryRegion>& memory, const Trim& how) {
   // With nothing to compare with, now or later, reading it all finds zeros alone.
   const bool in_vain = how.last && base_ == nullptr && !how.cheap;
-  if (way_ == TrackKind::kNone || in_vain) return Status::ok();
+  if (in_vain) return Status::ok();
   for (MemoryRegion& region : memory) {
     const bool object = region.id.kind == MemoryId::Kind::kObject;
     const bool by_content = object || way_ == TrackKind::kHash;
+    if (way_ == TrackKind::kNone && !object && !how.cheap) continue;
     const Extents compared = by_content ? united(region.extents, {}) : compared_[region.id.id];
     MemoryRegion looked_at = region;
     if (!by_content && !how.cheap) {
@@ -379,7 +380,7 @@ Status WriteTracking::trim(std::vector<MemoryRegion>& memory, const Trim& how) {
     const Extents here = without(without(only(region.extents, Where::kHere), gone), same);
     const Extents parent = united(only(region.extents, Where::kParent), same);
     region.extents = merged(here, with_where(parent, Where::kParent));
-    if (compared.empty()) continue;
+    if (compared.empty() || way_ == TrackKind::kNone) continue;
     hashes_[region.id] = combined({}, now, common_part(united(here, parent), compared));
   }
   return Status::ok();

@@ -4,6 +4,8 @@
 #include <linux/magic.h>
 #include <sys/vfs.h>
 
+#include <atomic>
+#include <chrono>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -29,14 +31,19 @@ bool forgets_names(const std::filesystem::path& folder) {
          status.f_type == BTRFS_SUPER_MAGIC;
 }
 
+// A set has few files; whoever removes more waits for the rest.
+constexpr size_t kMost = 64;
+std::atomic<size_t> open_now{0};
+
 std::vector<UniqueFd> open_files(const std::filesystem::path& folder) {
-  constexpr size_t kMost = 64;  // a set has few; whoever has more waits
   std::vector<UniqueFd> files;
   std::error_code error;
   for (std::filesystem::directory_iterator at(folder, error), end;
-       !error && at != end && files.size() < kMost; at.increment(error)) {
+       !error && at != end && open_now < kMost; at.increment(error)) {
     UniqueFd file(::open(at->path().c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
-    if (file) files.push_back(std::move(file));
+    if (!file) continue;
+    ++open_now;
+    files.push_back(std::move(file));
   }
   return files;
 }
@@ -48,9 +55,18 @@ void remove_tree(const std::filesystem::path& folder, std::error_code& error) {
   auto files = std::make_shared<std::vector<UniqueFd>>();
   if (forgets_names(folder)) *files = open_files(folder);
   std::filesystem::remove_all(folder, error);
-  if (!files->empty()) closing().add([files = std::move(files)] { files->clear(); });
+  if (files->empty()) return;
+  closing().add([files = std::move(files)] {
+    for (UniqueFd& file : *files) {
+      file = UniqueFd();
+      --open_now;
+    }
+  });
 }
 
-void wait_for_freed_room() { closing().wait(); }
+void wait_for_freed_room() {
+  constexpr std::chrono::seconds kAtMost(1);
+  closing().wait_for(kAtMost);
+}
 
 }  // namespace fermata::storage

@@ -12,7 +12,8 @@ namespace fermata::storage {
 /// As std::filesystem::remove_all(). Any thread, with the rights of the calling one.
 void remove_tree(const std::filesystem::path& folder, std::error_code& error);
 
-/// Returns when the room of all that remove_tree() has removed in this process is free.
+/// Returns when the room of all that remove_tree() has removed in this process is free, or after
+/// a second: a set of one job does not wait for what others had.
 void wait_for_freed_room();
 
 }  // namespace fermata::storage

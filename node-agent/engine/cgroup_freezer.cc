@@ -22,6 +22,11 @@ Result<bool> events_say_frozen(const std::filesystem::path& group) {
 
 }  // namespace
 
+bool is_to_be_frozen(const std::filesystem::path& group) {
+  const Result<std::string> text = read_file(group / "cgroup.freeze");
+  return text && text->starts_with('1');
+}
+
 Status write_freeze(const std::filesystem::path& group, bool freeze) {
   const std::filesystem::path file = group / "cgroup.freeze";
   const UniqueFd fd(::open(file.c_str(), O_WRONLY | O_CLOEXEC));

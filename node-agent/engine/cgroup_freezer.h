@@ -11,6 +11,9 @@ namespace fermata::engine {
 /// Host PIDs in the group (zombies are not listed).
 Result<std::vector<pid_t>> group_processes(const std::filesystem::path& group);
 
+/// Whether somebody wants the group frozen; not: or it cannot be told.
+bool is_to_be_frozen(const std::filesystem::path& group);
+
 /// Writes cgroup.freeze.
 Status write_freeze(const std::filesystem::path& group, bool freeze);
 

@@ -27,7 +27,7 @@ class GiveBack {
   /// [address, address + length), needed, was read.
   void was_read(uint64_t address, uint64_t length);
 
-  /// Ranges that can go now, at most `most` of them; none of them is told again.
+  /// Ranges that can go now, at most `most` of them, of at most 64 MiB; none of them is told again.
   std::vector<Range> take(size_t most);
   /// Those that take() has not told yet.
   size_t ranges() const { return ready_.size(); }

@@ -34,6 +34,16 @@ TEST(Background, BeginsAgainWhenItWasDone) {
   }
 }
 
+TEST(Background, WaitsNoLongerThanAllowed) {
+  std::latch may_end(1);
+  Background background;
+  background.wait_for(std::chrono::hours(1));
+  background.add([&] { may_end.wait(); });
+  background.wait_for(std::chrono::milliseconds(1));  // else it would never end
+  may_end.count_down();
+  background.wait();
+}
+
 TEST(Background, EndsWithAllDone) {
   int done = 0;
   {

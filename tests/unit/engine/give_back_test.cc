@@ -43,6 +43,13 @@ TEST(GiveBack, GivesAtOnceWhatNobodyNeeds_AndSmallGapsWithWhatLiesBefore) {
   EXPECT_THAT(unneeded.take(kAll), ElementsAre(Range{4 * kHuge, 5 * kHuge}));
 }
 
+TEST(GiveBack, GivesALargeMapInPieces_SoThatItsProcessCanBeFrozenInBetween) {
+  constexpr uint64_t kPiece = 32 * kHuge;
+  GiveBack unneeded({{0, 2 * kPiece + kPageSize}}, {});
+  EXPECT_THAT(unneeded.take(kAll), ElementsAre(Range{0, kPiece}, Range{kPiece, 2 * kPiece},
+                                               Range{2 * kPiece, 2 * kPiece + kPageSize}));
+}
+
 TEST(GiveBack, LeavesOtherMapsAlone) {
   GiveBack unneeded({{kHuge, 2 * kHuge}}, {{0, 3 * kHuge}});
   unneeded.was_read(0, kHuge);

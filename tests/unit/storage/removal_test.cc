@@ -28,6 +28,31 @@ TEST(Removal, TakesAllThatIsInTheFolderAndNothingElse) {
   EXPECT_TRUE(fs::exists(other));
 }
 
+size_t open_descriptors() {
+  const fs::directory_iterator all("/proc/self/fd");
+  return static_cast<size_t>(std::distance(begin(all), end(all)));
+}
+
+TEST(Removal, OfManySets_TakesFewDescriptors) {
+  const ScratchFolder scratch;
+  for (int set = 0; set < 20; ++set) {
+    fs::create_directories(scratch.path() / std::to_string(set));
+    for (int i = 0; i < 40; ++i) {
+      std::ofstream(scratch.path() / std::to_string(set) / std::to_string(i)) << "goes";
+    }
+  }
+  const size_t before = open_descriptors();
+  for (int set = 0; set < 20; ++set) {
+    std::error_code error;
+    remove_tree(scratch.path() / std::to_string(set), error);
+    EXPECT_FALSE(error) << error.message();
+    EXPECT_LE(open_descriptors(), before + 64);
+  }
+  EXPECT_TRUE(fs::is_empty(scratch.path()));
+  for (int i = 0; i < 30 && open_descriptors() > before; ++i) wait_for_freed_room();
+  EXPECT_EQ(open_descriptors(), before);
+}
+
 TEST(Removal, OfWhatIsNotThereIsNoError) {
   const ScratchFolder scratch;
   std::error_code error;
