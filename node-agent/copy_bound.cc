@@ -11,6 +11,7 @@
 
 #include "common/log.h"
 #include "node-agent/engine/cgroup_freezer.h"
+#include "node-agent/engine/proc_status.h"
 #include "node-agent/engine/twin_reader.h"
 
 namespace fermata::node_agent {
@@ -39,6 +40,11 @@ std::vector<pid_t> pids_of(const std::vector<engine::TwinProcess>& twins) {
   std::vector<pid_t> pids;
   for (const engine::TwinProcess& twin : twins) pids.push_back(twin.pid);
   return pids;
+}
+
+bool has_ended(const engine::TwinProcess& twin) {
+  const Result<engine::ProcStat> stat = engine::ProcStat::read(twin.pid);
+  return !stat || stat->state() == 'Z' || stat->state() == 'X';
 }
 
 }  // namespace
@@ -84,6 +90,7 @@ void CopyBound::end() {
   }
   wake_.notify_all();
   thread_.join();
+  lost_a_twin_ = std::any_of(twins_.begin(), twins_.end(), has_ended);
   log_debug(fmt::format("held {} times for want of memory, {:.1f} ms in all", holds_made_,
                         std::chrono::duration<double, std::milli>(held_).count()));
 }

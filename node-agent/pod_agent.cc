@@ -184,13 +184,20 @@ Status PodAgent::let_run() {
   return resumed;
 }
 
-Status PodAgent::end_bound() {
-  if (!work_->bound) return Status::ok();
+Status PodAgent::end_bound(const Status& so_far) {
+  if (!work_->bound) return so_far;
   work_->bound->end();
   numbers_.held = work_->bound->held();
   Status trouble = work_->bound->trouble();
+  const bool lost = work_->bound->lost_a_twin();
   work_->bound.reset();
-  return trouble;
+  if (!trouble || so_far) return trouble;
+  if (!lost) return so_far;
+  snapshot_.was_too_tight();
+  return {Code::kBusy,
+          fmt::format("memory ran out while the set was written, and the kernel ended the copy "
+                      "that it is written from ({})",
+                      so_far.message())};
 }
 
 Status PodAgent::write_back() {
@@ -205,10 +212,7 @@ Status PodAgent::write_back() {
                                                  .last = work.order.end_job,
                                                  .threads = kThreads,
                                                  .waited_for = waited_for});
-  if (!trimmed) {
-    FERMATA_TRY(end_bound());  // that memory was short is the reason, if it was
-    return trimmed;
-  }
+  if (!trimmed) return end_bound(trimmed);
   numbers_.memory_bytes = bytes_in_all(memory);
   if (tracking_.incremental() && bytes_here(memory) < numbers_.memory_bytes) {
     work.image.header.parent = work.order.parent;
@@ -229,8 +233,7 @@ Status PodAgent::write_back() {
          .bytes_per_second = pod_.write_bandwidth,
          .waited_for = waited_for,
          .memory_is_short = [&work] { return work.bound && work.bound->is_short(); }});
-    FERMATA_TRY(end_bound());
-    FERMATA_TRY(written);
+    FERMATA_TRY(end_bound(written));
   }
   snapshot_.release();
   huge_pages_.mend();
@@ -260,7 +263,7 @@ Status PodAgent::commit() {
 void PodAgent::roll_back() {
   if (!work_) return;
   // First of all: the job runs on.
-  if (const Status ended = end_bound(); !ended) log_info(ended.message());
+  if (const Status ended = end_bound(Status::ok()); !ended) log_info(ended.message());
   const Status resumed = let_run();
   if (!resumed) log_error(fmt::format("job {}: {}", to_string(pod_.job), resumed.message()));
   if (work_->isolated) {

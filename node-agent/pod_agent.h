@@ -142,8 +142,8 @@ class PodAgent {
   void note_huge_pages();
   Status record_addresses(image::PodState& state) const;
   Status let_run();
-  /// Of a pod that is bounded: nothing holds it any more.
-  Status end_bound();
+  /// Of a pod that is bounded: nothing holds it any more. Returns `so_far`, or why it came to that.
+  Status end_bound(const Status& so_far);
   std::filesystem::path part_file() const;
 
   PodToHold pod_;

@@ -83,8 +83,8 @@ Snapshot::Way Snapshot::without_room() const {
   const uint64_t tables =
       need_.use.own / kBytesPerByteOfTables + need_.use.processes * kProcessTakes;
   const uint64_t left = need_.head_room - std::min(need_.head_room, tables);
-  const bool can_be_bounded =
-      need_.use.shared <= need_.room && WaterMarks::of(left, writers_of(need_.use), need_.reserved);
+  const bool can_be_bounded = too_tight_ == 0 && need_.use.shared <= need_.room &&
+                              WaterMarks::of(left, writers_of(need_.use), need_.reserved);
   return can_be_bounded ? Way::kBounded : Way::kStopped;
 }
 
@@ -158,6 +158,7 @@ void Snapshot::prepare(const SnapshotNeed& need) {
   need_ = need;
   warmed_ = 0;
   cost_.age();
+  if (too_tight_ > 0) --too_tight_;
   if (!choose(need)) {
     log_info(fmt::format(
         "the job will stand still {} its image is written: it has {} bytes, "

@@ -76,6 +76,10 @@ class Snapshot {
   /// "twin", "copy", "bounded", "stopped".
   static std::string_view name_of(Way way);
 
+  /// After kBounded: the pod took memory faster than it could be stopped. For some sets it stands
+  /// still instead, unless the way is chosen by $FERMATA_SNAPSHOT.
+  void was_too_tight() { too_tight_ = kTooTightFor; }
+
   /// The result of take() is not needed any more.
   void release() {
     arena_.release();
@@ -99,6 +103,8 @@ class Snapshot {
   bool forced_ = false;
   SnapshotNeed need_;
   uint64_t warmed_ = 0;
+  static constexpr unsigned kTooTightFor = 10;
+  unsigned too_tight_ = 0;  ///< so many sets more
   SnapshotCost cost_;
   std::vector<engine::TwinProcess> twins_;
 };
