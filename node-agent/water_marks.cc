@@ -32,7 +32,9 @@ std::optional<WaterMarks> WaterMarks::of(uint64_t room, unsigned writers, uint64
   room -= std::min(room, reserved);
   const double rate = std::min(kOneWriter * std::max(writers, 1U), kAllWriters);
   const uint64_t wanted = std::max(bytes_in(rate, kWanted), kWantedLeast);
-  const uint64_t low = std::min(wanted, room / 2);
+  // Rather too soon: a twin that the kernel ends costs an attempt, and while it is ending Linux
+  // 6.18 was seen to choose another process, too.
+  const uint64_t low = std::min(wanted, room / 3 * 2);
   if (low < std::max(bytes_in(rate, kNeeded), kNeededLeast)) return std::nullopt;
   // Not too near: each stop costs some milliseconds.
   const uint64_t high = low + std::min(wanted, (room - low) / 2);
