@@ -143,24 +143,28 @@ void Agent::adopt() {
     const std::lock_guard lock(mutex_);
     hosts_[id] = std::move(host);
   }
+  // Before stubs are heard, which may bring new ones.
+  std::vector<std::set<uint32_t>> terms;
+  for (const PodId& id : adopted) terms.push_back(registry_.held_terms_of(id));
   steps_->begin();
   // The first Hello is to name them.
   const Time deadline = steady_clock::now() + kAdoptPatience;
-  for (const PodId& id : adopted) {
+  for (size_t i = 0; i < adopted.size(); ++i) {
+    const PodId& id = adopted[i];
     while (steady_clock::now() < deadline) {
       const std::shared_ptr<PodHost> host = host_of(id);
       if (!host || host->living()) break;
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
-    pass_terms_on(id);
+    pass_terms_on(id, terms[i]);
   }
 }
 
-void Agent::pass_terms_on(const PodId& pod) {
+void Agent::pass_terms_on(const PodId& pod, const std::set<uint32_t>& ranks) {
   const std::shared_ptr<PodHost> host = host_of(pod);
   if (!host || !host->living()) return;
-  for (const uint32_t rank : registry_.held_terms_of(pod)) host->signal_rank(rank, SIGTERM);
-  registry_.note_held_terms(pod, {});
+  for (const uint32_t rank : ranks) host->signal_rank(rank, SIGTERM);
+  if (registry_.held_terms_of(pod) == ranks) registry_.note_held_terms(pod, {});
 }
 
 PodHostSettings Agent::settings_of_pods() const {

@@ -68,7 +68,7 @@ class Agent {
   Status open_step_desk();
   HeldTerms::Events term_events();
   /// What an agent that was killed held back of this pod's.
-  void pass_terms_on(const PodId& pod);
+  void pass_terms_on(const PodId& pod, const std::set<uint32_t>& ranks);
   void offer(wire::StepOffer offer);
   PodHostEvents events();
   PodHostSettings settings_of_pods() const;

@@ -42,9 +42,13 @@ std::vector<pid_t> pids_of(const std::vector<engine::TwinProcess>& twins) {
   return pids;
 }
 
+/// Or is ending: its memory is gone long before it is a zombie.
 bool has_ended(const engine::TwinProcess& twin) {
+  constexpr size_t kFlags = 9;           // proc_pid_stat(5)
+  constexpr uint64_t kExiting = 1 << 2;  // PF_EXITING, <linux/sched.h>
   const Result<engine::ProcStat> stat = engine::ProcStat::read(twin.pid);
-  return !stat || stat->state() == 'Z' || stat->state() == 'X';
+  return !stat || stat->state() == 'Z' || stat->state() == 'X' ||
+         (stat->field(kFlags) & kExiting) != 0;
 }
 
 }  // namespace
