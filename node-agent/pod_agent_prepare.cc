@@ -99,9 +99,7 @@ Status PodAgent::prepare_snapshot(const ImageOrder& order) {
   if (!order.end_job && tracking_.wants_start(pod_.group)) {
     const Status started = start_tracking();
     if (!started) log_info(fmt::format("job {}: {}", to_string(pod_.job), started.message()));
-    // At no other time: a map that grows or is divided just as it is registered stays two, and
-    // mremap(2) fails there. What is new later is registered at the cut.
-    tracking_.arm(pod_.group);
+    tracking_.protect();
   }
 
   SnapshotNeed need;

@@ -17,8 +17,8 @@ constexpr double kAllWriters = 24e9;
 constexpr double kWanted = 0.025;
 constexpr uint64_t kWantedLeast = 32 << 20;
 // Where there is not so much, this has to be.
-constexpr double kNeeded = 0.003;
-constexpr uint64_t kNeededLeast = 6 << 20;
+constexpr double kNeeded = 0.010;
+constexpr uint64_t kNeededLeast = 16 << 20;
 
 constexpr microseconds kSoonest{500};
 constexpr microseconds kLatest{10'000};

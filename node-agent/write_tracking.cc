@@ -133,9 +133,28 @@ bool WriteTracking::wants_start(const std::filesystem::path& group) const {
 void WriteTracking::start(engine::FrozenPod& pod) {
   for (const engine::FrozenProcess& process : pod.processes()) {
     if (process.threads.empty()) continue;
-    tracked({process.pid, process.vpid,
-             [&] { return pod.remote(process.vpid, process.threads.front().vtid); }});
+    const Tracked* of = tracked({process.pid, process.vpid, [&] {
+                                   return pod.remote(process.vpid, process.threads.front().vtid);
+                                 }});
+    // Soft-dirty bits are of a process as a whole: those of before the cut would go.
+    if (of != nullptr && way_ == TrackKind::kUffd) cover(process.pid, *of);
   }
+}
+
+void WriteTracking::cover(pid_t pid, const Tracked& of) {
+  std::vector<OwnMap>& covered = to_protect_[pid];
+  covered.clear();
+  for (const OwnMap& map : own_maps_of(pid)) {
+    if (!is_untracked(of, map).value_or(false)) continue;
+    covered.push_back(map);
+    // What it held until now is not known of any cut.
+    for (Cut& cut : cuts_) {
+      for (auto& [vpid, held] : cut.processes) {
+        if (held.tracker == of.number) held.since = united(held.since, range_of(map));
+      }
+    }
+  }
+  of.tracker->cover(covered);
 }
 
 /// Whether the tracker does not look at the map; it looks at all of one or at nothing.
@@ -145,24 +164,11 @@ Result<bool> WriteTracking::is_untracked(const Tracked& of, const OwnMap& map) {
   return first.all;
 }
 
-void WriteTracking::arm(const std::filesystem::path& group) {
-  // Soft-dirty bits are of a process as a whole: those of before the cut would go.
-  if (way_ != TrackKind::kUffd) return;
-  for (const pid_t pid : processes_of(group)) {
-    const Tracked* of = known(pid);
-    if (of == nullptr) continue;
-    for (const OwnMap& map : own_maps_of(pid)) {
-      if (!is_untracked(*of, map).value_or(false)) continue;
-      // What it held until now is not known of any cut.
-      for (Cut& cut : cuts_) {
-        for (auto& [vpid, held] : cut.processes) {
-          if (held.tracker == of->number) held.since = united(held.since, range_of(map));
-        }
-      }
-      const Status armed = of->tracker->rearm(std::span(&map, 1));
-      if (!armed) log_debug(armed.message());  // the cut tries again
-    }
+void WriteTracking::protect() {
+  for (const auto& [pid, maps] : to_protect_) {
+    if (const Tracked* of = known(pid); of != nullptr) of->tracker->protect(maps);
   }
+  to_protect_.clear();
 }
 
 uint64_t WriteTracking::estimate(const std::filesystem::path& group) const {

@@ -44,10 +44,10 @@ class WriteTracking final : public engine::PageFinder {
   /// Whether a process of the group with much memory is not tracked yet: it should be, before the
   /// cut, with start().
   bool wants_start(const std::filesystem::path& group) const;
-  /// Trackers for all processes of a pod that stands still.
+  /// Trackers for all processes of a pod that stands still, and for all of their maps.
   void start(engine::FrozenPod& pod);
-  /// Has the trackers look at the maps that are there now. The pod runs.
-  void arm(const std::filesystem::path& group);
+  /// What of start() takes long and may be done while the pod runs.
+  void protect();
   /// Bytes of private memory that an image would hold now, by a look at the running pod.
   uint64_t estimate(const std::filesystem::path& group) const;
 
@@ -98,6 +98,7 @@ class WriteTracking final : public engine::PageFinder {
   };
 
   Tracked* tracked(const engine::StoppedProcess& process);
+  void cover(pid_t pid, const Tracked& of);
   const Tracked* known(pid_t pid) const;
   void forget(pid_t pid) { trackers_.erase(pid); }
   void forget_dead();
@@ -113,6 +114,7 @@ class WriteTracking final : public engine::PageFinder {
   bool spare_huge_pages_ = true;
   std::map<pid_t, Tracked> trackers_;
   uint64_t last_number_ = 0;
+  std::map<pid_t, std::vector<engine::OwnMap>> to_protect_;
   std::deque<Cut> cuts_;       ///< the newest last
   const Cut* base_ = nullptr;  ///< one of cuts_
 

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <functional>
 
 #include "node-agent/engine/pagemap_scan.h"
 
@@ -77,6 +78,9 @@ bool kernel_notices_lost_tables() {
   return bytes == kTable;
 }
 
+/// Pages of a file that nobody can write are the file's.
+bool is_of_interest(const OwnMap& map) { return map.anonymous || map.writable; }
+
 class UffdTracker final : public WriteTracker {
  public:
   UffdTracker(pid_t pid, bool spare_huge_pages, UniqueFd descriptor)
@@ -96,8 +100,7 @@ class UffdTracker final : public WriteTracker {
   Status rearm(std::span<const OwnMap> maps) override {
     FERMATA_ASSIGN_STATUS(const UniqueFd pagemap, open_pagemap(pid_));
     for (const OwnMap& map : maps) {
-      // Pages of a file that nobody can write are the file's.
-      if (!map.anonymous && !map.writable) continue;
+      if (!is_of_interest(map)) continue;
       if (spare_huge_pages_ && has_huge_pages(pagemap.get(), map)) {
         part(map);
         continue;
@@ -114,6 +117,19 @@ class UffdTracker final : public WriteTracker {
     return Status::ok();
   }
 
+  void cover(std::span<const OwnMap> maps) override {
+    for_trackable(maps, [&](int, const OwnMap& map) {
+      register_range(descriptor_.get(), map.start, map.end);
+    });
+  }
+
+  void protect(std::span<const OwnMap> maps) override {
+    // What fails is told as not tracked.
+    for_trackable(maps, [](int pagemap, const OwnMap& map) {
+      static_cast<void>(protect_pages(pagemap, map.start, map.end));
+    });
+  }
+
   bool notices_loss() const override {
     static const bool noticed = kernel_notices_lost_tables();
     return noticed;
@@ -127,6 +143,17 @@ class UffdTracker final : public WriteTracker {
   }
 
  private:
+  void for_trackable(std::span<const OwnMap> maps,
+                     const std::function<void(int pagemap, const OwnMap& map)>& call) const {
+    const Result<UniqueFd> pagemap = open_pagemap(pid_);
+    if (!pagemap) return;
+    for (const OwnMap& map : maps) {
+      if (!is_of_interest(map)) continue;
+      if (spare_huge_pages_ && has_huge_pages(pagemap->get(), map)) continue;
+      call(pagemap->get(), map);
+    }
+  }
+
   Result<Written> look(const OwnMap& map, const PageWish& wish) const {
     // Opened anew: of a program executed since, nothing is registered.
     FERMATA_ASSIGN(const UniqueFd pagemap, open_pagemap(pid_));

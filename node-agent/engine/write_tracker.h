@@ -52,6 +52,14 @@ class WriteTracker {
   /// of tracking cannot.
   virtual Result<Written> take(const OwnMap& map);
 
+  /// Begins with `maps`, of the process while it is stopped: what takes long is left to protect().
+  /// A map that grew or was divided just as the kernel is told of it would stay two, and mremap(2)
+  /// fail there.
+  virtual void cover(std::span<const OwnMap> /*maps*/) {}
+  /// Writes to `maps` that cover() had are noticed from here on; others are passed over. The
+  /// process may run.
+  virtual void protect(std::span<const OwnMap> /*maps*/) {}
+
   /// From here on writes to all of `maps` are noticed. A map that cannot be tracked is passed over:
   /// written() says `all` of it. The process may run: then what it wrote meanwhile is noticed, too.
   virtual Status rearm(std::span<const OwnMap> maps) = 0;

@@ -28,9 +28,10 @@ TEST(WaterMarks, LieWithinTheRoom_WhateverItIs) {
 
 TEST(WaterMarks, AreRefused_WhereThePodTakesAllBeforeAnybodyLooks) {
   EXPECT_FALSE(WaterMarks::of(0, 1));
-  EXPECT_FALSE(WaterMarks::of(8 * kMiB, 1));
+  EXPECT_FALSE(WaterMarks::of(20 * kMiB, 1));
   EXPECT_TRUE(WaterMarks::of(32 * kMiB, 1)) << "a tenth of 320 MiB";
-  EXPECT_TRUE(WaterMarks::of(32 * kMiB, 2));
+  EXPECT_FALSE(WaterMarks::of(32 * kMiB, 2));
+  EXPECT_TRUE(WaterMarks::of(64 * kMiB, 2));
   EXPECT_GT(WaterMarks::of(32 * kMiB, 1)->low(), 20 * kMiB) << "rather too soon than too late";
   EXPECT_FALSE(WaterMarks::of(32 * kMiB, 64));
   EXPECT_TRUE(WaterMarks::of(4 * kGiB, 64));
