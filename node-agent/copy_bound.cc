@@ -42,13 +42,17 @@ std::vector<pid_t> pids_of(const std::vector<engine::TwinProcess>& twins) {
   return pids;
 }
 
-/// Or is ending: its memory is gone long before it is a zombie.
+/// A zombie has no memory any more.
 bool has_ended(const engine::TwinProcess& twin) {
+  const Result<engine::ProcStat> stat = engine::ProcStat::read(twin.pid);
+  return !stat || stat->state() == 'Z' || stat->state() == 'X';
+}
+
+bool is_ending(const engine::TwinProcess& twin) {
   constexpr size_t kFlags = 9;           // proc_pid_stat(5)
   constexpr uint64_t kExiting = 1 << 2;  // PF_EXITING, <linux/sched.h>
   const Result<engine::ProcStat> stat = engine::ProcStat::read(twin.pid);
-  return !stat || stat->state() == 'Z' || stat->state() == 'X' ||
-         (stat->field(kFlags) & kExiting) != 0;
+  return !stat || (stat->field(kFlags) & kExiting) != 0;
 }
 
 }  // namespace
@@ -94,9 +98,25 @@ void CopyBound::end() {
   }
   wake_.notify_all();
   thread_.join();
-  lost_a_twin_ = std::any_of(twins_.begin(), twins_.end(), has_ended);
   log_debug(fmt::format("held {} times for want of memory, {:.1f} ms in all", holds_made_,
                         std::chrono::duration<double, std::milli>(held_).count()));
+}
+
+bool CopyBound::lost_a_twin() const {
+  return std::any_of(twins_.begin(), twins_.end(), [](const engine::TwinProcess& twin) {
+    return is_ending(twin) || has_ended(twin);
+  });
+}
+
+void CopyBound::end_twins() {
+  constexpr std::chrono::seconds kAtMost(10);
+  constexpr std::chrono::milliseconds kPause(1);
+  const auto until = steady_clock::now() + kAtMost;
+  set_twins_nice(0);
+  for (const engine::TwinProcess& twin : twins_) ::kill(twin.pid, SIGKILL);
+  for (const engine::TwinProcess& twin : twins_) {
+    while (!has_ended(twin) && steady_clock::now() < until) std::this_thread::sleep_for(kPause);
+  }
 }
 
 void CopyBound::run(WaterMarks marks) {

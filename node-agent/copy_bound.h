@@ -68,9 +68,12 @@ class CopyBound {
   /// After end(). Not ok: the pod could not be stopped when it had to be, so its twins were ended,
   /// and what was read of them is not an image.
   const Status& trouble() const { return trouble_; }
-  /// After end(): whether a twin was ended by somebody else: the kernel, for want of memory. Twins
-  /// are the first to go (first_to_go.h), so the pod is unharmed.
-  bool lost_a_twin() const { return lost_a_twin_; }
+  /// Whether a twin was ended by somebody else: the kernel, for want of memory.
+  bool lost_a_twin() const;
+  /// To be called before end() where the image came to nothing: ends the twins, and returns when
+  /// their memory is free, or after some seconds. The pod is watched until then: it takes tens of
+  /// milliseconds a GiB, and the kernel's OOM killer passes over a process that is ending.
+  void end_twins();
 
  private:
   void run(WaterMarks marks);
@@ -92,7 +95,6 @@ class CopyBound {
   unsigned holds_made_ = 0;
   unsigned failures_ = 0;
   Status trouble_;
-  bool lost_a_twin_ = false;
 
   std::atomic<bool> holds_{false};
   std::atomic<bool> short_{false};

@@ -186,10 +186,11 @@ Status PodAgent::let_run() {
 
 Status PodAgent::end_bound(const Status& so_far) {
   if (!work_->bound) return so_far;
+  const bool lost = work_->bound->lost_a_twin();
+  if (!so_far) work_->bound->end_twins();
   work_->bound->end();
   numbers_.held = work_->bound->held();
   Status trouble = work_->bound->trouble();
-  const bool lost = work_->bound->lost_a_twin();
   work_->bound.reset();
   if (!trouble || so_far) return trouble;
   if (!lost) return so_far;
@@ -263,7 +264,9 @@ Status PodAgent::commit() {
 void PodAgent::roll_back() {
   if (!work_) return;
   // First of all: the job runs on.
-  if (const Status ended = end_bound(Status::ok()); !ended) log_info(ended.message());
+  if (work_->bound) {
+    log_info(end_bound({Code::kInternal, "the attempt has failed"}).message());
+  }
   const Status resumed = let_run();
   if (!resumed) log_error(fmt::format("job {}: {}", to_string(pod_.job), resumed.message()));
   if (work_->isolated) {
