@@ -16,6 +16,8 @@ namespace fermata {
 class SharedBuffer;
 
 inline constexpr uint64_t kPageSize = 4096;
+/// What one page table maps (x86-64), and what a transparent huge page is.
+inline constexpr uint64_t kHugePage = 2U << 20;
 
 /// What a run of bytes belongs to: the address space of a process, or a shared object (a memfd,
 /// shared anonymous memory, a deleted file, a file of the pod's private /dev/shm).

@@ -16,7 +16,6 @@
 namespace fermata::node_agent {
 namespace {
 
-constexpr uint64_t kHugePage = 2U << 20;
 constexpr uint64_t kSmall = 64U << 10;  // a call costs as much as copying that
 constexpr uint64_t kChunk = 4U << 20;   // small enough to share work evenly, large against a call
 

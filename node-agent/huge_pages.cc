@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <csignal>
 
+#include "common/memory_image.h"
 #include "node-agent/engine/pagemap_scan.h"
 #include "node-agent/engine/twin_ends.h"
 
@@ -16,7 +17,6 @@ namespace fermata::node_agent {
 namespace {
 
 constexpr int kCollapse = 25;  // MADV_COLLAPSE
-constexpr uint64_t kHugePage = 2 << 20;
 constexpr uint64_t kUserSpace =
     0x7ffffffff000;  // x86_64: TASK_SIZE with four levels of page tables
 

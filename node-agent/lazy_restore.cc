@@ -17,12 +17,12 @@
 #include "common/extents.h"
 #include "common/file_util.h"
 #include "common/log.h"
+#include "common/memory_image.h"
 #include "node-agent/engine/cgroup_freezer.h"
 
 namespace fermata::node_agent {
 namespace {
 
-constexpr uint64_t kHugePage = 2U << 20;
 constexpr int kPodEndsMs = 30'000;
 
 void wait_for_end(int pidfd, int at_most_ms) {

@@ -24,7 +24,6 @@ using engine::TrackKind;
 constexpr size_t kCuts = 3;
 // To protect so much takes a millisecond: not worth a stop of its own.
 constexpr uint64_t kMuch = 64 << 20;
-constexpr uint64_t kHugePage = 2 << 20;
 // Of what may be gone, so much is looked at before it is saved: to ask costs 0.6 us and 16 ns a
 // page, to copy a page that is none (it reads as zeros) 1.6 us.
 constexpr uint64_t kWorthAsking = 4 * kPageSize;

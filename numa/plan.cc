@@ -22,7 +22,6 @@ namespace {
 // kernel has 65530 maps a process.
 constexpr size_t kMaxCalls = 1'000'000;
 constexpr uint64_t kMostBytes = uint64_t{1} << 56;
-constexpr uint64_t kHugePage = uint64_t{2} << 20;
 constexpr int kWeightedInterleave = 6;  // MPOL_WEIGHTED_INTERLEAVE, since Linux 6.9
 
 Status check_range(const image::RangePlacement& range, uint64_t after) {

@@ -5,7 +5,6 @@
 namespace fermata::engine {
 namespace {
 
-constexpr uint64_t kHugePage = 2U << 20;
 // A call that gives back 1 GiB takes 25 to 50 ms, in which its process cannot be frozen.
 constexpr uint64_t kMostAtOnce = 64U << 20;
 

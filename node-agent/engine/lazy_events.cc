@@ -1,23 +1,85 @@
 #include "node-agent/engine/lazy_events.h"
 
-#include <sys/utsname.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
+#include <system_error>
+#include <thread>
 #include <utility>
+
+#include "common/memory_image.h"
+#include "common/unique_fd.h"
 
 namespace fermata::engine {
 
-bool LazyEvents::kernel_tells_moved_length() {
-  static const bool tells = [] {
-    utsname names{};
-    unsigned major = 0;
-    unsigned minor = 0;
-    if (::uname(&names) != 0 || std::sscanf(names.release, "%u.%u", &major, &minor) != 2) {
-      return false;
+namespace {
+
+/// A map of our own, of which the kernel tells a userfaultfd that it is moved.
+class Trial {
+ public:
+  Trial()
+      : memory_(
+            ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)),
+        events_(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK))) {}
+  Trial(const Trial&) = delete;
+  Trial& operator=(const Trial&) = delete;
+  ~Trial() {
+    if (memory_ != MAP_FAILED) ::munmap(memory_, kBytes);
+  }
+
+  /// The length that is told of two pages which become one as they move. 0: nothing was told.
+  uint64_t told_length() {
+    uffdio_api api{.api = UFFD_API, .features = UFFD_FEATURE_EVENT_REMAP, .ioctls = 0};
+    uffdio_register range{.range = {reinterpret_cast<uint64_t>(memory_), 2 * kPageSize},
+                          .mode = UFFDIO_REGISTER_MODE_MISSING,
+                          .ioctls = 0};
+    if (memory_ == MAP_FAILED || !events_ || ::ioctl(events_.get(), UFFDIO_API, &api) != 0 ||
+        ::ioctl(events_.get(), UFFDIO_REGISTER, &range) != 0) {
+      return 0;
     }
-    return std::pair(major, minor) >= std::pair(6U, 16U);
-  }();
+    try {
+      // It waits until we have read of it, or have closed the descriptor.
+      std::thread mover([this] {
+        ::mremap(memory_, 2 * kPageSize, kPageSize, MREMAP_MAYMOVE | MREMAP_FIXED,
+                 static_cast<std::byte*>(memory_) + 2 * kPageSize);
+      });
+      const uint64_t length = read_length();
+      events_ = UniqueFd();
+      mover.join();
+      return length;
+    } catch (const std::system_error&) {
+      return 0;
+    }
+  }
+
+ private:
+  static constexpr size_t kBytes = 4 * kPageSize;
+
+  uint64_t read_length() const {
+    constexpr int kPatienceMs = 1000;
+    pollfd wait{.fd = events_.get(), .events = POLLIN, .revents = 0};
+    uffd_msg message{};
+    if (::poll(&wait, 1, kPatienceMs) != 1 ||
+        ::read(events_.get(), &message, sizeof message) != sizeof message) {
+      return 0;
+    }
+    return message.event == UFFD_EVENT_REMAP ? message.arg.remap.len : 0;
+  }
+
+  void* memory_;
+  UniqueFd events_;
+};
+
+}  // namespace
+
+bool LazyEvents::kernel_tells_moved_length() {
+  static const bool tells = Trial().told_length() == kPageSize;
   return tells;
 }
 

@@ -38,8 +38,6 @@ Status shake_hands(int descriptor) {
 
 constexpr uint64_t kTable = 2 << 20;  // what one page table maps
 
-constexpr uint64_t kHugePage = 2 << 20;
-
 bool register_range(int descriptor, uint64_t start, uint64_t end) {
   uffdio_register request{};
   request.range = {start, end - start};
