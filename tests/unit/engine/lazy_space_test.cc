@@ -34,7 +34,7 @@ struct Told {
   std::atomic<bool> taken{false};   ///< we have the descriptor
   std::atomic<uint64_t> puts{0};    ///< pages that are there
   std::atomic<int> moved{0};        ///< maps that stayed
-  std::atomic<bool> stop{false};
+  std::atomic<bool> stop{false};  ///< all were put: it may end
   std::atomic<bool> stopped{false};  ///< moves no more
   std::atomic<bool> look{false};     ///< all are to be there
 };
@@ -112,6 +112,7 @@ void must_be(const std::byte* page, std::optional<uint64_t> then, int status) {
     must_be(stays + page * kPage, std::nullopt, 23);
     must_be(here + kOne + page * kPage, 8 + page, 24);
   }
+  wait_for(told.stop);  // of a program that has ended, pages stay missing
   ::_exit(0);
 }
 
@@ -256,11 +257,12 @@ TEST(LazySpace, PutsEachPageInItsPlace_WhenMapsAreCutAsTheyMove_OrStayWhereTheyW
   told.look = true;
   ASSERT_TRUE(wait_while_it_lives(program, [&] { return told.moved == 2; }));
   put_all(space, listener, kCount, told);
+  EXPECT_TRUE(space.missing().empty());
+  told.stop = true;
   int status = -1;
   ASSERT_EQ(::waitpid(program, &status, 0), program);
   ASSERT_TRUE(WIFEXITED(status)) << status;
   EXPECT_EQ(WEXITSTATUS(status), 0) << "20 and more: pages of some map, see cut_and_look";
-  EXPECT_TRUE(space.missing().empty());
   ::munmap(shared, sizeof(Told));
 }
 
