@@ -267,6 +267,7 @@ Result<int> restart_on_cluster(const Invocation& invocation, const ClusterOption
   for (std::string& name : split_names(options.nodes)) request.add_nodes(std::move(name));
   request.set_interval_ms(static_cast<uint64_t>(restart.interval.count()));
   request.set_numa(restart.numa);
+  request.set_lazy(restart.lazy);
   request.set_track(restart.track);
   request.set_full_every(restart.full_every);
   request.set_compress(restart.compress);

@@ -46,6 +46,7 @@ struct ClusterRestart {
   uint32_t full_every = 0;         ///< 0: as before
   std::string compress{};          ///< empty: as before
   std::optional<uint32_t> keep{};  ///< newest sets that stay; unset: as the coordinator has it
+  bool lazy = false;               ///< its pods run before their memory has come
 };
 
 /// Exit status of the job, or 0 once it runs with `detach`.

@@ -54,13 +54,11 @@ Result<int> restart(const Invocation& invocation, const Options& options) {
                      "--user is for jobs of this machine alone (--coordinator \"\"); "
                      "with a coordinator a job is its folder's owner's");
     }
-    if (options.lazy) {
-      return failure(Code::kUsage, "--lazy is for jobs of this machine alone (--coordinator \"\")");
-    }
     return restart_on_cluster(
         invocation, options.cluster,
         {options.job, options.crid, options.dir, session.interval, options.numa, options.quiet,
-         options.track.track, options.track.full_every, options.compress, options.keep});
+         options.track.track, options.track.full_every, options.compress, options.keep,
+         options.lazy});
   }
   if (const std::string option = options.cluster.needs(); !option.empty()) {
     return needs_coordinator(option);

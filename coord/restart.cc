@@ -101,7 +101,7 @@ Result<image::AddressMap> join_addresses(const std::vector<image::AddressMap>& m
 }
 
 Result<std::vector<std::string>> restart(Fleet& fleet, const stored::Job& record,
-                                         const ChosenSet& set, const std::string& numa,
+                                         const ChosenSet& set, const RestartHow& how,
                                          const RestartDeadlines& deadlines,
                                          const std::stop_token& give_up) {
   std::vector<const storage::ManifestImage*> images(set.manifest.images.size());
@@ -119,7 +119,8 @@ Result<std::vector<std::string>> restart(Fleet& fleet, const stored::Job& record
         *what.mutable_streams() = streams_of(record);
         what.set_reset_outside(record.external_tcp() == "reset");
         what.set_checkpoint_dir(record.checkpoint_dir());
-        what.set_numa(numa);
+        what.set_numa(how.numa);
+        what.set_lazy(how.lazy);
         what.set_stubs(record.slurm());
       });
   if (!restored.all_done()) return Failure(restored.first_failure);

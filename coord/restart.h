@@ -30,10 +30,15 @@ Result<stored::Job> record_of(const storage::Manifest& manifest, const stored::J
 /// the first is heard; kConflict: of a TCP port.
 Result<image::AddressMap> join_addresses(const std::vector<image::AddressMap>& maps);
 
-/// What is not as it was, a sentence each; or why not, naming node and reason. `numa`: as in
-/// wire::RestartRequest, for the agents.
+/// For the agents, as in wire::RestartRequest.
+struct RestartHow {
+  std::string numa;
+  bool lazy = false;
+};
+
+/// What is not as it was, a sentence each; or why not, naming node and reason.
 Result<std::vector<std::string>> restart(Fleet& fleet, const stored::Job& record,
-                                         const ChosenSet& set, const std::string& numa,
+                                         const ChosenSet& set, const RestartHow& how,
                                          const RestartDeadlines& deadlines,
                                          const std::stop_token& give_up);
 

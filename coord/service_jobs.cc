@@ -262,7 +262,8 @@ Result<Service::Begun> Service::begin_restart(const Caller& caller,
   Result<std::vector<std::string>> notes = [&]() -> Result<std::vector<std::string>> {
     FERMATA_TRY_RESULT(store_.put(record));
     job->tell_routes();
-    return coord::restart(fleet_, record, set, request.numa(), options_.restart, stop);
+    return coord::restart(fleet_, record, set, {request.numa(), request.lazy()}, options_.restart,
+                          stop);
   }();
   if (!notes) {
     give_up(job, notes.error());

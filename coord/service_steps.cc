@@ -350,7 +350,7 @@ Result<std::shared_ptr<Job>> Service::start_step(StepPlan& plan, const std::stop
     job->tell_routes();
     if (!plan.set) return launch(fleet_, record, {}, options_.launch, stop);
     FERMATA_ASSIGN_STATUS(const std::vector<std::string> notes,
-                          coord::restart(fleet_, record, *plan.set, "", options_.restart, stop));
+                          coord::restart(fleet_, record, *plan.set, {}, options_.restart, stop));
     for (const std::string& note : notes) log_info(note);
     log_info(fmt::format("Slurm's step {}, start {}: continued from checkpoint {}", to_string(step),
                          record.start(), plan.set->manifest.crid.value));

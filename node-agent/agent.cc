@@ -6,6 +6,8 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
+#include <cerrno>
+#include <thread>
 #include <utility>
 
 #include "common/log.h"
@@ -23,6 +25,8 @@ namespace {
 using std::chrono::seconds;
 using std::chrono::steady_clock;
 
+constexpr seconds kGuardsEnd{3};
+constexpr std::chrono::milliseconds kLookAgain{10};
 // Pods are taken over in some ten milliseconds each; one in trouble shall not hold up the others.
 constexpr seconds kAdoptPatience{30};
 // A report that went into a stream which was lost so soon after is told again.
@@ -35,7 +39,13 @@ Result<UniqueFd> take_run_dir(const std::filesystem::path& run_dir) {
   const std::filesystem::path file = run_dir / "agent.lock";
   UniqueFd lock(open(file.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (!lock) return errno_failure(errno, file.string());
-  if (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+  // The guards of lazy restarts have it until the pods of an agent that was killed are gone.
+  const auto until = steady_clock::now() + kGuardsEnd;
+  while (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK && steady_clock::now() < until) {
+      std::this_thread::sleep_for(kLookAgain);
+      continue;
+    }
     return failure(Code::kBusy, fmt::format("{}: another fermata-agentd runs with this run_dir",
                                             run_dir.string()));
   }

@@ -72,15 +72,18 @@ Extents huge_ranges(const image::Process& process, const MemoryRegion& region, b
 }  // namespace
 
 Result<std::unique_ptr<LazyRestore>> LazyRestore::start(int init_pidfd,
-                                                        const std::filesystem::path& group) {
+                                                        const std::filesystem::path& group,
+                                                        UniqueFd set_lock) {
   std::unique_ptr<LazyRestore> made(new LazyRestore);
   made->init_.reset(::fcntl(init_pidfd, F_DUPFD_CLOEXEC, 0));
   if (!made->init_) return errno_failure(errno, "a descriptor of the pod's PID 1");
+  made->set_lock_ = std::move(set_lock);
   LazyRestore* const self = made.get();
   engine::LazyFill::Events events;
   events.lost = [self](const Status& status) { self->lost(status); };
   events.filled = [self] {
     self->dismiss_guard();
+    self->set_lock_.reset();
     self->huge_pages_.mend();
     if (self->settle_) self->settle_();
   };

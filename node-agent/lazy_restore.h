@@ -25,8 +25,10 @@ namespace fermata::node_agent {
 class LazyRestore {
  public:
   /// `init_pidfd`: of the pod's PID 1, with which the pod ends. `group`: where its processes are.
+  /// `set_lock`: given back when all has come.
   static Result<std::unique_ptr<LazyRestore>> start(int init_pidfd,
-                                                    const std::filesystem::path& group);
+                                                    const std::filesystem::path& group,
+                                                    UniqueFd set_lock);
   LazyRestore(const LazyRestore&) = delete;
   LazyRestore& operator=(const LazyRestore&) = delete;
   /// Waits until all has come, or the pod has ended.
@@ -55,7 +57,8 @@ class LazyRestore {
   void dismiss_guard();
 
   UniqueFd init_;
-  UniqueFd self_;  ///< pidfd, for the guard
+  UniqueFd self_;      ///< pidfd, for the guard
+  UniqueFd set_lock_;  ///< the listener's once it runs
   mutable std::mutex mutex_;
   Status loss_;  ///< guarded by mutex_
   std::function<void()> settle_;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -25,6 +26,8 @@ constexpr std::string_view kRecord = "json";
 constexpr std::string_view kPlan = "placement";
 constexpr std::string_view kEnds = "ends";
 constexpr std::string_view kTerms = "terms";
+constexpr std::string_view kMemory = "memory";
+constexpr std::array kBeside{kPlan, kEnds, kTerms, kMemory};  // a record
 
 std::span<const unsigned char> bytes_of(const std::string& text) {
   return {reinterpret_cast<const unsigned char*>(text.data()), text.size()};
@@ -155,6 +158,16 @@ std::set<uint32_t> PodRegistry::held_terms_of(const PodId& id) const {
   return {std::istream_iterator<uint32_t>(text), std::istream_iterator<uint32_t>()};
 }
 
+Status PodRegistry::note_memory_comes(const PodId& id) const {
+  return write_file_durable(file_of(id, kMemory), "", 0644);
+}
+
+void PodRegistry::note_memory_came(const PodId& id) const { unlink(file_of(id, kMemory).c_str()); }
+
+bool PodRegistry::memory_comes(const PodId& id) const {
+  return trusted_record(file_of(id, kMemory)).has_value();
+}
+
 Status PodRegistry::put(const PodRecord& record) const {
   FERMATA_TRY(make_record_folder(folder_.parent_path()));
   FERMATA_TRY(make_record_folder(folder_));
@@ -162,9 +175,7 @@ Status PodRegistry::put(const PodRecord& record) const {
 }
 
 void PodRegistry::remove(const PodId& id) const {
-  unlink(placement_of(id).c_str());
-  unlink(ends_of(id).c_str());
-  unlink(file_of(id, kTerms).c_str());
+  for (const std::string_view kind : kBeside) unlink(file_of(id, kind).c_str());
   unlink(file_of(id, kRecord).c_str());
 }
 
@@ -187,9 +198,9 @@ void PodRegistry::tidy() const {
   for (const fs::directory_entry& entry : fs::directory_iterator(folder_, ignored)) {
     fs::path path = entry.path();
     if (path.extension() == fmt::format(".{}", kRecord)) continue;
-    const bool beside = path.extension() == fmt::format(".{}", kPlan) ||
-                        path.extension() == fmt::format(".{}", kEnds) ||
-                        path.extension() == fmt::format(".{}", kTerms);
+    const bool beside = std::any_of(kBeside.begin(), kBeside.end(), [&](std::string_view kind) {
+      return path.extension() == fmt::format(".{}", kind);
+    });
     if (beside && fs::exists(path.replace_extension(kRecord), ignored)) continue;
     unlink(entry.path().c_str());
   }

@@ -3,6 +3,7 @@
 //   <run_dir>/pods/<job>.<step>.<pod>.<start>.placement  (what its restart planned)
 //   <run_dir>/pods/<job>.<step>.<pod>.<start>.ends       (how its ranks ended: rank_ends.h)
 //   <run_dir>/pods/<job>.<step>.<pod>.<start>.terms      (whose SIGTERM is held: held_terms.h)
+//   <run_dir>/pods/<job>.<step>.<pod>.<start>.memory     (is there while its memory comes)
 // A record is written before the pod's first process runs and stays until its end was reported, so
 // that an agent that comes after one that was killed finds every pod, and nothing else. Any thread;
 // one agent writes, anybody reads.
@@ -76,6 +77,11 @@ class PodRegistry {
   /// killed passes it on.
   void note_held_terms(const PodId& id, const std::set<uint32_t>& ranks) const;
   std::set<uint32_t> held_terms_of(const PodId& id) const;
+  /// Whether memory of a pod that runs is still being read (LazyRestore): without the agent that
+  /// reads it the pod has none.
+  Status note_memory_comes(const PodId& id) const;
+  void note_memory_came(const PodId& id) const;
+  bool memory_comes(const PodId& id) const;
   /// In ascending order. A file that is none of ours, or that others can have written, is passed
   /// over.
   std::vector<PodRecord> all() const;

@@ -160,6 +160,7 @@ void PodWorker::run() {
       case Wake::Kind::kQuit:
         roll_back();
         agent_.reset();
+        lazy_.reset();  // waits until all memory has come: without us the pod would be ended
         return;
     }
   }
@@ -247,6 +248,7 @@ void PodWorker::destroy(const wire::Order& order) {
       return;
     }
   }
+  no_more_memory();
   registry_.remove(record_.id);
   over(std::nullopt);
   answer(now, Status::ok());
@@ -263,6 +265,7 @@ void PodWorker::pod_has_ended() {
     record_.wait_status = pod_->reap();
   }
   if (const Status destroyed = pod_->destroy(); !destroyed) log_error(destroyed.message());
+  no_more_memory();
   record_.ended = true;
   {
     const std::lock_guard lock(mutex_);

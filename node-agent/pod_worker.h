@@ -97,6 +97,8 @@ class PodWorker {
   /// coordinator was lost before a Hello could name it.
   Status hold_new(pod::Pod pod);
   void destroy_new(pod::Pod& pod);
+  /// The pod has ended: nobody waits for its memory any more.
+  void no_more_memory();
   /// A start came to nothing.
   void never_stood();
   void forget();
@@ -121,6 +123,8 @@ class PodWorker {
 
   std::optional<pod::Pod> pod_;
   std::optional<isolation::Isolation> isolation_;
+  /// Has the pod's memory come, after a lazy restart. Goes once the pod has ended.
+  std::unique_ptr<LazyRestore> lazy_;
   std::unique_ptr<PodAgent> agent_;
 
   // A set in work.

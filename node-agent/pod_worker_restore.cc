@@ -54,6 +54,8 @@ RestoreOrder PodWorker::restore_order(const wire::RestoreOrder& wanted) {
   order.network.exchange = [this](const image::AddressMap& own) { return exchange_addresses(own); };
   order.network.reset_outside = wanted.reset_outside();
   order.placement_file = registry_.placement_of(record_.id);
+  order.lazy = wanted.lazy();
+  order.all_came = [this] { registry_.note_memory_came(record_.id); };
   return order;
 }
 
@@ -81,13 +83,17 @@ void PodWorker::restore(const wire::Order& order) {
       const std::array<int, 3> fds = streams.fds();
       request.stdio.assign(fds.begin(), fds.end());
     }
-    Result<RestoredPod> restored = node_agent::restore(
-        request, [this](const StandingPod& standing) { return wait_for_go(standing); });
+    Result<RestoredPod> restored =
+        node_agent::restore(request, [&](const StandingPod& standing) -> Status {
+          if (request.lazy) FERMATA_TRY(registry_.note_memory_comes(record_.id));
+          return wait_for_go(standing);
+        });
     if (!restored) {
       // What its sockets leave behind in the kernel goes sooner.
       if (isolation_) isolation_->join();
       return restored.error();
     }
+    lazy_ = std::move(restored->lazy);
     return hold_new(std::move(restored->pod));
   };
   const Status started = start();

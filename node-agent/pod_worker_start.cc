@@ -180,12 +180,24 @@ Status PodWorker::hold_new(pod::Pod pod) {
 
 void PodWorker::destroy_new(pod::Pod& pod) {
   const Status destroyed = pod.destroy();
-  if (destroyed) return;
+  if (destroyed) {
+    no_more_memory();
+    return;
+  }
   stays_ = true;
   log_error(
       fmt::format("pod {} was given up, and cannot be ended: {}; an agent that is started "
                   "anew tries again",
                   to_string(record_.id), destroyed.message()));
+}
+
+void PodWorker::no_more_memory() {
+  if (lazy_ == nullptr) return;
+  const Status loss = lazy_->loss();
+  if (!loss && record_.reason.empty()) record_.reason = loss.message();
+  agent_.reset();  // it asks whether all has come
+  lazy_.reset();
+  registry_.note_memory_came(record_.id);
 }
 
 void PodWorker::never_stood() {
@@ -213,6 +225,7 @@ Status PodWorker::hold(pod::Pod& pod) {
   held.rank_streams = record_.rank_streams;
   held.compress = settings_.compress;
   held.precopy = settings_.precopy;
+  held.lazy = lazy_.get();
 
   if (record_.stubs) {
     if (!adopt_) unlink(registry_.ends_of(record_.id).c_str());
@@ -261,6 +274,15 @@ Status PodWorker::hold(pod::Pod& pod) {
 
 Status PodWorker::adopt() {
   Status taken;
+  // LazyRestore's guard ends it, unless that was killed as well: it must not run on without.
+  const bool incomplete = registry_.memory_comes(record_.id);
+  if (record_.init > 0 && incomplete) {
+    record_.reason =
+        "the agent died while memory of the restart was being read, and the pod with it; the "
+        "checkpoint is there as before";
+    clear_away();
+    return {Code::kGone, record_.reason};
+  }
   if (record_.alive()) {
     taken = take_over();
     if (taken) return taken;

@@ -8,6 +8,7 @@
 #include "node-agent/read_ahead.h"
 #include "node-agent/stoppable_source.h"
 #include "storage/chain.h"
+#include "storage/set_lock.h"
 
 namespace fermata::node_agent {
 namespace {
@@ -60,6 +61,17 @@ timespec time_of(const image::Timespec& time) {
   return out;
 }
 
+/// Of the memory that comes later: its set stays as long. Invalid where there are no such locks.
+/// kBusy: somebody works on the set.
+Result<UniqueFd> keep_set(const RestoreOrder& order) {
+  FERMATA_ASSIGN(const FsCredentialScope scope, FsCredentialScope::enter(order.owner));
+  Result<UniqueFd> lock = storage::lock_set_to_read(order.image.parent_path());
+  if (lock) return lock;
+  if (lock.error().code() != Code::kBusy) return UniqueFd();
+  return Failure(Status(Code::kBusy, lock.error().message() +
+                                         "; wait until that is done, or restart without --lazy"));
+}
+
 /// Destroys a pod that did not come to run.
 class PodUndo {
  public:
@@ -80,6 +92,10 @@ class PodUndo {
 
 Result<RestoredPod> restore(const RestoreOrder& order,
                             const std::function<Status(const StandingPod&)>& before_run) {
+  UniqueFd set_lock;
+  if (order.lazy) {
+    FERMATA_ASSIGN(set_lock, keep_set(order));
+  }
   FERMATA_ASSIGN(storage::PodImage image, read_checked(order));
   const auto damaged = [&](const Status& status) {
     return Failure(status.within(order.image.string()));
@@ -98,6 +114,8 @@ Result<RestoredPod> restore(const RestoreOrder& order,
                  pod::Pod::make_shell(order.job, state.host_name(), state.domain_name(),
                                       {time_of(state.monotonic()), time_of(state.boottime())},
                                       order.group, order.model));
+  // Outlives what ends the pod: without it the pod would see zeros.
+  std::unique_ptr<LazyRestore> lazy;
   PodUndo undo(pod);
   FAULT_POINT("restore.shell");
   Result<PodPlacer> placer = PodPlacer::plan(image.placement, order.numa, pod.init_pid());
@@ -120,9 +138,8 @@ Result<RestoredPod> restore(const RestoreOrder& order,
                             const engine::FrozenThread& thread, engine::Remote& remote) {
     return placer->each_thread(process, thread, remote);
   };
-  std::unique_ptr<LazyRestore> lazy;
   if (order.lazy) {
-    FERMATA_ASSIGN(lazy, LazyRestore::start(pod.init_pidfd(), pod.group()));
+    FERMATA_ASSIGN(lazy, LazyRestore::start(pod.init_pidfd(), pod.group(), std::move(set_lock)));
     request.lazy = lazy->fill();
   }
   // What building touches is read now: a loss that ended the pod is told, not that it has ended.
@@ -137,8 +154,11 @@ Result<RestoredPod> restore(const RestoreOrder& order,
   FERMATA_TRY_RESULT(before_run({pod, placer->notes()}));
   if (!order.placement_file.empty()) FERMATA_TRY_RESULT(placer->save(order.placement_file));
   if (lazy) {
-    FERMATA_TRY_RESULT(lazy->let_run(image.objects, image.memory, rebuilt->processes(),
-                                     placer->settle_later(rebuilt->processes())));
+    const auto came = [settle = placer->settle_later(rebuilt->processes()), told = order.all_came] {
+      if (settle) settle();
+      if (told) told();
+    };
+    FERMATA_TRY_RESULT(lazy->let_run(image.objects, image.memory, rebuilt->processes(), came));
   }
   FAULT_POINT("restore.run");
   if (const Status runs = rebuilt->run(); !runs) return because(runs);

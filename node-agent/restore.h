@@ -31,6 +31,8 @@ struct RestoreOrder {
   numa::Mode numa = numa::Mode::kReplan;
   /// The pod runs when all but its memory is there (RestoredPod::lazy).
   bool lazy = false;
+  /// With that: called once, when all has come, from any thread. May be null.
+  std::function<void()> all_came;
   /// Where the planned placement is kept for `fermata numa report`; empty: nowhere.
   std::filesystem::path placement_file;
   /// Told the bytes of memory that were read just now, from any thread. May be null.

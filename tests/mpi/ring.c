@@ -1,10 +1,11 @@
 // A token goes round the ranks: messages of changing size, from eager to rendezvous protocol, each
 // with a checksum that every rank verifies and then renews.
 //
-//   ring ITERATIONS [DELAY_US [STOP_FILE]]
+//   ring ITERATIONS [DELAY_US [STOP_FILE [MIB]]]
 //
 // With a STOP_FILE it ends earlier, with the round in which rank 0 finds that file; its result is
-// that of a run with so many ITERATIONS.
+// that of a run with so many ITERATIONS. MIB: so much memory of each rank is written at the start
+// and has to be the same at the end.
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -24,8 +25,15 @@ static void fill(uint64_t* words, long count, uint64_t seed) {
   words[0] = checksum(words + 1, count - 1);
 }
 
+static uint64_t beside_word(const struct program* me, long index) {
+  return mix((uint64_t)index, (uint64_t)me->rank + 11);
+}
+
 int main(int argc, char** argv) {
   struct program me = begin(&argc, &argv, "ring");
+  const long beside_words = argc > 4 ? strtol(argv[4], NULL, 10) * (1 << 20) / 8 : 0;
+  uint64_t* beside = allocate(&me, (size_t)beside_words * sizeof(uint64_t) + 1);
+  for (long i = 0; i < beside_words; ++i) beside[i] = beside_word(&me, i);
   uint64_t* words = allocate(&me, kMaxWords * sizeof(uint64_t));
   const int next = (me.rank + 1) % me.ranks;
   const int previous = (me.rank + me.ranks - 1) % me.ranks;
@@ -60,6 +68,10 @@ int main(int argc, char** argv) {
     }
     if (tag == kLast) me.iterations = iteration + 1;
   }
+  for (long i = 0; i < beside_words; ++i) {
+    expect(&me, i, "word beside", beside_word(&me, i), beside[i]);
+  }
+  free(beside);
   free(words);
   return finish(&me, state);
 }

@@ -47,14 +47,16 @@ class EndlessRing(MpiProgram):
     """The ring, which goes on until it is told to stop: on no machine is it too fast or too slow for what is done to it. Its
     result is the one of `untouched` with it."""
 
-    def __init__(self, delay_us):
+    def __init__(self, delay_us, mib=0):
+        """mib: memory of each rank that it writes at its start and looks at when it ends."""
         super().__init__("ring", 1 << 40, delay_us)
+        self.mib = mib
 
     def stop(self, folder):
         open(os.path.join(folder, "stop"), "w").close()
 
     def command(self, folder, fast=False):
-        return [*super().command(folder, fast), os.path.join(folder, "stop")]
+        return [*super().command(folder, fast), os.path.join(folder, "stop"), str(self.mib)]
 
     def untouched(self, result):
         """The run that has to have this result."""

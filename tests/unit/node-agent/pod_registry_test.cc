@@ -116,6 +116,24 @@ TEST(PodRegistry, TellsWhoseSigtermIsHeld) {
   EXPECT_TRUE(std::filesystem::is_empty(folder.path() / "pods"));
 }
 
+TEST(PodRegistry, TellsWhoseMemoryStillComes) {
+  const ScratchFolder folder;
+  const PodRegistry registry(folder.path());
+  const PodId pod = record_of(7, 0).id;
+  ASSERT_TRUE(registry.put(record_of(7, 0)));
+  EXPECT_FALSE(registry.memory_comes(pod));
+  ASSERT_TRUE(registry.note_memory_comes(pod));
+  ASSERT_TRUE(registry.note_memory_comes(record_of(7, 1).id));
+  registry.tidy();
+  EXPECT_TRUE(registry.memory_comes(pod));
+  EXPECT_FALSE(registry.memory_comes(record_of(7, 1).id)) << "of no pod";
+  registry.note_memory_came(pod);
+  EXPECT_FALSE(registry.memory_comes(pod));
+  ASSERT_TRUE(registry.note_memory_comes(pod));
+  registry.remove(pod);
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path() / "pods"));
+}
+
 TEST(JobRegistry, NamesPodsOfTheService_EachStepOnce) {
   const ScratchFolder folder;
   const PodRegistry pods(folder.path());

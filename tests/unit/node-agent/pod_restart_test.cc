@@ -11,6 +11,7 @@
 #include "node-agent/isolation/isolation.h"
 #include "node-agent/pod/cgroup.h"
 #include "node-agent/pod_placer.h"
+#include "storage/set_lock.h"
 
 namespace fermata::node_agent {
 namespace {
@@ -23,9 +24,10 @@ using ::testing::SizeIs;
 class PodRestartTest : public HostTest {
  protected:
   /// A set of a pod that counts; the pod is ended.
-  wire::PodReport take_and_end(uint64_t crid) {
+  wire::PodReport take_and_end(uint64_t crid) { return take_and_end(crid, counter()); }
+  wire::PodReport take_and_end(uint64_t crid, const std::string& script) {
     const std::unique_ptr<TestHost> host = make_host(pod());
-    const wire::Done launched = host->ask(launch(counter()));
+    const wire::Done launched = host->ask(launch(script));
     EXPECT_EQ(launched.outcome().code(), 0) << launched.outcome().message();
     EXPECT_TRUE(eventually([&] { return count() > 3; }));
     const wire::Done done = take_until(*host, SetPhase::kCommit, crid, true);
@@ -68,6 +70,66 @@ TEST_F(PodRestartTest, APodComesBack_InThreeSteps_AndIsHeldAgain) {
   EXPECT_TRUE(counts_on());
   EXPECT_EQ(third.ask(destroy()).outcome().code(), 0);
   expect_nothing_left();
+}
+
+/// counter(), with 16 MiB that it looks at each time; one that are not what they were end it.
+std::string large_counter(const fs::path& count) {
+  return fmt::format(
+      R"(exec perl -e '$| = 1; open F, ">>", "{}"; F->autoflush; $x = join "", map chr, 1..200; )"
+      R"($m = $x x 80000; while () {{ exit 9 if $m ne $x x 80000; print F ++$i, "\n"; }}')",
+      count.string());
+}
+
+TEST_F(PodRestartTest, OneWhoseMemoryComesLater_IsHeldWhenItHasCome) {
+  const wire::PodReport image = take_and_end(5, large_counter(file("count")));
+  const long before = count();
+  TestHost host(pod(0, 1), run_dir());
+  wire::Order lazy = restore(5, image);
+  lazy.mutable_restore()->set_lazy(true);
+  const wire::Done stands = host.ask(lazy);
+  ASSERT_EQ(stands.outcome().code(), 0) << stands.outcome().message();
+  const auto worked_on = storage::lock_set(set_folder(5));
+  ASSERT_FALSE(worked_on) << "it is still to be read";
+  EXPECT_EQ(worked_on.error().code(), Code::kBusy);
+  ASSERT_EQ(host.ask(connect(stands.addresses())).outcome().code(), 0);
+  const wire::Done runs = host.ask(go());
+  ASSERT_EQ(runs.outcome().code(), 0) << runs.outcome().message();
+  take_until(host, SetPhase::kCommit, 6);
+  EXPECT_FALSE(PodRegistry(run_dir()).memory_comes(pod(0, 1)));
+  EXPECT_TRUE(storage::lock_set(set_folder(5))) << "nobody reads it any more";
+  EXPECT_TRUE(eventually([&] { return count() > before + 3; }));
+  EXPECT_EQ(host.ask(destroy()).outcome().code(), 0);
+  expect_nothing_left();
+  EXPECT_TRUE(fs::is_empty(run_dir() / "pods"));
+}
+
+TEST_F(PodRestartTest, OneWhoseMemoryIsLost_EndsWithThatReason) {
+  const wire::PodReport image = take_and_end(5, large_counter(file("count")));
+  const fs::path path = set_folder(5) / image.image();
+  std::fstream bytes(path, std::ios::in | std::ios::out | std::ios::binary);
+  const auto size = static_cast<std::streamoff>(fs::file_size(path));
+  for (std::streamoff at = size * 3 / 10; at < size * 7 / 10; at += 1 << 20) {
+    bytes.seekg(at);
+    const int byte = bytes.get();
+    bytes.seekp(at);
+    bytes.put(static_cast<char>(byte ^ 1));
+  }
+  bytes.close();
+  const long before = count();
+  TestHost host(pod(0, 1), run_dir());
+  wire::Order lazy = restore(5, image);
+  lazy.mutable_restore()->set_lazy(true);
+  const wire::Done stands = host.ask(lazy);
+  ASSERT_EQ(stands.outcome().code(), 0) << stands.outcome().message();
+  ASSERT_EQ(host.ask(connect(stands.addresses())).outcome().code(), 0);
+  const wire::Done runs = host.ask(go());
+  ASSERT_TRUE(host.wait_over());
+  // It may be found before the pod runs.
+  const std::string why = host.report() ? host.report()->reason() : runs.outcome().message();
+  EXPECT_THAT(why, HasSubstr("memory of the restart was lost"));
+  EXPECT_THAT(why, HasSubstr("checksum"));
+  EXPECT_LE(count(), before + 1) << "it ran on without its memory";
+  EXPECT_FALSE(fs::exists(group()));
 }
 
 TEST_F(PodRestartTest, GivenUpAtAnyStep_NothingIsLeft) {
@@ -204,6 +266,24 @@ TEST_F(PodRestartTest, KilledInAnyPhase_ItsAgentLeavesARunningPod_ThatTheNextTak
     EXPECT_EQ(next.ask(destroy()).outcome().code(), 0);
     expect_nothing_left();
   }
+}
+
+// LazyRestore's guard ends it; who kills the agent may kill that, too.
+TEST_F(PodRestartTest, KilledWhileMemoryComes_APodThatLivesIsEndedByTheNext) {
+  const pid_t agent = agent_with([&] {
+    auto* host = make_host(pod()).release();
+    host->ask(launch(counter()));
+    eventually([&] { return count() > 3; });
+  });
+  kill_agent(agent);
+  ASSERT_THAT(records(), SizeIs(1));
+  ASSERT_TRUE(records()[0].alive());
+  ASSERT_TRUE(PodRegistry(run_dir()).note_memory_comes(pod()));
+  TestHost next(records()[0], run_dir());
+  ASSERT_TRUE(next.wait_over());
+  ASSERT_TRUE(next.report());
+  EXPECT_THAT(next.report()->reason(), HasSubstr("memory of the restart was being read"));
+  EXPECT_FALSE(fs::exists(group()));
 }
 
 TEST_F(PodRestartTest, KilledWhileAPodIsBroughtBack_ItsAgentLeavesNothing) {

@@ -8,6 +8,7 @@
 #include <random>
 #include <set>
 
+#include "storage/flatten.h"
 #include "storage/image.h"
 #include "storage/manifest.h"
 #include "storage/set_folders.h"
@@ -192,6 +193,26 @@ TEST_F(Prune, ASetThatIsWorkedOnStays_WithWhatItIsBuiltOn) {
   }
   EXPECT_EQ(prune(dir(), kJob, 1, false)->removed.size(), 2U);
   EXPECT_THAT(there(), ElementsAre(4));
+}
+
+TEST_F(Prune, ASetThatIsReadStays_AndIsWorkedOnByNobody) {
+  const Crid parent = commit();
+  const Crid is_read = commit(parent);
+  commit();
+  {
+    const Result<UniqueFd> first = lock_set_to_read(folder(is_read));
+    ASSERT_TRUE(first) << first.error().message();
+    const Result<UniqueFd> second = lock_set_to_read(folder(is_read));
+    ASSERT_TRUE(second) << second.error().message();
+    EXPECT_EQ(lock_set(folder(is_read)).error().code(), Code::kBusy);
+    EXPECT_EQ(flatten_set(folder(is_read), 1, Compression::kNone).error().code(), Code::kBusy);
+    const auto pruned = prune(dir(), kJob, 1, false);
+    ASSERT_TRUE(pruned) << pruned.error().message();
+    EXPECT_THAT(there(), ElementsAre(1, 2, 3));
+  }
+  const Result<UniqueFd> work = lock_set(folder(is_read));
+  ASSERT_TRUE(work) << work.error().message();
+  EXPECT_EQ(lock_set_to_read(folder(is_read)).error().code(), Code::kBusy);
 }
 
 TEST_F(Prune, FinishesARemovalThatWasCutShort) {
