@@ -51,7 +51,7 @@ bool gets_huge_pages(const image::Vma& vma, bool always) {
     return std::find(vma.advice().begin(), vma.advice().end(), what) != vma.advice().end();
   };
   return vma.backing() == image::Vma::ANONYMOUS && !vma.shared() && !advised(MADV_NOHUGEPAGE) &&
-         (always || advised(MADV_HUGEPAGE));
+         vma.huge_page_size() == 0 && (always || advised(MADV_HUGEPAGE));
 }
 
 /// Where the process would have huge pages, had its memory been filled before.

@@ -266,7 +266,8 @@ MemoryUse memory_use(const fs::path& group) {
     const fs::path status = fmt::format("/proc/{}/status", pid);
     const uint64_t own = kilobytes_of(status, "RssAnon").value_or(0);
     use.own += own;
-    use.shared += kilobytes_of(status, "RssShmem").value_or(0);
+    use.shared += kilobytes_of(status, "RssShmem").value_or(0) +
+                  kilobytes_of(status, "HugetlbPages").value_or(0);
     if (own >= kMuch) use.threads += number_of(status, "Threads").value_or(1);
     ++use.processes;
   }

@@ -55,7 +55,7 @@ bool is_in_memory(const std::filesystem::path& folder);
 /// What the processes of a cgroup v2 group have in RAM now.
 struct MemoryUse {
   uint64_t own = 0;     ///< anonymous memory
-  uint64_t shared = 0;  ///< shared memory; a page counts for each of its users
+  uint64_t shared = 0;  ///< shared memory, for each of its users, and that of MAP_HUGETLB
   uint64_t processes = 0;
   uint64_t threads = 0;  ///< of processes that have much
 };

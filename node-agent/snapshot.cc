@@ -44,6 +44,26 @@ uint64_t bytes_here(const std::vector<MemoryRegion>& regions) {
   return sum;
 }
 
+/// What no twin has, but for what the program keeps from its children: that is little.
+uint64_t bytes_beside_twins(const std::vector<MemoryRegion>& regions,
+                            const image::PodObjects& objects) {
+  uint64_t sum = 0;
+  for (const MemoryRegion& region : regions) {
+    if (region.id.kind == MemoryId::Kind::kObject) sum += region.bytes_here();
+  }
+  for (const image::Process& process : objects.processes()) {
+    for (const image::Vma& vma : process.vmas()) {
+      if (vma.huge_page_size() == 0) continue;
+      const MemoryId id{MemoryId::Kind::kProcess, static_cast<uint64_t>(process.vpid())};
+      const auto region = std::find_if(regions.begin(), regions.end(),
+                                       [&](const MemoryRegion& one) { return one.id == id; });
+      if (region == regions.end()) continue;
+      sum += total_length(only(part_of(region->extents, vma.start(), vma.end()), Where::kHere));
+    }
+  }
+  return sum;
+}
+
 }  // namespace
 
 std::string_view Snapshot::name_of(Way way) {
@@ -178,13 +198,11 @@ void Snapshot::prepare(const SnapshotNeed& need) {
 }
 
 /// Now that it is known what there is: the pod may have grown, or written more than it had.
-void Snapshot::reconsider(const std::vector<MemoryRegion>& memory) {
+void Snapshot::reconsider(const std::vector<MemoryRegion>& memory,
+                          const image::PodObjects& objects) {
   if (way_ == Way::kStopped || forced_) return;
   const uint64_t here = bytes_here(memory);
-  uint64_t shared = 0;
-  for (const MemoryRegion& region : memory) {
-    if (region.id.kind == MemoryId::Kind::kObject) shared += region.bytes_here();
-  }
+  const uint64_t shared = bytes_beside_twins(memory, objects);
   if (way_ == Way::kCopy) {
     const double cold =
         here > warmed_ ? static_cast<double>(here - warmed_) / kColdBytesPerSecond : 0;
@@ -200,7 +218,7 @@ Result<std::vector<MemoryRegion>> Snapshot::take(engine::FrozenPod& pod,
                                                  const WriteTracking& tracking) {
   const std::vector<MemoryRegion> rest =
       ahead_.begun() ? ahead_.rest(pod.memory(), tracking) : pod.memory();
-  reconsider(rest);
+  reconsider(rest, objects);
   if (by_twins()) {
     Result<std::vector<MemoryRegion>> regions = twins(pod, objects);
     if (regions) return regions;

@@ -95,7 +95,7 @@ class Snapshot {
   bool room_for_twins() const;
   Way without_room() const;
   bool room_for_copy(uint64_t bytes) const { return ahead_.size() + bytes <= need_.room; }
-  void reconsider(const std::vector<MemoryRegion>& memory);
+  void reconsider(const std::vector<MemoryRegion>& memory, const image::PodObjects& objects);
 
   CopyArena arena_;
   Precopy ahead_{arena_};

@@ -5,8 +5,8 @@
 //
 // What is not known is taken as changed: a process without a tracker, a parent that was taken by
 // another agent. Private memory goes by the tracker (or by content, kHash, and where the tracker
-// passes a map over: it has huge pages, which would break); shared memory, which may be written by
-// ways that no tracker sees, always by content.
+// passes a map over: it has huge pages, which would break, or is of MAP_HUGETLB); shared memory,
+// which may be written by ways that no tracker sees, always by content.
 //
 // One thread, the tracer's.
 #pragma once

@@ -61,6 +61,7 @@ class MapRecorder {
     if (map.inode == 0 && map.name.starts_with("[anon:")) {
       out.set_anon_name(map.name.substr(6, map.name.size() - 7));
     }
+    if (map.has_flag("ht")) return huge_pages(map, out);
     return map.inode == 0 ? Status::ok() : backed(map, out);
   }
 
@@ -72,10 +73,11 @@ class MapRecorder {
   }
 
   Status refuse_unknown(const Map& map) const {
-    if (map.has_flag("ht")) {
+    if (map.has_flag("ht") && (map.shared || !map.has_huge_pages())) {
       return cannot(map,
-                    "is of huge pages (hugetlbfs), which cannot be rebuilt yet: use "
-                    "transparent huge pages");
+                    "is of huge pages that are shared or a file's (hugetlbfs), which cannot be "
+                    "held: use private anonymous ones (mmap with MAP_PRIVATE, MAP_ANONYMOUS and "
+                    "MAP_HUGETLB), or transparent huge pages (madvise with MADV_HUGEPAGE)");
     }
     const bool tracked = map.has_flag("uw") && finder_.is_ours(process_.pid, map.start, map.end);
     if (map.has_flag("um") || (map.has_flag("uw") && !tracked) || map.has_flag("ui")) {
@@ -90,6 +92,29 @@ class MapRecorder {
     return Status::ok();
   }
 
+  Status huge_pages(const Map& map, image::Vma& out) {
+    struct stat mapped {};
+    FERMATA_TRY(stat_mapped(map, mapped));
+    // A block of such a file is a page (hugetlbfs_fill_super() of fs/hugetlbfs/inode.c).
+    out.set_huge_page_size(static_cast<uint64_t>(mapped.st_blksize));
+    out.set_offset(0);
+    // A fork's copy has no pages reserved (hugetlb_dup_vma_private() of mm/hugetlb.c).
+    const uint64_t inode = map.inode;
+    if (recorder_.first_with(inode, process_.vpid) != process_.vpid) out.set_no_reserve(true);
+    return Status::ok();
+  }
+
+  Status stat_mapped(const Map& map, struct stat& mapped) const {
+    const std::string link = link_of(map);
+    if (::stat(link.c_str(), &mapped) == 0) return Status::ok();
+    return errno_status(
+        errno, fmt::format("{}: reading what is mapped at {:#x}", process_.describe(), map.start));
+  }
+
+  std::string link_of(const Map& map) const {
+    return fmt::format("/proc/{}/map_files/{:x}-{:x}", process_.pid, map.start, map.end);
+  }
+
   // Shared anonymous memory, memfds, deleted files, AIO rings and plain files.
   Status backed(const Map& map, image::Vma& out) {
     // A library has several maps in a row.
@@ -98,8 +123,7 @@ class MapRecorder {
       put_file(*last_file_, map, out);
       return Status::ok();
     }
-    const std::string link =
-        fmt::format("/proc/{}/map_files/{:x}-{:x}", process_.pid, map.start, map.end);
+    const std::string link = link_of(map);
     FERMATA_ASSIGN_STATUS(const std::string name, read_link(link));
     if (name.starts_with("/[aio]")) {
       out.set_backing(image::Vma::AIO_RING);  // its content: image::AioContext
@@ -111,10 +135,7 @@ class MapRecorder {
                     "memory (shm_open)");
     }
     struct stat mapped {};
-    if (::stat(link.c_str(), &mapped) != 0) {
-      return errno_status(errno, fmt::format("{}: reading what is mapped at {:#x}",
-                                             process_.describe(), map.start));
-    }
+    FERMATA_TRY(stat_mapped(map, mapped));
     const SharedObjectKind kind = SharedObjectRecorder::kind_of(name);
     const bool deleted = name.ends_with(" (deleted)") && !names(name, mapped);
     if (kind != image::SharedObject::DELETED || deleted) return object(map, link, name, kind, out);
@@ -185,6 +206,7 @@ Status capture_address_space(HeldProcess& process, pid_t init, SharedObjectRecor
   FERMATA_ASSIGN_STATUS(const std::vector<Map> maps, MapFlags::of_this_kernel().read(process.pid));
   MapRecorder map_recorder(process, init, recorder, finder);
   std::vector<OwnMap> own;
+  Extents not_pinned;
   for (const Map& map : maps) {
     if (map.name == "[vsyscall]" || process.site->is_scratch(map.start, map.end)) continue;
     image::Vma& vma = *out.add_vmas();
@@ -193,7 +215,10 @@ Status capture_address_space(HeldProcess& process, pid_t init, SharedObjectRecor
                            vma.backing() != image::Vma::VVAR &&
                            vma.backing() != image::Vma::AIO_RING;
     if (own_pages) {
-      own.push_back({map.start, map.end, map.inode == 0, (map.protection & PROT_WRITE) != 0});
+      const bool huge = vma.huge_page_size() != 0;
+      own.push_back(
+          {map.start, map.end, map.inode == 0 || huge, (map.protection & PROT_WRITE) != 0, huge});
+      if (huge) append(not_pinned, map.start, map.length());
     }
   }
   const StoppedProcess stopped{process.pid, process.vpid, [&process]() -> Result<Remote*> {
@@ -204,7 +229,7 @@ Status capture_address_space(HeldProcess& process, pid_t init, SharedObjectRecor
   MemoryRegion region;
   region.id = {MemoryId::Kind::kProcess, static_cast<uint64_t>(process.vpid)};
   FERMATA_ASSIGN_STATUS(region.extents, finder.find(stopped, own));
-  FERMATA_ASSIGN_STATUS(region.source, ProcessMemorySource::open(process.pid));
+  FERMATA_ASSIGN_STATUS(region.source, ProcessMemorySource::open(process.pid, not_pinned));
   memory.push_back(std::move(region));
   return Status::ok();
 }

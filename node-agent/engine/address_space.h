@@ -13,7 +13,8 @@
 namespace fermata::engine {
 
 /// Records the maps and finds the pages that are the process's own. kCannotHold names a map of a
-/// kind that cannot be rebuilt (device, huge pages, userfaultfd). Which pages, `finder` says.
+/// kind that cannot be rebuilt (device, shared huge pages, userfaultfd). Which pages, `finder`
+/// says.
 Status capture_address_space(HeldProcess& process, pid_t init, SharedObjectRecorder& recorder,
                              PageFinder& finder, image::Process& out,
                              std::vector<MemoryRegion>& memory);

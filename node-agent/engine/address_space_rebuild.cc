@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 
 #include "common/log.h"
@@ -46,6 +47,10 @@ uint64_t map_flags(const image::Vma& vma) {
   if (vma.backing() == image::Vma::ANONYMOUS) flags |= MAP_ANONYMOUS;
   if (vma.grows_down()) flags |= MAP_GROWSDOWN;
   if (vma.no_reserve()) flags |= MAP_NORESERVE;
+  if (vma.huge_page_size() != 0) {
+    flags |= MAP_HUGETLB;
+    flags |= static_cast<uint64_t>(std::countr_zero(vma.huge_page_size())) << MAP_HUGE_SHIFT;
+  }
   return flags;
 }
 
@@ -137,8 +142,10 @@ Status map_anonymous(RebuildRemote& remote, const std::vector<const image::Vma*>
   FERMATA_TRY(remote.run(calls));
   for (const RemoteCall& one : calls) {
     if (one.result < 0 && one.result >= -4095) {
+      const bool huge = (one.args[3] & MAP_HUGETLB) != 0;
       return errno_status(static_cast<int>(-one.result),
-                          fmt::format("mapping {} bytes at {:#x}", one.args[1], one.args[0]));
+                          fmt::format("mapping {} bytes {}at {:#x}", one.args[1],
+                                      huge ? "of huge pages (vm.nr_hugepages) " : "", one.args[0]));
     }
   }
   return Status::ok();

@@ -32,6 +32,7 @@ bool may_come_later(const image::Vma& vma) {
     return advice == MADV_DONTFORK || advice == MADV_WIPEONFORK;
   };
   return vma.backing() == image::Vma::ANONYMOUS && !vma.shared() && !vma.locked() &&
+         vma.huge_page_size() == 0 &&
          std::none_of(vma.advice().begin(), vma.advice().end(), leaves_out);
 }
 

@@ -1,6 +1,6 @@
 // Memory of a rebuilt pod that comes while the pod runs: pages that somebody waits for first, the
 // rest as the disk gives it. Private anonymous memory alone: what others share, files, locked
-// memory and what a fork leaves out is filled before.
+// memory, memory of MAP_HUGETLB and what a fork leaves out is filled before.
 //
 // The program may fork, move and unmap what has not come (userfaultfd's events), and sees none of
 // it. A page that cannot be read is never given as another: `lost` is called, and who waits goes on

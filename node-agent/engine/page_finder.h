@@ -21,6 +21,7 @@ struct OwnMap {
   uint64_t end = 0;
   bool anonymous = false;  ///< of no file
   bool writable = false;
+  bool huge_pages = false;  ///< of MAP_HUGETLB: no tracker looks at it
 };
 
 inline PageScanner::Backing backing_of(const OwnMap& map) {

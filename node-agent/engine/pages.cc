@@ -103,11 +103,12 @@ Status PageScanner::read_entries(uint64_t start, uint64_t end, const Entry& foun
   return Status::ok();
 }
 
-Result<std::shared_ptr<const MemorySource>> ProcessMemorySource::open(pid_t pid) {
+Result<std::shared_ptr<const MemorySource>> ProcessMemorySource::open(pid_t pid,
+                                                                      Extents not_pinned) {
   UniqueFd memory(::open(fmt::format("/proc/{}/mem", pid).c_str(), O_RDONLY | O_CLOEXEC));
   if (!memory) return errno_failure(errno, fmt::format("opening the memory of process {}", pid));
   return std::shared_ptr<const MemorySource>(
-      std::make_shared<ProcessMemorySource>(pid, std::move(memory)));
+      std::make_shared<ProcessMemorySource>(pid, std::move(memory), std::move(not_pinned)));
 }
 
 Status ProcessMemorySource::read(uint64_t address, std::span<std::byte> out) const {
@@ -125,6 +126,19 @@ Status ProcessMemorySource::read(uint64_t address, std::span<std::byte> out) con
 }
 
 Status ProcessMemorySource::read_scattered(std::span<const MemoryPiece> pieces) const {
+  if (not_pinned_.empty()) return read_pinned(pieces);
+  std::vector<MemoryPiece> others;
+  for (const MemoryPiece& piece : pieces) {
+    if (part_of(not_pinned_, piece.address, piece.address + piece.out.size()).empty()) {
+      others.push_back(piece);
+    } else {
+      FERMATA_TRY(read(piece.address, piece.out));
+    }
+  }
+  return read_pinned(others);
+}
+
+Status ProcessMemorySource::read_pinned(std::span<const MemoryPiece> pieces) const {
   constexpr size_t kMost = 512;
   constexpr size_t kFew = 16;  // where one could not be read, the next often cannot either
   std::array<iovec, kMost> there{};

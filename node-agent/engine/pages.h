@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "common/extents.h"
 #include "common/memory_image.h"
 #include "common/unique_fd.h"
 
@@ -37,17 +38,22 @@ class PageScanner {
 /// unshared).
 class ProcessMemorySource : public MemorySource {
  public:
-  static Result<std::shared_ptr<const MemorySource>> open(pid_t pid);
-  explicit ProcessMemorySource(pid_t pid, UniqueFd memory)
-      : pid_(pid), memory_(std::move(memory)) {}
+  /// `not_pinned`: is never read by process_vm_readv(2). Of huge pages (MAP_HUGETLB) one more each
+  /// may not be there, and a child of the process would lose those that they share.
+  static Result<std::shared_ptr<const MemorySource>> open(pid_t pid, Extents not_pinned = {});
+  explicit ProcessMemorySource(pid_t pid, UniqueFd memory, Extents not_pinned)
+      : pid_(pid), memory_(std::move(memory)), not_pinned_(std::move(not_pinned)) {}
   Status read(uint64_t address, std::span<std::byte> out) const override;
   /// By process_vm_readv(2), a quarter of the time. It pins the pages, and so gives the process one
   /// of its own for each that it shares with a child or parent and did not write since.
   Status read_scattered(std::span<const MemoryPiece> pieces) const override;
 
  private:
+  Status read_pinned(std::span<const MemoryPiece> pieces) const;
+
   pid_t pid_;
   UniqueFd memory_;
+  Extents not_pinned_;
 };
 
 /// The bytes of a file; past its end, zeros.

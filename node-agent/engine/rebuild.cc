@@ -374,6 +374,7 @@ class Rebuild : public RebuildContext, public RebuiltPod {
 Result<std::unique_ptr<RebuiltPod>> rebuild(const RebuildRequest& request) {
   FERMATA_TRY_RESULT(validate(*request.objects, *request.memory));
   FERMATA_TRY_RESULT(check_requirements(request.objects->needs()));
+  FERMATA_TRY_RESULT(check_huge_pages(*request.objects, *request.memory));
   auto pod = std::make_unique<Rebuild>(request);
   FERMATA_TRY_RESULT(pod->build());
   return std::unique_ptr<RebuiltPod>(std::move(pod));

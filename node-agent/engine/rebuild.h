@@ -27,6 +27,10 @@ Status validate(const image::PodObjects& objects, const std::vector<MemoryRegion
 /// kUnsupported names what is missing.
 Status check_requirements(const image::Requirements& needs);
 
+/// Whether this machine has as many huge pages (MAP_HUGETLB) as the processes reserve or fill;
+/// kUnsupported says how many there have to be.
+Status check_huge_pages(const image::PodObjects& objects, const std::vector<MemoryRegion>& memory);
+
 /// How sockets that other pods may reach get their addresses. Ports are kept where they are free.
 ///
 /// Isolation: until `exchange` is called the pod's own sockets talk to each other (unread

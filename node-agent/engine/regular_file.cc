@@ -94,6 +94,12 @@ class RegularFileKind : public FileKind {
                     "this name was deleted while the file lives on under another one; open it by "
                     "the name that remains");
     }
+    struct statfs system {};
+    if (::fstatfs(probe.dup.get(), &system) == 0 && system.f_type == HUGETLBFS_MAGIC) {
+      return refuse(probe,
+                    "a memfd or deleted file of huge pages (MFD_HUGETLB, hugetlbfs) cannot be "
+                    "held: use private anonymous ones (MAP_HUGETLB), or a plain memfd");
+    }
     FERMATA_ASSIGN_STATUS(const uint32_t id, context.shared_object(probe));
     file.set_object_id(id);
     return Status::ok();

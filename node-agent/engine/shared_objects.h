@@ -27,6 +27,10 @@ class SharedObjectRecorder {
   /// "/dev/zero (deleted)", "/path (deleted)". Returns its id.
   Result<uint32_t> record(UniqueFd file, const std::string& name, image::SharedObject::Kind kind);
 
+  /// The first process (by its PID in the pod) of those that this was asked for of an inode of
+  /// memory of huge pages: those that have the same got it by fork.
+  int first_with(uint64_t inode, int vpid) { return huge_.try_emplace(inode, vpid).first->second; }
+
   /// Kind by the kernel's name of an unnamed object.
   static image::SharedObject::Kind kind_of(const std::string& name);
 
@@ -34,6 +38,7 @@ class SharedObjectRecorder {
   image::PodObjects& objects_;
   std::vector<MemoryRegion>& memory_;
   std::map<std::pair<uint64_t, uint64_t>, uint32_t> known_;
+  std::map<uint64_t, int> huge_;
 };
 
 /// Those rebuilt: our read-write descriptor of each, until the rebuild ends.

@@ -149,7 +149,8 @@ struct Range {
   uint64_t end;
 };
 
-/// What fork(2) does not give to a child (madvise(2)), in ascending order.
+/// What a twin has not, in ascending order: what fork(2) does not give to a child (madvise(2)), and
+/// huge pages.
 std::vector<Range> left_out(const image::PodObjects& objects, int vpid) {
   std::vector<Range> ranges;
   for (const image::Process& process : objects.processes()) {
@@ -158,10 +159,30 @@ std::vector<Range> left_out(const image::PodObjects& objects, int vpid) {
       const bool out = std::any_of(vma.advice().begin(), vma.advice().end(), [](int advice) {
         return advice == MADV_DONTFORK || advice == MADV_WIPEONFORK;
       });
-      if (out) ranges.push_back({vma.start(), vma.end()});
+      if (out || vma.huge_page_size() != 0) ranges.push_back({vma.start(), vma.end()});
     }
   }
   return ranges;
+}
+
+/// Has the twins give up memory of MAP_HUGETLB, before the pod runs on: for a page that both had
+/// and the process writes to, it would need another one, which there may not be (hugetlb_wp() of
+/// mm/hugetlb.c takes the page from a child then, or ends the process).
+Status drop_huge_pages(std::vector<HeldProcess>& held, const image::PodObjects& objects,
+                       const Twins& twins) {
+  for (const image::Process& process : objects.processes()) {
+    Extents huge;
+    for (const image::Vma& vma : process.vmas()) {
+      if (vma.huge_page_size() != 0) append(huge, vma.start(), vma.end() - vma.start());
+    }
+    const auto original = std::find_if(held.begin(), held.end(), [&](const HeldProcess& one) {
+      return one.vpid == process.vpid();
+    });
+    if (huge.empty() || original == held.end()) continue;
+    FERMATA_TRY(unmap_in_twin(twins.at(process.vpid())->pid(), original->site->code(), huge)
+                    .within(original->describe()));
+  }
+  return Status::ok();
 }
 
 /// The parts of `extents` that lie in `ranges`.
@@ -188,6 +209,7 @@ Result<TwinMemory> make_twins(const std::filesystem::path& group, std::vector<He
   const Status taken = take_all(group, held, wanted, twins);
   if (!forked) return Failure(forked);
   if (!taken) return Failure(taken);
+  FERMATA_TRY_RESULT(drop_huge_pages(held, objects, twins));
 
   TwinMemory out;
   for (const MemoryRegion& region : memory) {

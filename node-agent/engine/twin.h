@@ -1,6 +1,7 @@
 // Copy-on-write twins: for each process of a stopped pod a child that shares its pages, so that the
 // pod runs on at once and its memory of that instant is read from the twin. What fork(2) leaves
-// out - shared memory, MADV_DONTFORK, MADV_WIPEONFORK - is not in a twin.
+// out - shared memory, MADV_DONTFORK, MADV_WIPEONFORK - is not in a twin, nor is memory of huge
+// pages (MAP_HUGETLB): there may be none for a copy on write.
 //
 // The job does not see its twins as children of its own: they are made by a go-between that ends at
 // once, so that PID 1 inherits and reaps them. They hold none of the job's files. A twin executes

@@ -104,10 +104,11 @@ constexpr int kMostWaits = 120;
 /// Calls in a twin, one by one, at the system call instruction that it slept in.
 class TwinRemote final : public Remote {
  public:
-  Status open(pid_t pid) {
+  /// `gadget`: the instruction; 0: the one that it slept in.
+  Status open(pid_t pid, uint64_t gadget = 0) {
     FERMATA_TRY(open_process(pid));
     FERMATA_ASSIGN_STATUS(registers_, get_registers(pid));
-    gadget_ = registers_.rip - kSyscallLength;
+    gadget_ = gadget != 0 ? gadget : registers_.rip - kSyscallLength;
     std::array<std::byte, kSyscallLength> code{};
     FERMATA_TRY(read_memory(gadget_, code));
     if (code != std::array{std::byte{0x0f}, std::byte{0x05}}) {
@@ -115,6 +116,11 @@ class TwinRemote final : public Remote {
     }
     FERMATA_TRY(set_signal_mask(pid, kAllSignals));
     registers_.orig_rax = ~0ULL;
+    return Status::ok();
+  }
+
+  /// Room for the arguments of calls.
+  Status make_room() {
     FERMATA_ASSIGN_STATUS(const long area, call("mmap", SYS_mmap,
                                                 {0, argument_size(), PROT_READ | PROT_WRITE,
                                                  MAP_PRIVATE | MAP_ANONYMOUS, ~0ULL, 0}));
@@ -207,6 +213,16 @@ std::vector<GiveBack::Range> private_maps(const std::vector<Map>& maps) {
 
 }  // namespace
 
+Status unmap_in_twin(pid_t pid, uint64_t syscall, const Extents& ranges) {
+  TwinRemote remote;
+  FERMATA_TRY(remote.open(pid, syscall));
+  for (const Extent& range : ranges) {
+    FERMATA_ASSIGN_STATUS([[maybe_unused]] const long done,
+                          remote.call("munmap", SYS_munmap, {range.address, range.length}));
+  }
+  return Status::ok();
+}
+
 Result<std::unique_ptr<TwinReader>> TwinReader::start(pid_t pid, const SharedBuffer& buffer,
                                                       const Extents* once) {
   static_assert(sizeof(Control) <= kPageSize && offsetof(Control, ranges) == 40);
@@ -214,6 +230,7 @@ Result<std::unique_ptr<TwinReader>> TwinReader::start(pid_t pid, const SharedBuf
   FERMATA_ASSIGN(const std::vector<Map> maps, read_maps(pid));
   TwinRemote remote;
   FERMATA_TRY_RESULT(remote.open(pid));
+  FERMATA_TRY_RESULT(remote.make_room());
   FERMATA_ASSIGN(const uint64_t place, remote.map(control));
   FERMATA_ASSIGN(const uint64_t theirs, remote.map(buffer));
   FERMATA_TRY_RESULT(remote.enter_loop(maps, place));

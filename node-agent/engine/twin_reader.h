@@ -29,6 +29,10 @@
 
 namespace fermata::engine {
 
+/// Has a twin in a stop give up `ranges` of its memory; `syscall`: a system call instruction that
+/// it has. Tracer's thread.
+Status unmap_in_twin(pid_t pid, uint64_t syscall, const Extents& ranges);
+
 class TwinReader {
  public:
   /// That of a twin that copies: it competes with the job it belongs to.

@@ -5,6 +5,7 @@
 #include <sys/user.h>
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <map>
 #include <set>
@@ -215,6 +216,13 @@ class Validator {
     });
   }
 
+  static bool huge_pages(const image::Vma& vma) {
+    const uint64_t size = vma.huge_page_size();
+    return std::has_single_bit(size) && size > kPageSize && vma.start() % size == 0 &&
+           vma.end() % size == 0 && vma.backing() == image::Vma::ANONYMOUS && !vma.shared() &&
+           !vma.grows_down();
+  }
+
   Status maps(const image::Process& process) const {
     uint64_t last = 0;
     for (const image::Vma& vma : process.vmas()) {
@@ -225,6 +233,10 @@ class Validator {
       last = vma.end();
       if (vma.protection() > 7 || vma.offset() % kPageSize != 0) {
         return wrong("map {:#x} of process {}", vma.start(), process.vpid());
+      }
+      if (vma.huge_page_size() != 0 && !huge_pages(vma)) {
+        return wrong("map {:#x} of process {} cannot be of huge pages of {} bytes", vma.start(),
+                     process.vpid(), vma.huge_page_size());
       }
       if (vma.backing() == image::Vma::FILE && !absolute(vma.path())) {
         return wrong("map {:#x} of process {} has no path", vma.start(), process.vpid());

@@ -3,7 +3,7 @@
 // that whoever restarts it sees that it is the moment he meant. Ends by PASS when <dir>/go is
 // there.
 //
-//   mutator SEED
+//   mutator SEED [pool]      pool: also with huge pages of the machine's pool (MAP_HUGETLB)
 #include <sys/mman.h>
 
 #include "tests/chains/regions.h"
@@ -223,6 +223,32 @@ void grow_heap(Region& region) {
   region.pages = static_cast<size_t>(pages);
 }
 
+/// Memory of huge pages of the machine's pool: one is given back, or goes with its half of the map,
+/// or all of them go and others come.
+void change_pool(Region& region) {
+  const size_t count = region.pages / kHugePage;
+  const size_t which = below(count);
+  constexpr size_t kBytes = kHugePage * kPage;
+  switch (below(4)) {
+    case 0:
+      state::must(munmap(region.base, region.pages * kPage), "munmap");
+      make_of_pool(region, 1 + below(2));
+      break;
+    case 1:
+      if (count < 2) break;
+      state::must(munmap(region.base + kBytes, kBytes), "munmap");
+      region.pages = kHugePage;
+      break;
+    case 2:
+      region.on_fork = below(2) == 0 ? MADV_DONTFORK : MADV_DOFORK;
+      state::must(madvise(region.base, region.pages * kPage, region.on_fork), "madvise");
+      break;
+    default:
+      state::must(madvise(region.base + which * kBytes, kBytes, MADV_DONTNEED), "DONTNEED");
+      for (size_t i = 0; i < kHugePage; ++i) region.numbers[which * kHugePage + i] = kZero;
+  }
+}
+
 /// A child that finds all as it was, spoils what is its own and writes to what is shared.
 void fork_child() {
   const uint64_t number = last_write + 1;
@@ -230,7 +256,8 @@ void fork_child() {
   const pid_t child = state::must(fork(), "fork");
   if (child == 0) {
     verify("a child", true);
-    for (Region& region : regions) {
+    for (size_t r = 0; r < region_count; ++r) {
+      Region& region = regions[r];
       if ((region.protection & PROT_WRITE) == 0 || region.on_fork == MADV_DONTFORK) continue;
       const size_t page = below(region.pages);
       if (is_shared(region)) region.numbers[page] = number;
@@ -244,12 +271,16 @@ void fork_child() {
 }
 
 void mutate() {
-  Region& region = regions[below(kRegions)];
+  Region& region = regions[below(region_count)];
   const bool writable = (region.protection & PROT_WRITE) != 0;
   const bool anonymous = region.kind == Kind::kPrivate || region.kind == Kind::kHuge;
-  switch (below(22)) {
+  switch (below(23)) {
     case 0:
-      if (!is_shared(region)) give_back(region);
+      if (region.kind == Kind::kPool) {
+        change_pool(region);
+      } else if (!is_shared(region)) {
+        give_back(region);
+      }
       break;
     case 1:
       if (writable && anonymous) free_lazily(region);
@@ -264,7 +295,10 @@ void mutate() {
       if (region.kind == Kind::kPrivate) move(region);
       break;
     case 5:
-      if (region.kind == Kind::kPrivate || region.kind == Kind::kFilePrivate) protect(region);
+      if (region.kind == Kind::kPrivate || region.kind == Kind::kFilePrivate ||
+          region.kind == Kind::kPool) {
+        protect(region);
+      }
       break;
     case 6:
       if (region.kind == Kind::kHeap) grow_heap(region);
@@ -298,6 +332,9 @@ void mutate() {
     case 16:
       if (region.kind == Kind::kPrivate) move_onto(region, regions[below(kPrivateRegions)]);
       break;
+    case 17:
+      if (region.kind == Kind::kPool) change_pool(region);
+      break;
     default:
       if (writable) write_pages(region);
   }
@@ -319,7 +356,7 @@ void tell_verified() {
 int main(int argc, char** argv) {
   const std::string go = state::path("go");
   mutator::random_state = argc > 1 ? strtoull(argv[1], nullptr, 10) | 1 : 1;
-  mutator::make_regions();
+  mutator::make_regions(argc > 2 && strcmp(argv[2], "pool") == 0);
   state::put("ready", "ready\n");
   while (access(go.c_str(), F_OK) != 0) {
     for (int i = 0; i < 40; ++i) mutator::mutate();

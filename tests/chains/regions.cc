@@ -7,6 +7,7 @@
 namespace mutator {
 
 Region regions[kRegions];
+size_t region_count = kRegions - kPoolRegions;
 uint64_t last_write = 1;
 
 namespace {
@@ -54,7 +55,7 @@ uint64_t number_in_child(const Region& region, size_t page) {
 }  // namespace
 
 void verify(const char* who, bool is_child) {
-  for (size_t r = 0; r < kRegions; ++r) {
+  for (size_t r = 0; r < region_count; ++r) {
     Region& region = regions[r];
     if (is_child && region.on_fork == MADV_DONTFORK) continue;
     const size_t bytes = region.pages * kPage;
@@ -114,7 +115,17 @@ void make_stack(Region& region) {
 
 }  // namespace
 
-void make_regions() {
+void make_of_pool(Region& region, size_t count) {
+  const size_t pages = count * kHugePage;
+  constexpr int kHuge = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | (21 << MAP_HUGE_SHIFT);
+  region = {Kind::kPool,    map(pages, kHuge, -1),
+            pages,          PROT_READ | PROT_WRITE,
+            region.numbers, -1,
+            nullptr,        MADV_DOFORK};
+  for (size_t i = 0; i < kMostPages; ++i) region.numbers[i] = kZero;
+}
+
+void make_regions(bool with_pool) {
   for (size_t r = 0; r < kRegions; ++r) regions[r].numbers = private_numbers[r];
   for (size_t r = 0; r < kPrivateRegions; ++r) make_private(regions[r], 50 + 70 * r);
 
@@ -183,6 +194,10 @@ void make_regions() {
       region.base = map(region.pages, MAP_SHARED, region.fd);
       region.second = map(region.pages, MAP_SHARED, region.fd);
     }
+  }
+  if (!with_pool) return;
+  for (size_t count = 1; count <= kPoolRegions; ++count) {
+    make_of_pool(regions[region_count++], count);
   }
 }
 

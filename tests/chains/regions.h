@@ -13,10 +13,21 @@ namespace mutator {
 constexpr size_t kPage = 4096;
 constexpr size_t kWords = kPage / sizeof(uint64_t);
 constexpr size_t kMostPages = 1024;
+constexpr size_t kHugePage = 512;  // in pages
 constexpr uint64_t kZero = 0;      // a page that reads as zeros
 constexpr uint64_t kFile = ~0ULL;  // a page of the mapped file
 
-enum class Kind { kPrivate, kHuge, kFilePrivate, kFileShared, kHeap, kShared, kMemfd, kStack };
+enum class Kind {
+  kPrivate,
+  kHuge,
+  kFilePrivate,
+  kFileShared,
+  kHeap,
+  kShared,
+  kMemfd,
+  kStack,
+  kPool
+};
 
 struct Region {
   Kind kind;
@@ -29,13 +40,18 @@ struct Region {
   int on_fork;        // MADV_*: what a child gets of it
 };
 
-constexpr size_t kRegions = 14;
+constexpr size_t kPoolRegions = 2;  // the last ones, if there are any
+constexpr size_t kRegions = 14 + kPoolRegions;
 constexpr size_t kPrivateRegions = 5;  // the first ones are kPrivate, and stay so
 extern Region regions[kRegions];       // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
+extern size_t region_count;            // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
 /// Of the program itself; a child's are odd.
 extern uint64_t last_write;  // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
 
-void make_regions();
+/// `with_pool`: those of kind kPool, too.
+void make_regions(bool with_pool);
+/// Makes it a map of `count` huge pages of the machine's pool (MAP_HUGETLB).
+void make_of_pool(Region& region, size_t count);
 /// Makes it a map of its own with nothing in it.
 void make_private(Region& region, size_t pages);
 uint8_t* map(size_t pages, int flags, int fd);

@@ -53,6 +53,14 @@ TEST(Validate, SoundImage_IsAccepted) {
   EXPECT_TRUE(status) << status.message();
 }
 
+TEST(Validate, HugePagesThatDoNotFitTheirMap_AreRefused) {
+  for (const uint64_t size : {uint64_t{0x1000}, uint64_t{0x3000}, uint64_t{2} << 20}) {
+    image::PodObjects objects = sound_objects();
+    objects.mutable_processes(0)->mutable_vmas(0)->set_huge_page_size(size);
+    expect_refused(objects, sound_memory(), "cannot be of huge pages");
+  }
+}
+
 // A symbolic link to /etc, a second name of it that claims to be a folder, and a file below that
 // would have been written by root outside the pod.
 TEST(Validate, ShmHardLinkOfSymbolicLink_IsRefused) {
