@@ -38,7 +38,7 @@ class ExchangeFolder {
   using Sender = std::function<void(wire::ExchangeUp)>;
 
   /// `init`: the host PID of the pod's PID 1, which is not reaped before this returns. The folders
-  /// may come to be later.
+  /// may come to be later. kGone: the pod has ended, and has nothing to say any more.
   static Result<std::unique_ptr<ExchangeFolder>> start(pid_t init, const PodId& pod,
                                                        const Credentials& owner, Sender sender);
 

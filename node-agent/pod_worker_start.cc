@@ -242,11 +242,13 @@ Status PodWorker::hold(pod::Pod& pod) {
   if (record_.has_peers() || record_.stubs) {
     Result<std::unique_ptr<ExchangeFolder>> folder =
         ExchangeFolder::start(pod.init_pid(), record_.id, record_.owner, exchange_sender());
-    // A pod that runs already runs on without: its ranks may never need the others again.
-    if (!folder && !adopt_) return folder.error();
+    // A pod that runs already runs on without: its ranks may never need the others again. One of
+    // short programs may have ended by now, which is told as every end is.
+    const bool ended = !folder && folder.error().code() == Code::kGone;
+    if (!folder && !adopt_ && !ended) return folder.error();
     if (folder) {
       exchange = *std::move(folder);
-    } else {
+    } else if (!ended) {
       log_error(folder.error().message());
     }
   }

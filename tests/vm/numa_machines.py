@@ -27,7 +27,7 @@ def read_reports(folder, when):
     return [json.loads(read(os.path.join(folder, f"{when}.{rank}"))) for rank in range(RANKS)]
 
 
-def machine(options, script, action, folder, seconds=150):
+def machine(options, script, action, folder, seconds=300):
     """Runs a script of this folder in a machine that shares `folder`; what it printed."""
     result = subprocess.run(
         ["nice", "-n", "10", os.path.join(REPOSITORY, "scripts", "vm-run"), "--timeout", str(seconds), "--share", folder,

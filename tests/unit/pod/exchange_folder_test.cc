@@ -1,10 +1,12 @@
 // The agent's end of the exchange, with pods whose processes do in the folders what they like.
 #include "node-agent/exchange_folder.h"
 
+#include <poll.h>
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <fstream>
 #include <memory>
 #include <mutex>
@@ -103,6 +105,19 @@ class ExchangeFolderTest : public PodFixture {
   std::vector<int> heard_;
   std::unique_ptr<ExchangeFolder> folder_;
 };
+
+// The launch of a program that ends at once failed: "/proc/N/root: No such file or directory".
+TEST_F(ExchangeFolderTest, APodThatHasEnded_IsSaidToBeGone) {
+  start_pod("");
+  wait_ready();
+  ASSERT_EQ(send_signal(running_->pod.init_pidfd(), SIGKILL), 0);
+  pollfd ended{running_->pod.init_pidfd(), POLLIN, 0};
+  ASSERT_EQ(poll(&ended, 1, 60'000), 1);
+  const auto folder = ExchangeFolder::start(running_->pod.init_pid(), id_, user_,
+                                            [](const wire::ExchangeUp& /*up*/) {});
+  ASSERT_FALSE(folder);
+  EXPECT_EQ(folder.error().code(), Code::kGone) << folder.error().message();
+}
 
 TEST_F(ExchangeFolderTest, Messages_AreHandedUp_OnceForEachResend) {
   start_pod(say(1, 11) + say(2, 12));
