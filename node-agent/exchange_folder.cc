@@ -313,13 +313,11 @@ Result<std::unique_ptr<ExchangeFolder>> ExchangeFolder::start(pid_t init, const 
   // owner's.
   const std::string path = fmt::format("/proc/{}/root", init);
   UniqueFd root(open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-  if (!root) {
-    const Failure unreadable = errno_failure(errno, path);
-    // One that has ended has no root any more (fs/proc/base.c: ENOENT).
-    pollfd ended{.fd = pidfd.get(), .events = POLLIN, .revents = 0};
-    if (poll(&ended, 1, 0) != 1) return unreadable;
+  // A process that ends leaves its root (exit_fs) before its pidfd tells that it has ended.
+  if (!root && errno == ENOENT) {
     return failure(Code::kGone, fmt::format("pod {}: it has ended", to_string(pod)));
   }
+  if (!root) return errno_failure(errno, path);
   auto worker =
       std::make_unique<Worker>(std::move(pidfd), std::move(root), pod, owner, std::move(sender));
   FERMATA_TRY_RESULT(worker->start());
