@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 
+#include "node-agent/pod/podinit/held_port.h"
 #include "node-agent/pod/podinit/pmix_callbacks.h"
 #include "node-agent/pod/podinit/pmix_values.h"
 #include "node-agent/pod/podinit/rank_environment.h"
@@ -228,6 +229,8 @@ Status start_pmix_server(PmixContext& context) {
   infos.add(PMIX_SERVER_TMPDIR, context.job.folder + "/server");
   infos.add(PMIX_SERVER_NSPACE, context.job.nspace + ".podinit");
   infos.add_rank(PMIX_SERVER_RANK, context.job.pod);
+  const Result<HeldPort> port = HeldPort::choose();
+  if (port) infos.add_int(PMIX_TCP_IPV4_PORT, port->number());  // else one that libpmix is given
   const pmix_status_t status = PMIx_server_init(&module, infos.data(), infos.size());
   if (status != PMIX_SUCCESS) return pmix_failure(status, "PMIx_server_init");
   // No codes: the handler of everything that has none of its own.

@@ -23,6 +23,7 @@ void InfoList::add(const char* key, const std::string& value) {
 }
 void InfoList::add_flag(const char* key, bool value) { load(key, &value, PMIX_BOOL); }
 void InfoList::add_u32(const char* key, uint32_t value) { load(key, &value, PMIX_UINT32); }
+void InfoList::add_int(const char* key, int value) { load(key, &value, PMIX_INT); }
 void InfoList::add_u16(const char* key, uint16_t value) { load(key, &value, PMIX_UINT16); }
 void InfoList::add_rank(const char* key, pmix_rank_t value) { load(key, &value, PMIX_PROC_RANK); }
 void InfoList::add_regex(const char* key, const char* value) { load(key, value, PMIX_REGEX); }

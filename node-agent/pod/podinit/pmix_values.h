@@ -27,6 +27,7 @@ class InfoList {
   void add(const char* key, const char* value) { add(key, std::string(value)); }
   void add_flag(const char* key, bool value);
   void add_u32(const char* key, uint32_t value);
+  void add_int(const char* key, int value);
   void add_u16(const char* key, uint16_t value);
   void add_rank(const char* key, pmix_rank_t value);
   /// A string of type PMIX_REGEX, as PMIx_generate_regex() makes it (it may hold NULs behind its
