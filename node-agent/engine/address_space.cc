@@ -30,6 +30,10 @@ constexpr std::array<Advice, 8> kAdvice{{{"dc", MADV_DONTFORK},
                                          {"rr", MADV_RANDOM},
                                          {"sr", MADV_SEQUENTIAL}}};
 
+constexpr std::string_view kInstead =
+    " (hugetlbfs), which cannot be held: use anonymous ones (mmap with MAP_ANONYMOUS and "
+    "MAP_HUGETLB), or a shared map of a memfd (MFD_HUGETLB)";
+
 class MapRecorder {
  public:
   MapRecorder(const HeldProcess& process, pid_t init, SharedObjectRecorder& recorder,
@@ -61,7 +65,7 @@ class MapRecorder {
     if (map.inode == 0 && map.name.starts_with("[anon:")) {
       out.set_anon_name(map.name.substr(6, map.name.size() - 7));
     }
-    if (map.has_flag("ht")) return huge_pages(map, out);
+    if (map.has_huge_pages()) return huge_pages(map, out);
     return map.inode == 0 ? Status::ok() : backed(map, out);
   }
 
@@ -73,11 +77,8 @@ class MapRecorder {
   }
 
   Status refuse_unknown(const Map& map) const {
-    if (map.has_flag("ht") && (map.shared || !map.has_huge_pages())) {
-      return cannot(map,
-                    "is of huge pages that are shared or a file's (hugetlbfs), which cannot be "
-                    "held: use private anonymous ones (mmap with MAP_PRIVATE, MAP_ANONYMOUS and "
-                    "MAP_HUGETLB), or transparent huge pages (madvise with MADV_HUGEPAGE)");
+    if (map.has_flag("ht") && !map.shared && !map.has_huge_pages()) {
+      return cannot(map, "is a private map of a file of huge pages" + std::string(kInstead));
     }
     const bool tracked = map.has_flag("uw") && finder_.is_ours(process_.pid, map.start, map.end);
     if (map.has_flag("um") || (map.has_flag("uw") && !tracked) || map.has_flag("ui")) {
@@ -138,6 +139,9 @@ class MapRecorder {
     FERMATA_TRY(stat_mapped(map, mapped));
     const SharedObjectKind kind = SharedObjectRecorder::kind_of(name);
     const bool deleted = name.ends_with(" (deleted)") && !names(name, mapped);
+    if (map.has_flag("ht") && kind == image::SharedObject::DELETED) {
+      return cannot(map, "is of a file of huge pages" + std::string(kInstead));
+    }
     if (kind != image::SharedObject::DELETED || deleted) return object(map, link, name, kind, out);
     if (!S_ISREG(mapped.st_mode)) {
       return cannot(map, "is of a device, which cannot be rebuilt");

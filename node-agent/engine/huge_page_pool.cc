@@ -40,12 +40,11 @@ Pool pool_of(uint64_t page_size) {
   return {number_in(folder + "nr_hugepages"), there - std::min(there, gone)};
 }
 
-/// Pages of a map that contents lie in.
-uint64_t filled_pages(const image::Vma& vma, const MemoryRegion& region) {
-  const uint64_t size = vma.huge_page_size();
+/// Pages that some bytes lie in.
+uint64_t pages_with(const Extents& bytes, uint64_t size) {
   uint64_t pages = 0;
-  uint64_t done = vma.start();  // what lies before is counted
-  for (const Extent& extent : part_of(region.extents, vma.start(), vma.end())) {
+  uint64_t done = 0;  // what lies before is counted
+  for (const Extent& extent : bytes) {
     const uint64_t start = std::max(done, extent.address / size * size);
     const uint64_t end = (extent.address + extent.length + size - 1) / size * size;
     if (end <= start) continue;
@@ -55,22 +54,47 @@ uint64_t filled_pages(const image::Vma& vma, const MemoryRegion& region) {
   return pages;
 }
 
+const Extents& contents(const std::vector<MemoryRegion>& memory, MemoryId::Kind kind, uint64_t id) {
+  static const Extents none;
+  const MemoryRegion* region = find_region(memory, {kind, id});
+  return region != nullptr ? region->extents : none;
+}
+
+/// Number of pages by their size. mmap(2) reserves the whole map.
+std::map<uint64_t, uint64_t> needed_pages(const image::PodObjects& objects,
+                                          const std::vector<MemoryRegion>& memory) {
+  std::map<uint64_t, uint64_t> needed;
+  std::map<uint32_t, Extents> mapped;  // of shared objects
+  for (const image::Process& process : objects.processes()) {
+    const auto vpid = static_cast<uint64_t>(process.vpid());
+    const Extents& filled = contents(memory, MemoryId::Kind::kProcess, vpid);
+    for (const image::Vma& vma : process.vmas()) {
+      const uint64_t length = vma.end() - vma.start();
+      if (vma.backing() == image::Vma::OBJECT && !vma.no_reserve()) {
+        Extents& all = mapped[vma.object_id()];
+        all = united(all, {{vma.offset(), length}});
+      }
+      const uint64_t size = vma.huge_page_size();
+      if (size == 0) continue;
+      const Extents bytes = vma.no_reserve() ? part_of(filled, vma.start(), vma.end())
+                                             : Extents{{vma.start(), length}};
+      needed[size] += pages_with(bytes, size);
+    }
+  }
+  for (const image::SharedObject& object : objects.shared_objects()) {
+    const uint64_t size = object.huge_page_size();
+    if (size == 0) continue;
+    const Extents& filled = contents(memory, MemoryId::Kind::kObject, object.id());
+    const Extents bytes = united(filled, mapped[object.id()]);
+    needed[size] += pages_with(bytes, size);
+  }
+  return needed;
+}
+
 }  // namespace
 
 Status check_huge_pages(const image::PodObjects& objects, const std::vector<MemoryRegion>& memory) {
-  std::map<uint64_t, uint64_t> needed;  // by size of a page
-  for (const image::Process& process : objects.processes()) {
-    const MemoryRegion* region =
-        find_region(memory, {MemoryId::Kind::kProcess, static_cast<uint64_t>(process.vpid())});
-    for (const image::Vma& vma : process.vmas()) {
-      const uint64_t size = vma.huge_page_size();
-      if (size == 0 || region == nullptr) continue;
-      // mmap(2) reserves the whole map.
-      needed[size] +=
-          vma.no_reserve() ? filled_pages(vma, *region) : (vma.end() - vma.start()) / size;
-    }
-  }
-  for (const auto& [size, pages] : needed) {
+  for (const auto& [size, pages] : needed_pages(objects, memory)) {
     const Pool pool = pool_of(size);
     if (pages <= pool.free) continue;
     // The size that the sysctl is for.

@@ -26,9 +26,9 @@ struct Map {
 
   bool has_flag(std::string_view flag) const;
   uint64_t length() const { return end - start; }
-  /// Anonymous memory of MAP_HUGETLB (mmap(2)): of a file that the kernel makes for it
+  /// Private anonymous memory of MAP_HUGETLB (mmap(2)): of a file that the kernel makes for it
   /// (HUGETLB_ANON_FILE of include/linux/hugetlb.h).
-  bool has_huge_pages() const { return name == "/anon_hugepage (deleted)"; }
+  bool has_huge_pages() const { return !shared && name == "/anon_hugepage (deleted)"; }
 };
 
 /// Without VmFlags: quick.

@@ -17,6 +17,7 @@
 
 #include "node-agent/engine/file_kinds.h"
 #include "node-agent/engine/file_support.h"
+#include "node-agent/engine/shared_objects.h"
 
 namespace fermata::engine {
 namespace {
@@ -94,11 +95,10 @@ class RegularFileKind : public FileKind {
                     "this name was deleted while the file lives on under another one; open it by "
                     "the name that remains");
     }
-    struct statfs system {};
-    if (::fstatfs(probe.dup.get(), &system) == 0 && system.f_type == HUGETLBFS_MAGIC) {
+    if (!is_memory_file(probe) && huge_page_size(probe.dup.get()) != 0) {
       return refuse(probe,
-                    "a memfd or deleted file of huge pages (MFD_HUGETLB, hugetlbfs) cannot be "
-                    "held: use private anonymous ones (MAP_HUGETLB), or a plain memfd");
+                    "a deleted file of huge pages (hugetlbfs) cannot be held: use a memfd "
+                    "(MFD_HUGETLB)");
     }
     FERMATA_ASSIGN_STATUS(const uint32_t id, context.shared_object(probe));
     file.set_object_id(id);

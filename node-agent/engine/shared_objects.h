@@ -31,7 +31,7 @@ class SharedObjectRecorder {
   /// memory of huge pages: those that have the same got it by fork.
   int first_with(uint64_t inode, int vpid) { return huge_.try_emplace(inode, vpid).first->second; }
 
-  /// Kind by the kernel's name of an unnamed object.
+  /// Kind by the kernel's name of an unnamed object; DELETED has had one.
   static image::SharedObject::Kind kind_of(const std::string& name);
 
  private:
@@ -62,5 +62,8 @@ const MemoryRegion* find_region(const std::vector<MemoryRegion>& memory, MemoryI
 
 /// Writes a region's bytes into a file.
 Status fill_file(int fd, const MemoryRegion& region);
+
+/// Bytes of a page of an open file or map of huge pages (hugetlbfs); 0: it is of no such.
+uint64_t huge_page_size(int fd);
 
 }  // namespace fermata::engine

@@ -74,6 +74,10 @@ class Validator {
       if (object.size() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
         return wrong("shared object {} has {} bytes", object.id(), object.size());
       }
+      if (object.huge_page_size() != 0 && !huge_pages(object)) {
+        return wrong("shared object {} cannot be of huge pages of {} bytes", object.id(),
+                     object.huge_page_size());
+      }
       const bool named = object.kind() == image::SharedObject::DELETED;
       if (named && !absolute(object.name())) return wrong("a deleted file has no absolute path");
       if (object.name().find('\0') != std::string::npos || object.name().size() > 4096) {
@@ -216,11 +220,21 @@ class Validator {
     });
   }
 
+  static bool is_huge_page_size(uint64_t size) {
+    return std::has_single_bit(size) && size > kPageSize;
+  }
+
   static bool huge_pages(const image::Vma& vma) {
     const uint64_t size = vma.huge_page_size();
-    return std::has_single_bit(size) && size > kPageSize && vma.start() % size == 0 &&
-           vma.end() % size == 0 && vma.backing() == image::Vma::ANONYMOUS && !vma.shared() &&
-           !vma.grows_down();
+    return is_huge_page_size(size) && vma.start() % size == 0 && vma.end() % size == 0 &&
+           vma.backing() == image::Vma::ANONYMOUS && !vma.shared() && !vma.grows_down();
+  }
+
+  static bool huge_pages(const image::SharedObject& object) {
+    const uint64_t size = object.huge_page_size();
+    return is_huge_page_size(size) && object.size() % size == 0 &&
+           (object.kind() == image::SharedObject::ANONYMOUS ||
+            object.kind() == image::SharedObject::MEMFD);
   }
 
   Status maps(const image::Process& process) const {

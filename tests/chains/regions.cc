@@ -113,15 +113,21 @@ void make_stack(Region& region) {
             private_numbers[8], -1,   nullptr, MADV_DOFORK};
 }
 
+Region of_pool(Kind kind, int sharing, size_t pages, uint64_t* numbers) {
+  const int flags = sharing | MAP_ANONYMOUS | MAP_HUGETLB | (21 << MAP_HUGE_SHIFT);
+  return {kind,       map(pages, flags, -1), pages, PROT_READ | PROT_WRITE, numbers, -1, nullptr,
+          MADV_DOFORK};
+}
+
+uint64_t* shared_numbers() {
+  constexpr int kShared = MAP_SHARED | MAP_ANONYMOUS;
+  return reinterpret_cast<uint64_t*>(map(kMostPages * sizeof(uint64_t) / kPage, kShared, -1));
+}
+
 }  // namespace
 
 void make_of_pool(Region& region, size_t count) {
-  const size_t pages = count * kHugePage;
-  constexpr int kHuge = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | (21 << MAP_HUGE_SHIFT);
-  region = {Kind::kPool,    map(pages, kHuge, -1),
-            pages,          PROT_READ | PROT_WRITE,
-            region.numbers, -1,
-            nullptr,        MADV_DOFORK};
+  region = of_pool(Kind::kPool, MAP_PRIVATE, count * kHugePage, region.numbers);
   for (size_t i = 0; i < kMostPages; ++i) region.numbers[i] = kZero;
 }
 
@@ -183,8 +189,7 @@ void make_regions(bool with_pool) {
     region.on_fork = MADV_DOFORK;
     region.pages = 40 + 20 * r;
     region.protection = PROT_READ | PROT_WRITE;
-    region.numbers = reinterpret_cast<uint64_t*>(
-        map(kMostPages * sizeof(uint64_t) / kPage, MAP_SHARED | MAP_ANONYMOUS, -1));
+    region.numbers = shared_numbers();
     region.kind = r % 2 == 0 ? Kind::kShared : Kind::kMemfd;
     if (region.kind == Kind::kShared) {
       region.base = map(region.pages, MAP_SHARED | MAP_ANONYMOUS, -1);
@@ -196,9 +201,9 @@ void make_regions(bool with_pool) {
     }
   }
   if (!with_pool) return;
-  for (size_t count = 1; count <= kPoolRegions; ++count) {
-    make_of_pool(regions[region_count++], count);
-  }
+  make_of_pool(regions[region_count++], 1);
+  make_of_pool(regions[region_count++], 2);
+  regions[region_count++] = of_pool(Kind::kShared, MAP_SHARED, kHugePage, shared_numbers());
 }
 
 }  // namespace mutator

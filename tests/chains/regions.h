@@ -40,7 +40,7 @@ struct Region {
   int on_fork;        // MADV_*: what a child gets of it
 };
 
-constexpr size_t kPoolRegions = 2;  // the last ones, if there are any
+constexpr size_t kPoolRegions = 3;  // the last ones, if there are any: one is shared
 constexpr size_t kRegions = 14 + kPoolRegions;
 constexpr size_t kPrivateRegions = 5;  // the first ones are kPrivate, and stay so
 extern Region regions[kRegions];       // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
@@ -48,7 +48,7 @@ extern size_t region_count;            // NOLINT(cppcoreguidelines-avoid-non-con
 /// Of the program itself; a child's are odd.
 extern uint64_t last_write;  // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
 
-/// `with_pool`: those of kind kPool, too.
+/// `with_pool`: those of huge pages of the machine's pool (MAP_HUGETLB), too.
 void make_regions(bool with_pool);
 /// Makes it a map of `count` huge pages of the machine's pool (MAP_HUGETLB).
 void make_of_pool(Region& region, size_t count);

@@ -49,6 +49,24 @@ TEST(HugePagePool, AMapWithNothingReserved_NeedsThePagesThatItFills) {
   EXPECT_THAT(status.message(), HasSubstr("the job needs 4194304 huge pages of 2048 KiB"));
 }
 
+TEST(HugePagePool, AnObjectNeedsThePagesThatAreMappedOrFilled) {
+  image::PodObjects objects = one_map();
+  image::SharedObject& object = *objects.add_shared_objects();
+  object.set_id(1);
+  object.set_huge_page_size(kHuge);
+  // Mapped by two processes; contents are behind that, in one page more.
+  image::Vma& vma = *objects.mutable_processes(0)->mutable_vmas(0);
+  vma.clear_huge_page_size();
+  vma.set_backing(image::Vma::OBJECT);
+  vma.set_object_id(1);
+  *objects.add_processes() = objects.processes(0);
+  const std::vector<MemoryRegion> beyond{
+      {{MemoryId::Kind::kObject, 1}, {{kPages * kHuge + kPageSize, kPageSize}}, nullptr}};
+  const Status status = check_huge_pages(objects, beyond);
+  EXPECT_EQ(status.code(), Code::kUnsupported);
+  EXPECT_THAT(status.message(), HasSubstr("the job needs 4194305 huge pages of 2048 KiB"));
+}
+
 TEST(HugePagePool, OrdinaryMapsNeedNone) {
   image::PodObjects objects = one_map();
   objects.mutable_processes(0)->mutable_vmas(0)->clear_huge_page_size();

@@ -61,6 +61,23 @@ TEST(Validate, HugePagesThatDoNotFitTheirMap_AreRefused) {
   }
 }
 
+TEST(Validate, HugePagesThatDoNotFitTheirObject_AreRefused) {
+  image::PodObjects objects = sound_objects();
+  image::SharedObject& object = *objects.add_shared_objects();
+  object.set_id(1);
+  object.set_size(4 << 20);
+  object.set_kind(image::SharedObject::MEMFD);
+  object.set_huge_page_size(2 << 20);
+  EXPECT_TRUE(validate(objects, sound_memory()));
+  object.set_huge_page_size(3 << 20);
+  expect_refused(objects, sound_memory(), "cannot be of huge pages");
+  object.set_huge_page_size(8 << 20);
+  expect_refused(objects, sound_memory(), "cannot be of huge pages");
+  object.set_huge_page_size(2 << 20);
+  object.set_kind(image::SharedObject::SHM_FILE);
+  expect_refused(objects, sound_memory(), "cannot be of huge pages");
+}
+
 // A symbolic link to /etc, a second name of it that claims to be a folder, and a file below that
 // would have been written by root outside the pod.
 TEST(Validate, ShmHardLinkOfSymbolicLink_IsRefused) {
