@@ -140,24 +140,25 @@ Status PodAgent::capture(std::chrono::milliseconds deadline) {
   if (pod_.allow_outside) work.frozen->allow_outside_connections();
   work.frozen->expect_rank_streams(pod_.rank_streams);
   work.frozen->find_pages_by(tracking_);
+  if (snapshot_.by_twins()) work.frozen->expect_twins();
   // Sockets are read in several steps.
   if (work.isolated) pod_.isolation->hear(false);
   FERMATA_ASSIGN_STATUS(work.image.objects, work.frozen->capture());
   if (work.isolated) pod_.isolation->hear(true);
   outside_ = work.frozen->outside_connections();
   FERMATA_TRY(record_addresses(*work.image.objects.mutable_pod()));
-  watch.note("record");
-  FERMATA_ASSIGN_STATUS(work.image.placement,
-                        record_placement(*topology_, *work.frozen, work.image.objects, work.pages));
   FAULT_POINT("capture.recorded");
-  watch.note("placement");
-
+  watch.note("record");
   FERMATA_ASSIGN_STATUS(work.image.memory,
                         snapshot_.take(*work.frozen, work.image.objects, tracking_));
   make_stoppable(work.image.memory, pod_.stop);
   numbers_.snapshot = snapshot_.name();
   FAULT_POINT("capture.copied");
   watch.note(numbers_.snapshot);
+  // Now that processes which made twins can be asked again.
+  FERMATA_ASSIGN_STATUS(work.image.placement,
+                        record_placement(*topology_, *work.frozen, work.image.objects, work.pages));
+  watch.note("placement");
   if (snapshot_.way() != Snapshot::Way::kStopped) {
     if (snapshot_.way() == Snapshot::Way::kBounded) {
       work.bound = std::make_unique<CopyBound>(pod_.group, pod_.init, *work.room,
@@ -205,6 +206,7 @@ Status PodAgent::write_back() {
   Work& work = *work_;
   nudge();  // all pods have joined
   std::vector<MemoryRegion>& memory = work.image.memory;
+  if (const Status found = snapshot_.find_the_rest(memory); !found) return end_bound(found);
   // Somebody stands still until it is done.
   const auto waited_for = [&work] {
     return work.frozen != nullptr || (work.bound && work.bound->holds());

@@ -20,6 +20,9 @@ constexpr unsigned kThreads = 2;  // more gain little: memory is shared with the
 // First touch of memory that was not warmed.
 constexpr double kColdBytesPerSecond = 0.3e9;
 
+// So long a fork may take beside the capture, unseen.
+constexpr double kHidden = 0.005;
+
 // Of copies ahead: so little is copied at once, and no less a round is worth another.
 constexpr uint64_t kQuick = 8 << 20;
 constexpr double kConverges = 0.7;
@@ -216,37 +219,50 @@ void Snapshot::reconsider(const std::vector<MemoryRegion>& memory,
 Result<std::vector<MemoryRegion>> Snapshot::take(engine::FrozenPod& pod,
                                                  const image::PodObjects& objects,
                                                  const WriteTracking& tracking) {
-  const std::vector<MemoryRegion> rest =
-      ahead_.begun() ? ahead_.rest(pod.memory(), tracking) : pod.memory();
+  std::vector<MemoryRegion> rest = left_to_copy(pod, tracking);
   reconsider(rest, objects);
   if (by_twins()) {
     Result<std::vector<MemoryRegion>> regions = twins(pod, objects);
     if (regions) return regions;
+    FERMATA_TRY_RESULT(pod.find_pages_here());
+    rest = left_to_copy(pod, tracking);
     way_ = room_for_copy(bytes_here(rest)) ? Way::kCopy : Way::kStopped;
     log_info(fmt::format("no copy-on-write twin, so {}: {}",
                          way_ == Way::kCopy ? "memory is copied" : "the job stands still",
                          regions.error().message()));
   }
   if (way_ == Way::kCopy) return copy(pod, rest);
+  FERMATA_TRY_RESULT(pod.find_pages_here());
   return pod.memory();
+}
+
+/// Of the memory of the pod, what was not copied ahead.
+std::vector<MemoryRegion> Snapshot::left_to_copy(const engine::FrozenPod& pod,
+                                                 const WriteTracking& tracking) {
+  return ahead_.begun() ? ahead_.rest(pod.memory(), tracking) : pod.memory();
 }
 
 Result<std::vector<MemoryRegion>> Snapshot::twins(engine::FrozenPod& pod,
                                                   const image::PodObjects& objects) {
   const Clock::time_point began = Clock::now();
   FERMATA_ASSIGN(engine::TwinMemory twins, pod.twins(objects));
-  cost_.forked(need_.use, seconds_since(began));
+  // One that was over before it was asked for tells nothing.
+  if (const double waited = seconds_since(began); waited > kHidden) {
+    cost_.forked(need_.use, waited);
+  }
   FERMATA_ASSIGN(const std::vector<MemoryRegion> copies,
                  arena_.copy(twins.rest, kThreads, false, ahead_.size()));
   for (const MemoryRegion& copied : copies) {
     const auto whole = std::find_if(twins.regions.begin(), twins.regions.end(),
                                     [&](const MemoryRegion& one) { return one.id == copied.id; });
-    if (whole->extents == copied.extents) {
+    const bool object = copied.id.kind == MemoryId::Kind::kObject;
+    if (object && whole->extents == copied.extents) {
       whole->source = copied.source;
     } else {
       whole->source = std::make_shared<PatchedSource>(std::move(whole->source), copied);
     }
   }
+  unfound_ = std::move(twins.unfound);
   if (way_ == Way::kBounded) twins_ = std::move(twins.twins);
   return std::move(twins.regions);
 }

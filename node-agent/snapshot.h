@@ -65,6 +65,12 @@ class Snapshot {
   Result<std::vector<MemoryRegion>> take(engine::FrozenPod& pod, const image::PodObjects& objects,
                                          const WriteTracking& tracking);
 
+  /// After take() and before anything is read, once: pages of twins that were not looked for while
+  /// the pod stood still are added to the result. The pod may run.
+  Status find_the_rest(std::vector<MemoryRegion>& memory) {
+    return engine::find_in_twins(std::exchange(unfound_, {}), memory);
+  }
+
   /// After take(), once: the twins, with kBounded.
   std::vector<engine::TwinProcess> twin_processes() { return std::exchange(twins_, {}); }
 
@@ -84,9 +90,12 @@ class Snapshot {
   void release() {
     arena_.release();
     twins_.clear();
+    unfound_.clear();
   }
 
  private:
+  std::vector<MemoryRegion> left_to_copy(const engine::FrozenPod& pod,
+                                         const WriteTracking& tracking);
   Result<std::vector<MemoryRegion>> twins(engine::FrozenPod& pod, const image::PodObjects& objects);
   Result<std::vector<MemoryRegion>> copy(const engine::FrozenPod& pod,
                                          const std::vector<MemoryRegion>& rest);
@@ -107,6 +116,7 @@ class Snapshot {
   unsigned too_tight_ = 0;  ///< so many sets more
   SnapshotCost cost_;
   std::vector<engine::TwinProcess> twins_;
+  std::vector<engine::UnfoundPages> unfound_;
 };
 
 }  // namespace fermata::node_agent

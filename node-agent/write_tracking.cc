@@ -67,14 +67,23 @@ void WriteTracking::forget_dead() {
   });
 }
 
+void WriteTracking::forget(pid_t pid) {
+  const std::lock_guard lock(mutex_);
+  trackers_.erase(pid);
+}
+
 const WriteTracking::Tracked* WriteTracking::known(pid_t pid) const {
+  const std::lock_guard lock(mutex_);
   const auto found = trackers_.find(pid);
   if (found == trackers_.end()) return nullptr;
   return found->second.start_time == process_start_time(pid) ? &found->second : nullptr;
 }
 
 WriteTracking::Tracked* WriteTracking::tracked(const engine::StoppedProcess& process) {
-  if (known(process.pid) != nullptr) return &trackers_.at(process.pid);
+  if (known(process.pid) != nullptr) {
+    const std::lock_guard lock(mutex_);
+    return &trackers_.at(process.pid);
+  }
   const auto make = [&]() -> Result<std::unique_ptr<engine::WriteTracker>> {
     FERMATA_ASSIGN(engine::Remote * remote, process.remote());
     return engine::WriteTracker::start(way_, spare_huge_pages_, *remote);
@@ -85,6 +94,7 @@ WriteTracking::Tracked* WriteTracking::tracked(const engine::StoppedProcess& pro
                          process.vpid, tracker.error().message()));
     return nullptr;
   }
+  const std::lock_guard lock(mutex_);
   Tracked& made = trackers_[process.pid];
   made = {++last_number_, process_start_time(process.pid), *std::move(tracker)};
   return &made;
@@ -239,12 +249,29 @@ bool WriteTracking::is_ours(pid_t pid, uint64_t start, uint64_t end) const {
   return of != nullptr && of->tracker->is_ours(start, end);
 }
 
-Result<Extents> WriteTracking::find(const engine::StoppedProcess& process,
-                                    std::span<const OwnMap> maps) {
-  Extents& zeros = zeros_allowed_[static_cast<uint64_t>(process.vpid)];
+void WriteTracking::allow_zeros(int vpid, std::span<const OwnMap> maps) {
+  std::unique_lock lock(mutex_);
+  Extents& zeros = zeros_allowed_[static_cast<uint64_t>(vpid)];
+  lock.unlock();
   for (const OwnMap& map : maps) {
     if (map.anonymous) append(zeros, map.start, map.end - map.start);
   }
+}
+
+bool WriteTracking::needs_no_calls(const engine::StoppedProcess& process) const {
+  const bool by_tracker = way_ == TrackKind::kUffd || way_ == TrackKind::kSoftDirty;
+  return !by_tracker || known(process.pid) != nullptr;
+}
+
+bool WriteTracking::can_wait(const engine::StoppedProcess& process, std::span<const OwnMap> maps) {
+  if (way_ == TrackKind::kUffd || way_ == TrackKind::kSoftDirty) return false;
+  allow_zeros(process.vpid, maps);
+  return true;
+}
+
+Result<Extents> WriteTracking::find(const engine::StoppedProcess& process,
+                                    std::span<const OwnMap> maps) {
+  allow_zeros(process.vpid, maps);
   if (way_ == TrackKind::kUffd || way_ == TrackKind::kSoftDirty) {
     if (Tracked* of = tracked(process)) {
       Result<Extents> pages = find_tracked(process, maps, *of);
@@ -253,6 +280,7 @@ Result<Extents> WriteTracking::find(const engine::StoppedProcess& process,
       log_warning(
           fmt::format("process {} is saved whole: {}", process.vpid, pages.error().message()));
       forget(process.pid);
+      const std::lock_guard lock(mutex_);
       numbers_.erase(static_cast<uint64_t>(process.vpid));
       compared_.erase(static_cast<uint64_t>(process.vpid));
     }
@@ -324,13 +352,18 @@ Result<Extents> WriteTracking::find_tracked(const engine::StoppedProcess& proces
     FERMATA_TRY_RESULT(sort_out(map, then, of.tracker->notices_loss(), scanner, here, kept));
   }
   FERMATA_TRY_RESULT(of.tracker->rearm(tracked_maps));
+  Extents compared;
   for (const OwnMap* map : in_doubt) {
     FERMATA_ASSIGN(const bool still, is_untracked(of, *map));
-    if (still) append(compared_[vpid], map->start, map->end - map->start);
+    if (still) append(compared, map->start, map->end - map->start);
   }
-  numbers_[vpid] = of.number;
-  last_written_[vpid] = united(written, not_taken_[vpid]);
-  covered_[vpid] = std::move(asked);
+  {
+    const std::lock_guard lock(mutex_);
+    compared_[vpid] = std::move(compared);
+    numbers_[vpid] = of.number;
+    last_written_[vpid] = united(written, not_taken_[vpid]);
+    covered_[vpid] = std::move(asked);
+  }
   if (!from_base) return united(here, kept);
   return merged(united(here, {}), with_where(united(kept, {}), Where::kParent));
 }

@@ -8,7 +8,7 @@
 // passes a map over: it has huge pages, which would break, or is of MAP_HUGETLB); shared memory,
 // which may be written by ways that no tracker sees, always by content.
 //
-// One thread, the tracer's.
+// One thread, the tracer's, but for what PageFinder allows.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +17,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string_view>
 #include <vector>
 
@@ -62,6 +63,9 @@ class WriteTracking final : public engine::PageFinder {
   // PageFinder, of the set that was begun
   Result<Extents> find(const engine::StoppedProcess& process,
                        std::span<const engine::OwnMap> maps) override;
+  bool needs_no_calls(const engine::StoppedProcess& process) const override;
+  bool can_wait(const engine::StoppedProcess& process,
+                std::span<const engine::OwnMap> maps) override;
   bool is_ours(pid_t pid, uint64_t start, uint64_t end) const override;
 
   /// Takes out of `memory`, which find() was asked for, what need not be written: pages of zeros
@@ -97,10 +101,11 @@ class WriteTracking final : public engine::PageFinder {
     std::map<MemoryId, PageHashes> hashes;
   };
 
+  void allow_zeros(int vpid, std::span<const engine::OwnMap> maps);
   Tracked* tracked(const engine::StoppedProcess& process);
   void cover(pid_t pid, const Tracked& of);
   const Tracked* known(pid_t pid) const;
-  void forget(pid_t pid) { trackers_.erase(pid); }
+  void forget(pid_t pid);
   void forget_dead();
   static Result<bool> is_untracked(const Tracked& of, const engine::OwnMap& map);
   Extents take_of(pid_t pid, const Tracked& of, bool first, const engine::PageScanner& scanner,
@@ -112,6 +117,9 @@ class WriteTracking final : public engine::PageFinder {
 
   engine::TrackKind way_ = engine::TrackKind::kNone;
   bool spare_huge_pages_ = true;
+  // Of trackers_ and of what is kept by process here: while a set is in work several threads may
+  // have a process each. What is inside belongs to that process's.
+  mutable std::mutex mutex_;
   std::map<pid_t, Tracked> trackers_;
   uint64_t last_number_ = 0;
   std::map<pid_t, std::vector<engine::OwnMap>> to_protect_;

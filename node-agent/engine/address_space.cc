@@ -205,11 +205,10 @@ class MapRecorder {
 }  // namespace
 
 Status capture_address_space(HeldProcess& process, pid_t init, SharedObjectRecorder& recorder,
-                             PageFinder& finder, image::Process& out,
-                             std::vector<MemoryRegion>& memory) {
+                             const PageFinder& finder, PageSearch& search, image::Process& out) {
   FERMATA_ASSIGN_STATUS(const std::vector<Map> maps, MapFlags::of_this_kernel().read(process.pid));
   MapRecorder map_recorder(process, init, recorder, finder);
-  std::vector<OwnMap> own;
+  OwnMaps own;
   Extents not_pinned;
   for (const Map& map : maps) {
     if (map.name == "[vsyscall]" || process.site->is_scratch(map.start, map.end)) continue;
@@ -220,8 +219,9 @@ Status capture_address_space(HeldProcess& process, pid_t init, SharedObjectRecor
                            vma.backing() != image::Vma::AIO_RING;
     if (own_pages) {
       const bool huge = vma.huge_page_size() != 0;
-      own.push_back(
+      own.all.push_back(
           {map.start, map.end, map.inode == 0 || huge, (map.protection & PROT_WRITE) != 0, huge});
+      (is_left_out(vma) ? own.not_in_twin : own.in_twin).push_back(own.all.back());
       if (huge) append(not_pinned, map.start, map.length());
     }
   }
@@ -232,10 +232,15 @@ Status capture_address_space(HeldProcess& process, pid_t init, SharedObjectRecor
                                }};
   MemoryRegion region;
   region.id = {MemoryId::Kind::kProcess, static_cast<uint64_t>(process.vpid)};
-  FERMATA_ASSIGN_STATUS(region.extents, finder.find(stopped, own));
   FERMATA_ASSIGN_STATUS(region.source, ProcessMemorySource::open(process.pid, not_pinned));
-  memory.push_back(std::move(region));
-  return Status::ok();
+  return search.add(stopped, std::move(own), std::move(region));
+}
+
+bool is_left_out(const image::Vma& vma) {
+  return vma.huge_page_size() != 0 ||
+         std::any_of(vma.advice().begin(), vma.advice().end(), [](int advice) {
+           return advice == MADV_DONTFORK || advice == MADV_WIPEONFORK;
+         });
 }
 
 bool overlaps(const image::Process& process, uint64_t start, uint64_t end) {

@@ -4,7 +4,7 @@
 #include "node-agent/engine/held.h"
 #include "node-agent/engine/lazy_fill.h"
 #include "node-agent/engine/maps.h"
-#include "node-agent/engine/page_finder.h"
+#include "node-agent/engine/page_search.h"
 #include "node-agent/engine/pages.h"
 #include "node-agent/engine/rebuild_remote.h"
 #include "node-agent/engine/shared_objects.h"
@@ -12,12 +12,15 @@
 
 namespace fermata::engine {
 
-/// Records the maps and finds the pages that are the process's own. kCannotHold names a map of a
-/// kind that cannot be rebuilt (device, shared huge pages, userfaultfd). Which pages, `finder`
-/// says.
+/// Records the maps and has `search` find the pages that are the process's own. kCannotHold names a
+/// map of a kind that cannot be rebuilt (device, shared huge pages, userfaultfd; of `finder`: those
+/// of ours).
 Status capture_address_space(HeldProcess& process, pid_t init, SharedObjectRecorder& recorder,
-                             PageFinder& finder, image::Process& out,
-                             std::vector<MemoryRegion>& memory);
+                             const PageFinder& finder, PageSearch& search, image::Process& out);
+
+/// Whether a twin has not the pages of a map: fork(2) does not give them to a child (madvise(2)), or
+/// they are huge pages, which twins give up.
+bool is_left_out(const image::Vma& vma);
 
 /// Whether any of the maps touches [start, end).
 bool overlaps(const image::Process& process, uint64_t start, uint64_t end);

@@ -13,6 +13,7 @@
 #include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <set>
 
 #include "common/file_util.h"
 #include "node-agent/engine/address_space.h"
@@ -28,6 +29,7 @@
 #include "node-agent/engine/signals.h"
 #include "node-agent/engine/thread_state.h"
 #include "node-agent/engine/timers.h"
+#include "node-agent/engine/twin.h"
 
 namespace fermata::engine {
 namespace {
@@ -35,12 +37,16 @@ namespace {
 /// One capture of held processes; what it finds goes to `objects` and `memory`.
 class Capture : public CaptureContext {
  public:
+  /// `unfound`: null, unless twins are to be begun on the way.
   Capture(pid_t init, int rank_streams, std::vector<HeldProcess>& held, OutsideConnections& outside,
-          PageFinder& finder, image::PodObjects& objects, std::vector<MemoryRegion>& memory)
+          PageFinder& finder, image::PodObjects& objects, std::vector<MemoryRegion>& memory,
+          std::vector<UnfoundPages>* unfound)
       : init_(init),
         held_(held),
         outside_(outside),
         finder_(finder),
+        search_(finder, unfound),
+        twins_(unfound != nullptr),
         objects_(objects),
         memory_(memory),
         recorder_(objects, memory),
@@ -55,17 +61,22 @@ class Capture : public CaptureContext {
     if (held_.empty() || held_.front().pid != init_) {
       return {Code::kInternal, "PID 1 of the pod is not among its processes"};
     }
-    FERMATA_ASSIGN_STATUS(*objects_.mutable_needs(), requirements_of_this_machine());
-    FERMATA_TRY(capture_pod());
+    // Calls are made in one process, and another might be making its twin in the same memory.
+    FERMATA_TRY(refuse_shared_tables());
     // Before anything is looked at: completions write to memory, and count in eventfds.
     for (HeldProcess& process : held_) FERMATA_TRY(note(drain_aio(process)));
-    for (HeldProcess& process : held_) {
-      const Status status = process.zombie ? capture_zombie(process) : capture_process(process);
-      FERMATA_TRY(note(status));
-    }
+    for (size_t i = 0; i < held_.size(); ++i) objects_.add_processes();
+    // What makes a twin, or has its pages looked for, comes first; PID 1 has little memory and much
+    // else, and is looked at meanwhile.
+    for (size_t i = 1; i < held_.size(); ++i) FERMATA_TRY(note(capture_one(i)));
+    FERMATA_ASSIGN_STATUS(*objects_.mutable_needs(), requirements_of_this_machine());
+    FERMATA_TRY(capture_pod());
+    FERMATA_TRY(note(capture_one(0)));
+    for (size_t i = 0; i < held_.size(); ++i) FERMATA_TRY(note(capture_files(i)));
     FERMATA_TRY(capture_clocks());
     FERMATA_TRY(files_.finish(obstacles_));
     FERMATA_TRY(note(capture_shm_tree(init_, recorder_, objects_)));
+    FERMATA_TRY(note(search_.finish(memory_)));
     return obstacles_.sum();
   }
 
@@ -110,7 +121,6 @@ class Capture : public CaptureContext {
                           read_in_pod(*init, "/proc/sys/kernel/ns_last_pid"));
     pod.set_last_pid(std::atoi(last_pid.c_str()));
     FERMATA_TRY(refuse_system_v(*init));
-    FERMATA_TRY(refuse_shared_tables());
     pod.set_host_name(names.nodename);
     pod.set_domain_name(names.domainname);
     return Status::ok();
@@ -209,10 +219,26 @@ class Capture : public CaptureContext {
     }
   }
 
-  Status capture_zombie(const HeldProcess& process) {
+  Status capture_one(size_t index) {
+    image::Process& out = *objects_.mutable_processes(static_cast<int>(index));
+    HeldProcess& process = held_[index];
+    if (process.zombie) return capture_zombie(process, out);
+    FERMATA_TRY(capture_process(process, out));
+    // Where something stands in the way there will be no set. What fails is tried again, and told,
+    // when twins are asked for.
+    if (twins_ && obstacles_.sum()) static_cast<void>(begin_twin(process));
+    return Status::ok();
+  }
+
+  Status capture_files(size_t index) {
+    if (!has_files_.contains(held_[index].pid)) return Status::ok();
+    image::Process& out = *objects_.mutable_processes(static_cast<int>(index));
+    return files_.record(held_[index], out, obstacles_);
+  }
+
+  Status capture_zombie(const HeldProcess& process, image::Process& out) {
     FERMATA_ASSIGN_STATUS(const ProcStatus status, read_status(process.pid, process.pid));
     FERMATA_ASSIGN_STATUS(const ProcStat stat, ProcStat::read(process.pid));
-    image::Process& out = *objects_.add_processes();
     out.set_vpid(process.vpid);
     out.set_name(process.name);
     out.set_parent(vpid_of(process.parent));
@@ -224,7 +250,7 @@ class Capture : public CaptureContext {
   }
 
   Status drain_aio(HeldProcess& process) {
-    if (process.zombie || !process.site) return Status::ok();
+    if (process.zombie || !process.site || !process.site->saw_aio()) return Status::ok();
     FERMATA_ASSIGN_STATUS(const std::vector<Map> maps, read_maps(process.pid));
     std::vector<AioRing> rings;
     for (const Map& map : maps) {
@@ -259,8 +285,8 @@ class Capture : public CaptureContext {
     return Status::ok();
   }
 
-  Status capture_process(HeldProcess& process) {
-    image::Process& out = *objects_.add_processes();
+  /// All but its files.
+  Status capture_process(HeldProcess& process, image::Process& out) {
     FERMATA_TRY(relations(process, out));
     if (const auto drained = drained_.find(process.vpid); drained != drained_.end()) {
       *out.mutable_aio_contexts() = drained->second.aio_contexts();
@@ -279,19 +305,22 @@ class Capture : public CaptureContext {
     FERMATA_TRY(capture_actions(process, *leader, out));
     FERMATA_TRY(capture_pending(process.pid, /*shared=*/true, *out.mutable_pending()));
     FERMATA_TRY(capture_timers(process, *leader, vtids_, out));
-    FERMATA_TRY(files_.record(process, out, obstacles_));
-    return capture_address_space(process, init_, recorder_, finder_, out, memory_);
+    has_files_.insert(process.pid);
+    return capture_address_space(process, init_, recorder_, finder_, search_, out);
   }
 
   pid_t init_;
   std::vector<HeldProcess>& held_;
   OutsideConnections& outside_;
   PageFinder& finder_;
+  PageSearch search_;
+  bool twins_;
   image::PodObjects& objects_;
   std::vector<MemoryRegion>& memory_;
   SharedObjectRecorder recorder_;
   std::map<pid_t, int> vpids_;
   std::map<pid_t, int> vtids_;
+  std::set<pid_t> has_files_;              // processes that are held, with all that was looked at
   std::map<int, image::Process> drained_;  // by vpid: AIO contexts
   Obstacles obstacles_;
   FileTableRecorder files_;
@@ -307,7 +336,9 @@ Result<image::PodObjects> HeldPod::capture() {
   outside_.group = ::stat(group_.c_str(), &group) == 0 ? group.st_ino : 0;
   outside_.connections.clear();
   outside_.sockets.clear();
-  Capture capture(init_, rank_streams_, held_, outside_, *finder_, objects, memory_);
+  unfound_.clear();
+  Capture capture(init_, rank_streams_, held_, outside_, *finder_, objects, memory_,
+                  twins_expected_ ? &unfound_ : nullptr);
   FERMATA_TRY_RESULT(capture.run());
   return objects;
 }

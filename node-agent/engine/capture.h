@@ -15,6 +15,7 @@
 #include "common/status.h"
 #include "common/unique_fd.h"
 #include "node-agent/engine/page_finder.h"
+#include "node-agent/engine/page_search.h"
 #include "node-agent/engine/remote.h"
 #include "proto/objects.pb.h"
 
@@ -46,6 +47,8 @@ struct TwinMemory {
   /// As FrozenPod::memory(); what a process has of its own is read from its twin, which lives as
   /// long as a source that reads it.
   std::vector<MemoryRegion> regions;
+  /// Of twins: what find_in_twins() has to add to `regions` before they are read.
+  std::vector<UnfoundPages> unfound;
   /// The part of `regions` that no twin has: to be copied while the pod still stands. Their sources
   /// read the stopped pod.
   std::vector<MemoryRegion> rest;
@@ -68,6 +71,13 @@ class FrozenPod {
 
   /// Before capture(): who says which pages are needed, instead of EveryPage. Outlives this.
   virtual void find_pages_by(PageFinder& finder) = 0;
+
+  /// Before capture(): twins() will be called after it. Each process then begins its twin as soon
+  /// as it was looked at, and others are looked at meanwhile. Pages that can be found in a twin as
+  /// well are not in memory(), but for those that no twin has.
+  virtual void expect_twins() = 0;
+  /// Twins were expected and none will be asked for, or none are to be had: finds those pages.
+  virtual Status find_pages_here() = 0;
 
   /// Records everything. kCannotHold names every object that stands in the way, one a line.
   virtual Result<image::PodObjects> capture() = 0;
@@ -100,6 +110,11 @@ class FrozenPod {
   /// SIGKILLs every process instead. PID 1 is left for its parent to reap.
   virtual Status kill() = 0;
 };
+
+/// Finds the pages of twins and adds them to `regions`, which are of the same TwinMemory. The pod
+/// may run; nothing was read from the twins yet. kGone: somebody has ended one. The thread that
+/// made the twins.
+Status find_in_twins(const std::vector<UnfoundPages>& unfound, std::vector<MemoryRegion>& regions);
 
 /// What a cut held up is sent at once, instead of when a retransmission timer runs out; then closes
 /// the descriptors. The programs may run. Harmless to a socket that was closed or reset meanwhile.

@@ -129,6 +129,7 @@ std::string HeldPod::transient_state() const {
 }
 
 void HeldPod::release_all() {
+  drop_twins(group_, held_);
   // A vfork's parent stops only when its child runs on: those that have not stopped come last.
   for (HeldProcess& process : held_) {
     if (process.all_stopped()) release(process, dead_);
@@ -146,7 +147,14 @@ void HeldPod::release_all() {
 }
 
 Result<TwinMemory> HeldPod::twins(const image::PodObjects& objects) {
-  return make_twins(group_, held_, objects, memory_);
+  return make_twins(group_, held_, objects, memory_, unfound_);
+}
+
+Status HeldPod::find_pages_here() {
+  drop_twins(group_, held_);
+  FERMATA_TRY(find_and_add(unfound_, memory_));
+  unfound_.clear();
+  return Status::ok();
 }
 
 Status HeldPod::resume() {
@@ -155,6 +163,7 @@ Status HeldPod::resume() {
 }
 
 Status HeldPod::kill() {
+  drop_twins(group_, held_);
   // PID 1 last but at once: the kernel ends all others of its namespace with it
   // (pid_namespaces(7)).
   for (auto process = held_.rbegin(); process != held_.rend(); ++process) {

@@ -14,6 +14,8 @@ class HeldPod : public FrozenPod {
   ~HeldPod() override { release_all(); }
 
   void find_pages_by(PageFinder& finder) override { finder_ = &finder; }
+  void expect_twins() override { twins_expected_ = true; }
+  Status find_pages_here() override;
   Result<image::PodObjects> capture() override;
   const std::vector<MemoryRegion>& memory() const override { return memory_; }
   Result<TwinMemory> twins(const image::PodObjects& objects) override;
@@ -53,6 +55,8 @@ class HeldPod : public FrozenPod {
   EveryPage every_page_;
   PageFinder* finder_ = &every_page_;
   int rank_streams_ = 0;
+  bool twins_expected_ = false;
+  std::vector<UnfoundPages> unfound_;
   std::vector<pid_t> dead_;  ///< tracees killed by others, still to be waited for
 };
 

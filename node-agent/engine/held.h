@@ -47,6 +47,7 @@ struct HeldProcess {
   std::string name;
   std::vector<HeldThread> threads;  ///< the leader first
   std::shared_ptr<InjectionSite> site;
+  bool twin_begun = false;  ///< and not taken yet: twin.h
 
   /// Whether every thread attached has stopped.
   bool all_stopped() const;

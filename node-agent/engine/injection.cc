@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "node-agent/engine/injection_code.h"
 
@@ -176,7 +177,14 @@ Status CaptureRemote::keep_if_foreign() {
   return Status::ok();
 }
 
+/// Until no thread of the process is in the code any more.
+void CaptureRemote::wait_for_twin() {
+  CaptureRemote* const maker = std::exchange(site_->makes_twin_, nullptr);
+  if (maker != nullptr) maker->twin_ = maker->twin_at_its_end();
+}
+
 Status CaptureRemote::single(RemoteCall& call) {
+  wait_for_twin();
   FERMATA_TRY(write_save_area(Tail::kWithoutStack));
   GeneralRegisters registers = resume_;
   registers.rax = static_cast<uint64_t>(call.number);
@@ -224,6 +232,7 @@ Status CaptureRemote::remove_scratch() {
 }
 
 Status CaptureRemote::chunk(std::span<RemoteCall> calls) {
+  wait_for_twin();
   struct Slot {
     uint64_t number;
     std::array<uint64_t, 6> args;
@@ -273,7 +282,8 @@ Status CaptureRemote::run(std::span<RemoteCall> calls) {
 Status CaptureRemote::begin_twin() {
   constexpr timespec kUnlessTaken{5, 0};
   FERMATA_TRY(ensure_scratch());
-  const uint64_t answer = site_->scratch_ + kTable;
+  wait_for_twin();
+  const uint64_t answer = site_->scratch_ + kTwin;
   FERMATA_TRY(put(answer, int64_t{0}));
   FERMATA_TRY(put(answer + sizeof(int64_t), kUnlessTaken));
   FERMATA_TRY(write_save_area(Tail::kWithStack));
@@ -282,12 +292,26 @@ Status CaptureRemote::begin_twin() {
   registers.rbp = answer + sizeof(int64_t);
   registers.rsp = site_->scratch_ + kStackTop;
   FERMATA_TRY(enter(fermata_inject_twin, registers));
-  if (signal_ != 0) return resume_thread(tid_, PTRACE_CONT);
-  FERMATA_TRY(next_call_stop());
-  return resume_thread(tid_, PTRACE_SYSCALL);
+  if (signal_ != 0) {
+    FERMATA_TRY(resume_thread(tid_, PTRACE_CONT));
+  } else {
+    FERMATA_TRY(next_call_stop());
+    FERMATA_TRY(resume_thread(tid_, PTRACE_SYSCALL));
+  }
+  site_->makes_twin_ = this;
+  return Status::ok();
 }
 
 Result<int> CaptureRemote::end_twin() {
+  if (site_->makes_twin_ == this) wait_for_twin();
+  if (!twin_) return failure(Code::kInternal, "no copy-on-write twin was begun");
+  Result<int> twin = *std::move(twin_);
+  twin_.reset();
+  return twin;
+}
+
+/// Waits until the thread has left the code that makes its twin.
+Result<int> CaptureRemote::twin_at_its_end() {
   if (signal_ != 0) {
     FERMATA_TRY_RESULT(reach_end());
   } else {
@@ -297,7 +321,7 @@ Result<int> CaptureRemote::end_twin() {
   }
   FERMATA_TRY_RESULT(leave_code());
   int64_t twin = 0;
-  FERMATA_TRY_RESULT(get(site_->scratch_ + kTable, twin));
+  FERMATA_TRY_RESULT(get(site_->scratch_ + kTwin, twin));
   if (twin > 0) return static_cast<int>(twin);
   return errno_failure(twin == 0 ? EAGAIN : static_cast<int>(-twin), "making a copy-on-write twin");
 }

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "node-agent/engine/injection_site.h"
 #include "node-agent/engine/proc_status.h"
@@ -44,7 +45,8 @@ class CaptureRemote : public Remote {
   bool is_out() const { return out_; }
 
   /// Starts the making of a copy-on-write twin of the process and does not wait for it, so that
-  /// several processes make theirs at once. end_twin() has to follow before any other call.
+  /// several processes make theirs at once and we look at others meanwhile. Any call in a thread of
+  /// the process waits for its end. end_twin() has to follow.
   Status begin_twin();
   /// The twin's PID in the pod; it sleeps for five seconds. Fails with clone(2)'s errno.
   Result<int> end_twin();
@@ -55,6 +57,7 @@ class CaptureRemote : public Remote {
   Status remove_scratch();
 
  private:
+  static constexpr uint64_t kTwin = 0x800;  // what a twin reads, also while later calls are made
   static constexpr uint64_t kTable = 0x1000;
   static constexpr uint64_t kTableSlots = 128;
   static constexpr uint64_t kArguments = 0x4000;
@@ -73,6 +76,8 @@ class CaptureRemote : public Remote {
   Status reach_call_stop();
   Status reach_end();
   Status keep_if_foreign();
+  void wait_for_twin();
+  Result<int> twin_at_its_end();
 
   pid_t tid_ = -1;
   std::shared_ptr<InjectionSite> site_;
@@ -83,6 +88,7 @@ class CaptureRemote : public Remote {
   int signal_ = 0;  ///< at which the thread stops when its calls are made; 0: none will do
   long single_result_ = 0;
   bool out_ = false;
+  std::optional<Result<int>> twin_;  ///< made, and not asked for yet
 };
 
 }  // namespace fermata::engine

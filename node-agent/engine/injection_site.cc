@@ -48,6 +48,7 @@ Result<std::shared_ptr<InjectionSite>> InjectionSite::find(pid_t pid) {
   FERMATA_TRY_RESULT(memory.attach(pid));
   auto site = std::make_shared<InjectionSite>();
   for (const Map& map : maps) {
+    site->saw_aio_ = site->saw_aio_ || map.name.starts_with("/[aio]");
     if (map.name == "[vdso]") {
       FERMATA_ASSIGN(const uint64_t end, vdso_image_end(memory, map));
       const uint64_t code = (end + 15) & ~15ULL;

@@ -13,6 +13,8 @@
 
 namespace fermata::engine {
 
+class CaptureRemote;
+
 /// Per process: where the code and the scratch mapping are. Shared by the process's threads.
 class InjectionSite {
  public:
@@ -31,6 +33,8 @@ class InjectionSite {
   bool is_scratch(uint64_t start, uint64_t end) const {
     return start == scratch_ && end == scratch_ + kScratchSize;
   }
+  /// Whether there was an AIO context when the process was stopped.
+  bool saw_aio() const { return saw_aio_; }
 
  private:
   friend class CaptureRemote;
@@ -38,6 +42,8 @@ class InjectionSite {
   uint64_t code_size_ = 0;
   uint64_t scratch_ = 0;
   bool code_written_ = false;
+  bool saw_aio_ = false;
+  CaptureRemote* makes_twin_ = nullptr;  ///< is in the code, which serves one thread at a time
 };
 
 }  // namespace fermata::engine

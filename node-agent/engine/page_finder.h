@@ -46,6 +46,16 @@ class PageFinder {
   /// Extents of `maps`, which ascend: kHere, or kParent.
   virtual Result<Extents> find(const StoppedProcess& process, std::span<const OwnMap> maps) = 0;
 
+  /// Whether find() makes no call in the process. It may then be asked on any thread, while other
+  /// threads ask it of other processes.
+  virtual bool needs_no_calls(const StoppedProcess& /*process*/) const { return false; }
+
+  /// Whether EveryPage may be asked in the place of find(), and so of a copy-on-write twin as well,
+  /// once the process runs on. True: find() is not called for it.
+  virtual bool can_wait(const StoppedProcess& /*process*/, std::span<const OwnMap> /*maps*/) {
+    return false;
+  }
+
   /// Whether the userfaultfd that a map is registered with is of ours.
   virtual bool is_ours(pid_t /*pid*/, uint64_t /*start*/, uint64_t /*end*/) const { return false; }
 };
@@ -54,6 +64,10 @@ class PageFinder {
 class EveryPage : public PageFinder {
  public:
   Result<Extents> find(const StoppedProcess& process, std::span<const OwnMap> maps) override;
+  bool needs_no_calls(const StoppedProcess& /*process*/) const override { return true; }
+  bool can_wait(const StoppedProcess& /*process*/, std::span<const OwnMap> /*maps*/) override {
+    return true;
+  }
 };
 
 }  // namespace fermata::engine

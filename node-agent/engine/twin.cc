@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/ptrace.h>
 
 #include <algorithm>
@@ -10,9 +9,11 @@
 #include <fstream>
 #include <map>
 #include <optional>
+#include <utility>
 
 #include "common/extents.h"
 #include "common/log.h"
+#include "node-agent/engine/address_space.h"
 #include "node-agent/engine/cgroup_freezer.h"
 #include "node-agent/engine/exclusive_pages.h"
 #include "node-agent/engine/pages.h"
@@ -100,30 +101,29 @@ Result<std::shared_ptr<Twin>> take(pid_t pid) {
 /// Twins by the PID in the pod of who they are of.
 using Twins = std::map<int, std::shared_ptr<Twin>>;
 
-/// Has every process make its twin; `wanted` gets the PIDs in the pod of twin and original.
-Status fork_all(std::vector<HeldProcess>& held, std::map<int, int>& wanted) {
-  std::vector<std::pair<HeldProcess*, CaptureRemote*>> begun;
+/// Waits for the twins that were begun; `wanted` gets the PIDs in the pod of twin and original.
+Status end_all(std::vector<HeldProcess>& held, std::map<int, int>& wanted) {
   Status first;
   for (HeldProcess& process : held) {
-    if (process.zombie) continue;
-    Status status;
-    Result<CaptureRemote*> remote = remote_of(process, process.leader());
-    status = remote ? (*remote)->begin_twin() : remote.error();
-    if (!status) {
-      first = status.within(process.describe());
-      break;
-    }
-    begun.emplace_back(&process, *remote);
-  }
-  for (const auto& [process, remote] : begun) {
-    const Result<int> twin = remote->end_twin();
+    if (!std::exchange(process.twin_begun, false)) continue;
+    const Result<int> twin = process.leader().remote->end_twin();
     if (twin) {
-      wanted[*twin] = process->vpid;
+      wanted[*twin] = process.vpid;
     } else if (first) {
-      first = twin.error().within(process->describe());
+      first = twin.error().within(process.describe());
     }
   }
   return first;
+}
+
+/// Has every process make its twin that did not begin yet.
+Status fork_all(std::vector<HeldProcess>& held, std::map<int, int>& wanted) {
+  Status begun;
+  for (HeldProcess& process : held) {
+    if (begun && !process.zombie && !process.twin_begun) begun = begin_twin(process);
+  }
+  const Status ended = end_all(held, wanted);
+  return begun ? ended : begun;
 }
 
 /// Finds those of `wanted` by their PID in the pod and takes hold of each.
@@ -149,17 +149,13 @@ struct Range {
   uint64_t end;
 };
 
-/// What a twin has not, in ascending order: what fork(2) does not give to a child (madvise(2)), and
-/// huge pages.
+/// What a twin of the process has not, in ascending order.
 std::vector<Range> left_out(const image::PodObjects& objects, int vpid) {
   std::vector<Range> ranges;
   for (const image::Process& process : objects.processes()) {
     if (process.vpid() != vpid) continue;
     for (const image::Vma& vma : process.vmas()) {
-      const bool out = std::any_of(vma.advice().begin(), vma.advice().end(), [](int advice) {
-        return advice == MADV_DONTFORK || advice == MADV_WIPEONFORK;
-      });
-      if (out || vma.huge_page_size() != 0) ranges.push_back({vma.start(), vma.end()});
+      if (is_left_out(vma)) ranges.push_back({vma.start(), vma.end()});
     }
   }
   return ranges;
@@ -200,9 +196,42 @@ std::vector<Extent> inside(const std::vector<Extent>& extents, const std::vector
 
 }  // namespace
 
+Status begin_twin(HeldProcess& process) {
+  Result<CaptureRemote*> remote = remote_of(process, process.leader());
+  Status begun = remote ? (*remote)->begin_twin() : remote.error();
+  if (!begun) return begun.within(process.describe());
+  process.twin_begun = true;
+  return begun;
+}
+
+void drop_twins(const std::filesystem::path& group, std::vector<HeldProcess>& held) {
+  const bool any = std::any_of(held.begin(), held.end(),
+                               [](const HeldProcess& process) { return process.twin_begun; });
+  if (!any) return;
+  std::map<int, int> wanted;
+  Twins twins;
+  // One that cannot be taken ends by itself.
+  static_cast<void>(end_all(held, wanted));
+  static_cast<void>(take_all(group, held, wanted, twins));
+}
+
+Status find_in_twins(const std::vector<UnfoundPages>& unfound, std::vector<MemoryRegion>& regions) {
+  Status found = find_and_add(unfound, regions);
+  for (const UnfoundPages& of : unfound) {
+    // Where memory runs out the kernel kills first and takes the pages then: of a twin that still
+    // stands in our stop all were found.
+    const Result<ProcStat> stat = ProcStat::read(of.pid);
+    if (!stat || stat->state() != 't') {
+      return {Code::kGone, "a copy-on-write twin ended before its pages were found"};
+    }
+  }
+  return found;
+}
+
 Result<TwinMemory> make_twins(const std::filesystem::path& group, std::vector<HeldProcess>& held,
                               const image::PodObjects& objects,
-                              const std::vector<MemoryRegion>& memory) {
+                              const std::vector<MemoryRegion>& memory,
+                              const std::vector<UnfoundPages>& unfound) {
   std::map<int, int> wanted;
   const Status forked = fork_all(held, wanted);
   Twins twins;
@@ -228,6 +257,9 @@ Result<TwinMemory> make_twins(const std::filesystem::path& group, std::vector<He
     out.twins.push_back({twin->pid(), twin});
     std::vector<Extent> rest = inside(region.extents, ranges);
     if (!rest.empty()) out.rest.push_back({region.id, std::move(rest), region.source});
+  }
+  for (const UnfoundPages& of : unfound) {
+    out.unfound.push_back({of.vpid, twins.at(of.vpid)->pid(), of.maps});
   }
   for (const auto& [vpid, twin] : twins) twin->leave_behind();
   return out;

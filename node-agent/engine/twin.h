@@ -20,11 +20,18 @@
 
 namespace fermata::engine {
 
-/// Makes twins of all of `held` at once, on as many cores as there are. `memory` and `objects` are
-/// of the capture just made. On failure (no memory, a limit of processes) none is left. Tracer's
-/// thread.
+/// Has a process begin its twin, and does not wait for it. Tracer's thread.
+Status begin_twin(HeldProcess& process);
+
+/// Makes twins of all of `held` at once, on as many cores as there are; those that were begun are
+/// waited for. `memory`, `unfound` and `objects` are of the capture just made. On failure (no
+/// memory, a limit of processes) none is left. Tracer's thread.
 Result<TwinMemory> make_twins(const std::filesystem::path& group, std::vector<HeldProcess>& held,
                               const image::PodObjects& objects,
-                              const std::vector<MemoryRegion>& memory);
+                              const std::vector<MemoryRegion>& memory,
+                              const std::vector<UnfoundPages>& unfound);
+
+/// Ends the twins that were begun and not made use of. Tracer's thread.
+void drop_twins(const std::filesystem::path& group, std::vector<HeldProcess>& held);
 
 }  // namespace fermata::engine

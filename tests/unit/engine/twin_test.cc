@@ -1,9 +1,12 @@
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/syscall.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <sstream>
 #include <thread>
 
@@ -27,17 +30,39 @@ class TwinTest : public EngineTest {
     ASSERT_TRUE(place >> address_ >> words_);
   }
 
-  /// The twins of the running job, the job running on.
-  Result<KeptPod> hold_twins() {
-    FERMATA_ASSIGN(std::unique_ptr<FrozenPod> frozen,
-                   FrozenPod::freeze(the_pod().group(), the_pod().init_pid(), 5000));
+  Result<std::unique_ptr<FrozenPod>> freeze() {
+    return FrozenPod::freeze(the_pod().group(), the_pod().init_pid(), 5000);
+  }
+
+  /// The twins of the running job, the job running on. `expected`: they are begun by the capture.
+  Result<KeptPod> hold_twins(bool expected = false) {
+    FERMATA_ASSIGN(std::unique_ptr<FrozenPod> frozen, freeze());
+    if (expected) frozen->expect_twins();
     KeptPod kept;
     FERMATA_ASSIGN(kept.objects, frozen->capture());
     FERMATA_ASSIGN(TwinMemory twins, frozen->twins(kept.objects));
     for (const MemoryRegion& region : twins.rest) rest_bytes_ += region.bytes_here();
     FERMATA_TRY_RESULT(frozen->resume());
     kept.memory = std::move(twins.regions);
+    EXPECT_EQ(twins.unfound.empty(), !expected);
+    FERMATA_TRY_RESULT(find_in_twins(twins.unfound, kept.memory));
     return kept;
+  }
+
+  /// Of processes.
+  static std::map<uint64_t, Extents> extents_of(const std::vector<MemoryRegion>& memory) {
+    std::map<uint64_t, Extents> extents;
+    for (const MemoryRegion& region : memory) {
+      if (region.id.kind == MemoryId::Kind::kProcess) extents[region.id.id] = region.extents;
+    }
+    return extents;
+  }
+
+  void expect_only(size_t count) {
+    for (int i = 0; i < 500 && processes() != count; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    EXPECT_EQ(processes(), count);
   }
 
   size_t processes() {
@@ -127,8 +152,8 @@ class TwinTest : public EngineTest {
 TEST_F(TwinTest, Twin_HoldsTheInstant_WhileTheJobWritesOn) {
   start_counting();
   const size_t before = processes();
-  for (int round = 0; round < 5; ++round) {
-    const Result<KeptPod> kept = hold_twins();
+  for (int round = 0; round < 6; ++round) {
+    const Result<KeptPod> kept = hold_twins(/*expected=*/round % 2 == 1);
     ASSERT_TRUE(kept) << kept.error().message();
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
     const std::vector<uint64_t> words = words_of(kept->memory);
@@ -143,10 +168,82 @@ TEST_F(TwinTest, Twin_HoldsTheInstant_WhileTheJobWritesOn) {
   }
   EXPECT_GE(rest_bytes_, 5 * kLeftOut * sizeof(uint64_t)) << "that part is to be copied";
   // The last reader gone, the twins are: PID 1 may still have to wait for them.
-  for (int i = 0; i < 500 && processes() != before; ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  expect_only(before);
+  write("go", "");
+  EXPECT_EQ(wait_end(), 0) << "the program has seen no child";
+}
+
+TEST_F(TwinTest, Pages_AreFoundInTwins_AsInTheStoppedProcesses) {
+  start_counting();
+  {
+    Result<std::unique_ptr<FrozenPod>> frozen = freeze();
+    ASSERT_TRUE(frozen) << frozen.error().message();
+    ASSERT_TRUE((*frozen)->capture());
+    const std::map<uint64_t, Extents> here = extents_of((*frozen)->memory());
+
+    (*frozen)->expect_twins();
+    const Result<image::PodObjects> objects = (*frozen)->capture();
+    ASSERT_TRUE(objects) << objects.error().message();
+    EXPECT_NE(extents_of((*frozen)->memory()), here) << "left to the twins";
+    Result<TwinMemory> twins = (*frozen)->twins(*objects);
+    ASSERT_TRUE(twins) << twins.error().message();
+    ASSERT_EQ((*frozen)->resume().code(), Code::kOk);
+    ASSERT_EQ(find_in_twins(twins->unfound, twins->regions).code(), Code::kOk);
+    EXPECT_EQ(extents_of(twins->regions), here);
+
+    // Of one that is ended nothing is taken for found.
+    for (const TwinProcess& twin : twins->twins) ::kill(twin.pid, SIGKILL);
+    EXPECT_EQ(find_in_twins(twins->unfound, twins->regions).code(), Code::kGone);
   }
-  EXPECT_EQ(processes(), before);
+  write("go", "");
+  EXPECT_EQ(wait_end(), 0);
+}
+
+TEST_F(TwinTest, TwinsThatWereExpected_AreGone_WhenNobodyAsksForThem) {
+  start_counting();
+  const size_t before = processes();
+  for (int round = 0; round < 4; ++round) {
+    Result<std::unique_ptr<FrozenPod>> frozen = freeze();
+    ASSERT_TRUE(frozen) << frozen.error().message();
+    ASSERT_TRUE((*frozen)->capture());
+    const std::map<uint64_t, Extents> here = extents_of((*frozen)->memory());
+    (*frozen)->expect_twins();
+    ASSERT_TRUE((*frozen)->capture());
+    if (round % 2 == 0) {
+      ASSERT_EQ((*frozen)->find_pages_here().code(), Code::kOk);
+      EXPECT_EQ(extents_of((*frozen)->memory()), here);
+    }
+    ASSERT_EQ((*frozen)->resume().code(), Code::kOk);
+    expect_only(before);
+  }
+  write("go", "");
+  EXPECT_EQ(wait_end(), 0) << "the program has seen no child";
+}
+
+// A call uses the area that the making of a twin uses, and changes nothing that a twin still reads.
+TEST_F(TwinTest, CallsInAProcess_WaitForItsTwin_AndLeaveItAlone) {
+  start_counting();
+  for (int round = 0; round < 20; ++round) {
+    Result<std::unique_ptr<FrozenPod>> frozen = freeze();
+    ASSERT_TRUE(frozen) << frozen.error().message();
+    (*frozen)->expect_twins();
+    const Result<image::PodObjects> objects = (*frozen)->capture();
+    ASSERT_TRUE(objects) << objects.error().message();
+    for (const FrozenProcess& process : (*frozen)->processes()) {
+      for (const FrozenThread& thread : process.threads) {
+        const Result<Remote*> remote = (*frozen)->remote(process.vpid, thread.vtid);
+        ASSERT_TRUE(remote) << remote.error().message();
+        constexpr uint64_t kAbsurd = ~0ULL;
+        std::array<RemoteCall, 8> calls;
+        calls.fill({SYS_getpid, {kAbsurd, kAbsurd, kAbsurd, kAbsurd, kAbsurd, kAbsurd}, 0});
+        ASSERT_EQ((*remote)->run(calls).code(), Code::kOk);
+        for (const RemoteCall& call : calls) EXPECT_EQ(call.result, process.vpid);
+      }
+    }
+    const Result<TwinMemory> twins = (*frozen)->twins(*objects);
+    ASSERT_TRUE(twins) << twins.error().message();
+    ASSERT_EQ((*frozen)->resume().code(), Code::kOk);
+  }
   write("go", "");
   EXPECT_EQ(wait_end(), 0) << "the program has seen no child";
 }
