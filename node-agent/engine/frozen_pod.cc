@@ -57,7 +57,7 @@ Status HeldPod::hold_all(const std::vector<pid_t>& pids, int deadline_ms) {
     HeldProcess& process = held_.emplace_back();
     Status status = hold(pid, deadline_ms, process);
     if (status.code() == Code::kGone) {
-      release(process, dead_);
+      release(process, dead_with(pid));
       held_.pop_back();
       continue;
     }
@@ -132,12 +132,13 @@ void HeldPod::release_all() {
   drop_twins(group_, held_);
   // A vfork's parent stops only when its child runs on: those that have not stopped come last.
   for (HeldProcess& process : held_) {
-    if (process.all_stopped()) release(process, dead_);
+    if (process.all_stopped()) release(process, dead_with(process.pid));
   }
-  for (HeldProcess& process : held_) release(process, dead_);
+  for (HeldProcess& process : held_) release(process, dead_with(process.pid));
   held_.clear();
   listed_.clear();
-  std::erase(dead_, init_);  // its end is for its parent
+  std::erase(dead_of_init_, init_);  // its end is for its parent
+  reap_init(std::exchange(dead_of_init_, {}));
   reap_tracees(std::exchange(dead_, {}));
   if (!suspended_group_.empty()) {
     const Status frozen = write_freeze(suspended_group_, true);
@@ -174,11 +175,14 @@ Status HeldPod::kill() {
   // A tracee that ended stays until its tracer has waited for it. PID 1's own end is for its
   // parent.
   std::vector<pid_t> tids;
+  std::vector<pid_t> tids_of_init;
   for (const HeldProcess& process : held_) {
     for (const HeldThread& thread : process.threads) {
-      if (thread.tid != init_) tids.push_back(thread.tid);
+      if (thread.tid == init_) continue;
+      (process.pid == init_ ? tids_of_init : tids).push_back(thread.tid);
     }
   }
+  reap_init(std::move(tids_of_init));
   reap_tracees(std::move(tids));
   memory_.clear();
   held_.clear();

@@ -44,6 +44,7 @@ class HeldPod : public FrozenPod {
  private:
   Status add_zombies();
   void list_processes();
+  std::vector<pid_t>& dead_with(pid_t pid) { return pid == init_ ? dead_of_init_ : dead_; }
 
   std::filesystem::path group_;
   pid_t init_;
@@ -57,7 +58,8 @@ class HeldPod : public FrozenPod {
   int rank_streams_ = 0;
   bool twins_expected_ = false;
   std::vector<UnfoundPages> unfound_;
-  std::vector<pid_t> dead_;  ///< tracees killed by others, still to be waited for
+  std::vector<pid_t> dead_;          ///< tracees killed by others, still to be waited for
+  std::vector<pid_t> dead_of_init_;  ///< the same of PID 1
 };
 
 }  // namespace fermata::engine

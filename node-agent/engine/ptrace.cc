@@ -180,14 +180,18 @@ Status detach(pid_t tid, std::vector<pid_t>& dead) {
   return Status::ok();
 }
 
+void reap_ended_tracees(std::vector<pid_t>& tids) {
+  std::erase_if(tids, [](pid_t tid) {
+    int status = 0;
+    const pid_t got = ::waitpid(tid, &status, __WALL | WNOHANG);
+    return (got == tid && !WIFSTOPPED(status)) || (got < 0 && errno == ECHILD);
+  });
+}
+
 void reap_tracees(std::vector<pid_t> tids) {
   constexpr int kMostRounds = 20'000;  // ten seconds of sleep
   for (int round = 0; !tids.empty() && round < kMostRounds; ++round) {
-    std::erase_if(tids, [](pid_t tid) {
-      int status = 0;
-      const pid_t got = ::waitpid(tid, &status, __WALL | WNOHANG);
-      return (got == tid && !WIFSTOPPED(status)) || (got < 0 && errno == ECHILD);
-    });
+    reap_ended_tracees(tids);
     const timespec pause{0, 500'000};
     if (!tids.empty()) ::nanosleep(&pause, nullptr);
   }

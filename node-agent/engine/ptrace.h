@@ -54,8 +54,12 @@ Status resume_thread(pid_t tid, int request, int signal = 0);
 /// zombie, and its parent waits, until reap_tracees() has been told of it.
 Status detach(pid_t tid, std::vector<pid_t>& dead);
 
-/// Waits until every one of these killed tracees is gone. In whatever order they end: the last
-/// thread of a PID 1 stays until all others of its namespace were waited for (pid_namespaces(7)).
+/// Waits until every one of these killed tracees is gone, ten seconds at most. In whatever order
+/// they end: the last thread of a PID 1 stays until all others of its namespace were waited for
+/// (pid_namespaces(7)).
 void reap_tracees(std::vector<pid_t> tids);
+
+/// Once, without waiting: takes those that are gone out of `tids`.
+void reap_ended_tracees(std::vector<pid_t>& tids);
 
 }  // namespace fermata::engine

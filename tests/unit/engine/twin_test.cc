@@ -320,5 +320,24 @@ TEST_F(TwinTest, PipeEnds_WhileATwinLives) {
   write("go", "");
 }
 
+// A thread of PID 1 stays until the twins are gone, which stay until we let them: it was waited for
+// ten seconds with the job's end untold, then no more, and PID 1 stayed a zombie for good.
+TEST_F(TwinTest, ThePodEnds_WhenItIsKilledWhileTwinsAreMade) {
+  start_counting();
+  {
+    auto frozen = FrozenPod::freeze(the_pod().group(), the_pod().init_pid(), 5000);
+    ASSERT_TRUE(frozen) << frozen.error().message();
+    const Result<image::PodObjects> objects = (*frozen)->capture();
+    ASSERT_TRUE(objects) << objects.error().message();
+    const Result<TwinMemory> twins = (*frozen)->twins(*objects);
+    ASSERT_TRUE(twins) << twins.error().message();
+    ASSERT_EQ(::kill(the_pod().init_pid(), SIGKILL), 0);
+    const auto killed = std::chrono::steady_clock::now();
+    EXPECT_TRUE((*frozen)->resume());
+    EXPECT_LT(std::chrono::steady_clock::now() - killed, std::chrono::seconds(5));
+  }
+  EXPECT_EQ(wait_end(), 128 + SIGKILL);
+}
+
 }  // namespace
 }  // namespace fermata::engine
