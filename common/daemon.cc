@@ -62,6 +62,8 @@ void serve_until_stopped(const UniqueFd& signals) {
   sd_notify(0, "STOPPING=1");
 }
 
+void stop_takes_longer() { sd_notify(0, "EXTEND_TIMEOUT_USEC=60000000"); }
+
 int daemon_main(int argc, char** argv, const Daemon& daemon) {
   try {
     return run(argc, argv, daemon);

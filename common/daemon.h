@@ -21,6 +21,9 @@ Result<UniqueFd> take_stop_signals();
 /// Tells systemd that the daemon serves (sd_notify(3)), waits for one of `signals`, and tells it
 /// that it stops.
 void serve_until_stopped(const UniqueFd& signals);
+/// Tells systemd that the stop goes on: it waits a minute more from now, also beyond
+/// TimeoutStopSec= (EXTEND_TIMEOUT_USEC of sd_notify(3)). Any thread.
+void stop_takes_longer();
 
 struct Daemon {
   std::string name;     ///< of the program

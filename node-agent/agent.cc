@@ -14,6 +14,7 @@
 #include "common/term_verdict.h"
 #include "node-agent/addresses.h"
 #include "node-agent/engine/requirements.h"
+#include "node-agent/lazy_restore.h"
 #include "node-agent/rank_ends.h"
 #include "node-agent/record_file.h"
 #include "proto/outcome.h"
@@ -25,7 +26,10 @@ namespace {
 using std::chrono::seconds;
 using std::chrono::steady_clock;
 
-constexpr seconds kGuardsEnd{3};
+// For a pod that is quickly gone, whose guard may be there yet.
+constexpr seconds kLockPatience{3};
+// For pods that lack memory: as long as guards wait, and a bit.
+constexpr seconds kGuardsEnd = kGuardPatience + seconds{5};
 constexpr std::chrono::milliseconds kLookAgain{10};
 // Pods are taken over in some ten milliseconds each; one in trouble shall not hold up the others.
 constexpr seconds kAdoptPatience{30};
@@ -40,14 +44,18 @@ Result<UniqueFd> take_run_dir(const std::filesystem::path& run_dir) {
   UniqueFd lock(open(file.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (!lock) return errno_failure(errno, file.string());
   // The guards of lazy restarts have it until the pods of an agent that was killed are gone.
-  const auto until = steady_clock::now() + kGuardsEnd;
+  const bool guarded = PodRegistry(run_dir).any_memory_comes();
+  const auto until = steady_clock::now() + (guarded ? kGuardsEnd : kLockPatience);
   while (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno == EWOULDBLOCK && steady_clock::now() < until) {
       std::this_thread::sleep_for(kLookAgain);
       continue;
     }
-    return failure(Code::kBusy, fmt::format("{}: another fermata-agentd runs with this run_dir",
-                                            run_dir.string()));
+    return failure(Code::kBusy,
+                   fmt::format("{}: another fermata-agentd runs with this run_dir, or one was "
+                               "killed and its guards (processes fermata-guard) still end the pods "
+                               "whose memory it read: pgrep -l fermata",
+                               run_dir.string()));
   }
   return lock;
 }
@@ -178,8 +186,8 @@ void Agent::pass_terms_on(const PodId& pod, const std::set<uint32_t>& ranks) {
 }
 
 PodHostSettings Agent::settings_of_pods() const {
-  return {options_.node, options_.run_dir,  options_.write_bandwidth,
-          steps_.get(),  options_.compress, options_.precopy};
+  return {options_.node,     options_.run_dir, options_.write_bandwidth, steps_.get(),
+          options_.compress, options_.precopy, options_.stop_goes_on};
 }
 
 PodHostEvents Agent::events() {

@@ -34,6 +34,9 @@ struct AgentOptions {
   /// Of checkpoints, where a Slurm step names none; empty: below its working folder.
   std::filesystem::path checkpoint_dir{};
   std::string compress = "none";  ///< PodToHold::compress
+  /// Called every few seconds while ~Agent waits for memory that comes; not where none does. May be
+  /// null.
+  std::function<void()> stop_goes_on{};
 };
 
 class Agent {

@@ -23,7 +23,7 @@
 namespace fermata::node_agent {
 namespace {
 
-constexpr int kPodEndsMs = 30'000;
+constexpr int kPodEndsMs = std::chrono::milliseconds(kGuardPatience).count();
 
 void wait_for_end(int pidfd, int at_most_ms) {
   pollfd wait{pidfd, POLLIN, 0};
@@ -73,17 +73,20 @@ Extents huge_ranges(const image::Process& process, const MemoryRegion& region, b
 
 Result<std::unique_ptr<LazyRestore>> LazyRestore::start(int init_pidfd,
                                                         const std::filesystem::path& group,
-                                                        UniqueFd set_lock) {
+                                                        std::vector<UniqueFd> set_locks,
+                                                        std::function<void()> all_came) {
   std::unique_ptr<LazyRestore> made(new LazyRestore);
   made->init_.reset(::fcntl(init_pidfd, F_DUPFD_CLOEXEC, 0));
   if (!made->init_) return errno_failure(errno, "a descriptor of the pod's PID 1");
-  made->set_lock_ = std::move(set_lock);
+  made->set_locks_ = std::move(set_locks);
   LazyRestore* const self = made.get();
   engine::LazyFill::Events events;
   events.lost = [self](const Status& status) { self->lost(status); };
-  events.filled = [self] {
+  events.filled = [self, all_came = std::move(all_came)] {
+    // An agent that dies from here on leaves a whole pod, which the next one takes over.
+    if (all_came) all_came();
     self->dismiss_guard();
-    self->set_lock_.reset();
+    self->set_locks_.clear();
     self->huge_pages_.mend();
     if (self->settle_) self->settle_();
   };
@@ -135,6 +138,16 @@ Status LazyRestore::let_run(const image::PodObjects& objects,
 }
 
 Status LazyRestore::finish(std::chrono::milliseconds at_most) { return fill_->finish(at_most); }
+
+void LazyRestore::wait_while_it_comes(std::chrono::milliseconds period,
+                                      const std::function<void()>& comes) {
+  size_t left = fill_->left();
+  while (fill_->finish(period).code() == Code::kTimeout) {
+    const size_t now = fill_->left();
+    if (now != left) comes();
+    left = now;
+  }
+}
 
 Status LazyRestore::loss() const {
   const std::lock_guard lock(mutex_);

@@ -28,6 +28,7 @@ struct PodHostSettings {
   StepDesk* steps = nullptr;      ///< whose ranks Slurm's are; null: there is no Slurm. Not owned
   std::string compress = "none";  ///< PodToHold::compress
   uint32_t precopy = 0;           ///< PodToHold::precopy
+  std::function<void()> stop_goes_on{};  ///< AgentOptions::stop_goes_on
 };
 
 struct PodHostEvents {

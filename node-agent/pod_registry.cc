@@ -168,6 +168,14 @@ bool PodRegistry::memory_comes(const PodId& id) const {
   return trusted_record(file_of(id, kMemory)).has_value();
 }
 
+bool PodRegistry::any_memory_comes() const {
+  std::error_code ignored;  // no folder, no pods
+  const fs::directory_iterator files(folder_, ignored);
+  return std::any_of(begin(files), end(files), [](const fs::directory_entry& entry) {
+    return entry.path().extension() == fmt::format(".{}", kMemory);
+  });
+}
+
 Status PodRegistry::put(const PodRecord& record) const {
   FERMATA_TRY(make_record_folder(folder_.parent_path()));
   FERMATA_TRY(make_record_folder(folder_));

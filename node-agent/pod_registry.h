@@ -82,6 +82,8 @@ class PodRegistry {
   Status note_memory_comes(const PodId& id) const;
   void note_memory_came(const PodId& id) const;
   bool memory_comes(const PodId& id) const;
+  /// That of any pod.
+  bool any_memory_comes() const;
   /// In ascending order. A file that is none of ours, or that others can have written, is passed
   /// over.
   std::vector<PodRecord> all() const;

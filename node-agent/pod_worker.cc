@@ -25,6 +25,7 @@ using std::chrono::steady_clock;
 constexpr std::chrono::minutes kLongOrder{10};
 // For who waits for the orphan's end to tell how it was.
 constexpr seconds kStatusPatience{2};
+constexpr seconds kStopGoesOn{5};
 
 }  // namespace
 
@@ -160,7 +161,11 @@ void PodWorker::run() {
       case Wake::Kind::kQuit:
         roll_back();
         agent_.reset();
-        lazy_.reset();  // waits until all memory has come: without us the pod would be ended
+        // Without us the pod would be ended.
+        if (lazy_ && settings_.stop_goes_on) {
+          lazy_->wait_while_it_comes(kStopGoesOn, settings_.stop_goes_on);
+        }
+        lazy_.reset();
         return;
     }
   }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "common/fault_point.h"
+#include "common/log.h"
 #include "node-agent/engine/rebuild.h"
 #include "node-agent/pod_placer.h"
 #include "node-agent/read_ahead.h"
@@ -61,15 +62,35 @@ timespec time_of(const image::Timespec& time) {
   return out;
 }
 
-/// Of the memory that comes later: its set stays as long. Invalid where there are no such locks.
-/// kBusy: somebody works on the set.
-Result<UniqueFd> keep_set(const RestoreOrder& order) {
+/// Of the memory that comes later: its set and those it builds on stay as long. Fewer, or none,
+/// where there are no such locks: that is logged. kBusy: somebody works on one of them.
+Result<std::vector<UniqueFd>> keep_sets(const RestoreOrder& order) {
   FERMATA_ASSIGN(const FsCredentialScope scope, FsCredentialScope::enter(order.owner));
-  Result<UniqueFd> lock = storage::lock_set_to_read(order.image.parent_path());
-  if (lock) return lock;
-  if (lock.error().code() != Code::kBusy) return UniqueFd();
-  return Failure(Status(Code::kBusy, lock.error().message() +
-                                         "; wait until that is done, or restart without --lazy"));
+  std::vector<UniqueFd> locks;
+  const auto keep = [&](const std::filesystem::path& folder) -> Status {
+    Result<UniqueFd> lock = storage::lock_set_to_read(folder);
+    if (lock) {
+      locks.push_back(*std::move(lock));
+      return Status::ok();
+    }
+    if (lock.error().code() == Code::kBusy) {
+      return {Code::kBusy,
+              lock.error().message() + "; wait until that is done, or restart without --lazy"};
+    }
+    log_warning(fmt::format("{}; do not prune or compact it while job {} has its memory read",
+                            lock.error().message(), to_string(order.job)));
+    return Status::ok();
+  };
+  FERMATA_TRY_RESULT(keep(order.image.parent_path()));
+  // Only now: compact has the set build on nothing. What cannot be followed is told where it is
+  // read.
+  const Result<std::vector<storage::ChainImage>> chain =
+      storage::chain_of(order.image, order.digest);
+  if (!chain) return locks;
+  for (size_t i = 1; i < chain->size(); ++i) {
+    FERMATA_TRY_RESULT(keep((*chain)[i].path.parent_path()));
+  }
+  return locks;
 }
 
 /// Destroys a pod that did not come to run.
@@ -92,9 +113,9 @@ class PodUndo {
 
 Result<RestoredPod> restore(const RestoreOrder& order,
                             const std::function<Status(const StandingPod&)>& before_run) {
-  UniqueFd set_lock;
+  std::vector<UniqueFd> set_locks;
   if (order.lazy) {
-    FERMATA_ASSIGN(set_lock, keep_set(order));
+    FERMATA_ASSIGN(set_locks, keep_sets(order));
   }
   FERMATA_ASSIGN(storage::PodImage image, read_checked(order));
   const auto damaged = [&](const Status& status) {
@@ -139,7 +160,8 @@ Result<RestoredPod> restore(const RestoreOrder& order,
     return placer->each_thread(process, thread, remote);
   };
   if (order.lazy) {
-    FERMATA_ASSIGN(lazy, LazyRestore::start(pod.init_pidfd(), pod.group(), std::move(set_lock)));
+    FERMATA_ASSIGN(lazy, LazyRestore::start(pod.init_pidfd(), pod.group(), std::move(set_locks),
+                                            order.all_came));
     request.lazy = lazy->fill();
   }
   // What building touches is read now: a loss that ended the pod is told, not that it has ended.
@@ -154,11 +176,8 @@ Result<RestoredPod> restore(const RestoreOrder& order,
   FERMATA_TRY_RESULT(before_run({pod, placer->notes()}));
   if (!order.placement_file.empty()) FERMATA_TRY_RESULT(placer->save(order.placement_file));
   if (lazy) {
-    const auto came = [settle = placer->settle_later(rebuilt->processes()), told = order.all_came] {
-      if (settle) settle();
-      if (told) told();
-    };
-    FERMATA_TRY_RESULT(lazy->let_run(image.objects, image.memory, rebuilt->processes(), came));
+    FERMATA_TRY_RESULT(lazy->let_run(image.objects, image.memory, rebuilt->processes(),
+                                     placer->settle_later(rebuilt->processes())));
   }
   FAULT_POINT("restore.run");
   if (const Status runs = rebuilt->run(); !runs) return because(runs);

@@ -31,7 +31,7 @@ struct RestoreOrder {
   numa::Mode numa = numa::Mode::kReplan;
   /// The pod runs when all but its memory is there (RestoredPod::lazy).
   bool lazy = false;
-  /// With that: called once, when all has come, from any thread. May be null.
+  /// With that: LazyRestore::start. May be null.
   std::function<void()> all_came;
   /// Where the planned placement is kept for `fermata numa report`; empty: nowhere.
   std::filesystem::path placement_file;

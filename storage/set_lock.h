@@ -1,7 +1,8 @@
 // One at a time works on a set that is committed already: compact makes its files anew, retention
-// removes them, and neither while restarts read it. Between the processes of one machine, and of
-// others where the file system has flock(2) for all. Acts as the calling thread
-// (FsCredentialScope).
+// removes them, and neither while restarts read it. A set is locked alone: who reads one that
+// builds on others locks these, too. Between the processes of one machine; not between those of
+// several over NFS, whose clients keep flock(2) of a folder to themselves, and say nothing of it
+// (nfs_dir_operations of Linux 6.1 has no flock). Acts as the calling thread (FsCredentialScope).
 #pragma once
 
 #include <filesystem>

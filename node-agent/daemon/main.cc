@@ -67,6 +67,7 @@ Status serve(const Config& config) {
   options.checkpoint_dir = config.checkpoint_dir.value_or("");
   options.compress = config.compress;
   options.precopy = config.precopy;
+  options.stop_goes_on = stop_takes_longer;
   options.slots = config.slots == 0 ? usable_cores() : config.slots;
   // Each speaks to the other; the link is there before the agent has anything to send.
   std::unique_ptr<CoordinatorLink> link;

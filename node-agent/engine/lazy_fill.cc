@@ -174,6 +174,11 @@ Status LazyFill::finish(std::chrono::milliseconds at_most) {
   return {Code::kTimeout, "memory of the restart is still being read"};
 }
 
+size_t LazyFill::left() {
+  const std::lock_guard lock(queue_);
+  return left_;
+}
+
 // ---- workers
 
 /// Pages that somebody waits for, and, unless `urgent`, what is next when nobody does.

@@ -57,6 +57,8 @@ class LazyFill {
 
   /// Waits until all has come. kTimeout: it has not; else what was lost.
   Status finish(std::chrono::milliseconds at_most);
+  /// Units that are still to come.
+  size_t left();
 
  private:
   enum class State : uint8_t { kWaiting, kTaken, kDone };

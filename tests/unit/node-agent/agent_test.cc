@@ -1,12 +1,15 @@
 // All pods of a node under one agent, with a test in the coordinator's place.
 #include "node-agent/agent.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <fstream>
+#include <thread>
 
 #include "host_fixture.h"
 #include "node-agent/pod/cgroup.h"
@@ -278,6 +281,22 @@ TEST_F(AgentTest, ASecondAgent_IsRefused) {
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().code(), Code::kBusy);
   EXPECT_THAT(second.error().message(), HasSubstr(run_dir().string()));
+}
+
+// The guards of the pods of one that was killed hold what it held until these are gone.
+TEST_F(AgentTest, APodThatLacksMemory_IsWaitedForLonger_ThanAnotherAgent) {
+  ASSERT_TRUE(start());
+  fs::create_directories(run_dir() / "pods");
+  ASSERT_TRUE(PodRegistry(run_dir()).note_memory_comes(pod()));
+  UniqueFd held(open((run_dir() / "agent.lock").c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_EQ(flock(held.get(), LOCK_EX | LOCK_NB), 0);
+  std::thread guard([&] {
+    std::this_thread::sleep_for(std::chrono::seconds(4));
+    held.reset();
+  });
+  const Result<std::unique_ptr<Agent>> next = Agent::create(options(), stream_.send());
+  guard.join();
+  EXPECT_TRUE(next) << next.error().message();
 }
 
 TEST_F(AgentTest, KilledWithSeveralPods_TheNextTakesOverThoseThatLive) {

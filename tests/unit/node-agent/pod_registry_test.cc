@@ -122,7 +122,9 @@ TEST(PodRegistry, TellsWhoseMemoryStillComes) {
   const PodId pod = record_of(7, 0).id;
   ASSERT_TRUE(registry.put(record_of(7, 0)));
   EXPECT_FALSE(registry.memory_comes(pod));
+  EXPECT_FALSE(registry.any_memory_comes());
   ASSERT_TRUE(registry.note_memory_comes(pod));
+  EXPECT_TRUE(registry.any_memory_comes());
   ASSERT_TRUE(registry.note_memory_comes(record_of(7, 1).id));
   registry.tidy();
   EXPECT_TRUE(registry.memory_comes(pod));
