@@ -1,5 +1,5 @@
 // Who says which pages of a stopped process its image needs, and where they are: here, or still as
-// they were in the parent. Tracer's thread.
+// they were in the parent. Tracer's thread, but for find() where needs_no_calls() says so.
 #pragma once
 
 #include <sys/types.h>

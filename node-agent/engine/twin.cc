@@ -126,10 +126,11 @@ Status fork_all(std::vector<HeldProcess>& held, std::map<int, int>& wanted) {
   return begun ? ended : begun;
 }
 
-/// Finds those of `wanted` by their PID in the pod and takes hold of each.
+/// Finds those of `wanted` by their PID in the pod and takes hold of each that can be had.
 Status take_all(const std::filesystem::path& group, const std::vector<HeldProcess>& held,
                 const std::map<int, int>& wanted, Twins& twins) {
   FERMATA_ASSIGN_STATUS(const std::vector<pid_t> pids, group_processes(group));
+  Status first;
   for (const pid_t pid : pids) {
     const bool known = std::any_of(held.begin(), held.end(),
                                    [&](const HeldProcess& process) { return process.pid == pid; });
@@ -138,9 +139,14 @@ Status take_all(const std::filesystem::path& group, const std::vector<HeldProces
     if (!status) continue;  // another's, and ended
     const auto original = wanted.find(status->vpid);
     if (original == wanted.end()) continue;
-    FERMATA_ASSIGN_STATUS(twins[original->second], take(pid));
+    Result<std::shared_ptr<Twin>> twin = take(pid);
+    if (twin) {
+      twins[original->second] = *std::move(twin);
+    } else if (first) {
+      first = twin.error();
+    }
   }
-  if (twins.size() == wanted.size()) return Status::ok();
+  if (!first || twins.size() == wanted.size()) return first;
   return {Code::kGone, "a copy-on-write twin ended before it could be read"};
 }
 
@@ -213,6 +219,8 @@ void drop_twins(const std::filesystem::path& group, std::vector<HeldProcess>& he
   // One that cannot be taken ends by itself.
   static_cast<void>(end_all(held, wanted));
   static_cast<void>(take_all(group, held, wanted, twins));
+  // All at once, and the pod does not stand for as long as that takes.
+  for (const auto& [vpid, twin] : twins) twin->leave_behind();
 }
 
 Status find_in_twins(const std::vector<UnfoundPages>& unfound, std::vector<MemoryRegion>& regions) {
