@@ -18,8 +18,8 @@ namespace fermata::engine {
 Status capture_address_space(HeldProcess& process, pid_t init, SharedObjectRecorder& recorder,
                              const PageFinder& finder, PageSearch& search, image::Process& out);
 
-/// Whether a twin has not the pages of a map: fork(2) does not give them to a child (madvise(2)), or
-/// they are huge pages, which twins give up.
+/// Whether a twin has not the pages of a map: fork(2) does not give them to a child (madvise(2)),
+/// or they are huge pages, which twins give up.
 bool is_left_out(const image::Vma& vma);
 
 /// Whether any of the maps touches [start, end).

@@ -29,12 +29,12 @@ constexpr uint64_t kLength = kPages * kPage;
 
 /// Between the program and us.
 struct Told {
-  std::atomic<int> descriptor{-1};  ///< its userfaultfd; below -1: it failed
-  std::atomic<uint64_t> from{0};    ///< where its pages are at first
-  std::atomic<bool> taken{false};   ///< we have the descriptor
-  std::atomic<uint64_t> puts{0};    ///< pages that are there
-  std::atomic<int> moved{0};        ///< maps that stayed
-  std::atomic<bool> stop{false};  ///< all were put: it may end
+  std::atomic<int> descriptor{-1};   ///< its userfaultfd; below -1: it failed
+  std::atomic<uint64_t> from{0};     ///< where its pages are at first
+  std::atomic<bool> taken{false};    ///< we have the descriptor
+  std::atomic<uint64_t> puts{0};     ///< pages that are there
+  std::atomic<int> moved{0};         ///< maps that stayed
+  std::atomic<bool> stop{false};     ///< all were put: it may end
   std::atomic<bool> stopped{false};  ///< moves no more
   std::atomic<bool> look{false};     ///< all are to be there
 };
