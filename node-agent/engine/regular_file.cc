@@ -95,11 +95,6 @@ class RegularFileKind : public FileKind {
                     "this name was deleted while the file lives on under another one; open it by "
                     "the name that remains");
     }
-    if (!is_memory_file(probe) && huge_page_size(probe.dup.get()) != 0) {
-      return refuse(probe,
-                    "a deleted file of huge pages (hugetlbfs) cannot be held: use a memfd "
-                    "(MFD_HUGETLB)");
-    }
     FERMATA_ASSIGN_STATUS(const uint32_t id, context.shared_object(probe));
     file.set_object_id(id);
     return Status::ok();
@@ -172,6 +167,12 @@ class RegularFileKind : public FileKind {
       return refuse(probe,
                     "POSIX message queues cannot be held; the program has to close it (mq_close) "
                     "before a checkpoint");
+    }
+    if (S_ISREG(probe.status.st_mode) && !is_memory_file(probe) &&
+        huge_page_size(probe.dup.get()) != 0) {
+      return refuse(probe,
+                    "a file of huge pages (hugetlbfs) is memory of this node alone and cannot be "
+                    "held: use a memfd (MFD_HUGETLB), or MAP_HUGETLB without a file");
     }
     if (fs.f_type == kSecretmemMagic) {
       return refuse(probe, "memory of memfd_secret(2) must not be read by others; run without it");
