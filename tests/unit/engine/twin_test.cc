@@ -224,6 +224,30 @@ TEST_F(TwinTest, TwinsThatWereExpected_AreGone_WhenNobodyAsksForThem) {
   EXPECT_EQ(wait_end(), 0) << "the program has seen no child";
 }
 
+// Files are looked at while twins are made.
+TEST_F(TwinTest, TwinsThatWereExpected_AreGone_WhereSomethingCannotBeHeld) {
+  start(fmt::format(": > one; ln one other; exec 5< one; rm one; exec {}", COUNTING));
+  wait_for_file("ready");
+  const size_t before = processes();
+  for (int round = 0; round < 3; ++round) {
+    Result<std::unique_ptr<FrozenPod>> frozen = freeze();
+    ASSERT_TRUE(frozen) << frozen.error().message();
+    (*frozen)->expect_twins();
+    const Result<image::PodObjects> objects = (*frozen)->capture();
+    ASSERT_FALSE(objects);
+    EXPECT_EQ(objects.error().code(), Code::kCannotHold) << objects.error().message();
+    for (int i = 0; i < 2000 && processes() == before; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    EXPECT_GT(processes(), before) << "they were begun";
+    const auto since = std::chrono::steady_clock::now();
+    frozen->reset();
+    expect_only(before, since);
+  }
+  write("go", "");
+  EXPECT_EQ(wait_end(), 0) << "the program runs on";
+}
+
 // A call uses the area that the making of a twin uses, and changes nothing that a twin still reads.
 TEST_F(TwinTest, CallsInAProcess_WaitForItsTwin_AndLeaveItAlone) {
   start_counting();

@@ -164,6 +164,12 @@ wire::Order HostTest::restore(uint64_t crid, const wire::PodReport& image, uint3
   return order;
 }
 
+wire::Order HostTest::restore_lazily(uint64_t crid, const wire::PodReport& image) const {
+  wire::Order order = restore(crid, image);
+  order.mutable_restore()->set_lazy(true);
+  return order;
+}
+
 wire::Order HostTest::connect(const image::AddressMap& addresses) {
   wire::Order order;
   order.set_timeout_ns(60'000'000'000);

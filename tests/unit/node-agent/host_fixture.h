@@ -75,6 +75,8 @@ class HostTest : public ::testing::Test {
                            bool end_job = false);
   wire::Order restore(uint64_t crid, const wire::PodReport& image, uint32_t number = 0,
                       uint32_t pods = 1) const;
+  /// restore() of one pod, whose memory comes later.
+  wire::Order restore_lazily(uint64_t crid, const wire::PodReport& image) const;
   static wire::Order connect(const image::AddressMap& addresses);
   static wire::Order simple(const std::function<void(wire::Order&)>& fill);
   static wire::Order go();

@@ -119,9 +119,7 @@ TEST_F(LazyRestoreTest, TheSetsThatItsSetBuildsOn_AreWorkedOnByNobody) {
     EXPECT_EQ(first->ask(destroy()).outcome().code(), 0);
   }
   TestHost host(pod(0, 1), run_dir());
-  wire::Order lazy = restore(6, image);
-  lazy.mutable_restore()->set_lazy(true);
-  const wire::Done stands = host.ask(lazy);
+  const wire::Done stands = host.ask(restore_lazily(6, image));
   ASSERT_EQ(stands.outcome().code(), 0) << stands.outcome().message();
   for (const uint64_t crid : {5U, 6U}) {
     const auto worked_on = storage::lock_set(set_folder(crid));

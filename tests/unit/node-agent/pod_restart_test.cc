@@ -84,9 +84,7 @@ TEST_F(PodRestartTest, OneWhoseMemoryComesLater_IsHeldWhenItHasCome) {
   const wire::PodReport image = take_and_end(5, large_counter(file("count")));
   const long before = count();
   TestHost host(pod(0, 1), run_dir());
-  wire::Order lazy = restore(5, image);
-  lazy.mutable_restore()->set_lazy(true);
-  const wire::Done stands = host.ask(lazy);
+  const wire::Done stands = host.ask(restore_lazily(5, image));
   ASSERT_EQ(stands.outcome().code(), 0) << stands.outcome().message();
   const auto worked_on = storage::lock_set(set_folder(5));
   ASSERT_FALSE(worked_on) << "it is still to be read";
@@ -117,9 +115,7 @@ TEST_F(PodRestartTest, OneWhoseMemoryIsLost_EndsWithThatReason) {
   bytes.close();
   const long before = count();
   TestHost host(pod(0, 1), run_dir());
-  wire::Order lazy = restore(5, image);
-  lazy.mutable_restore()->set_lazy(true);
-  const wire::Done stands = host.ask(lazy);
+  const wire::Done stands = host.ask(restore_lazily(5, image));
   ASSERT_EQ(stands.outcome().code(), 0) << stands.outcome().message();
   ASSERT_EQ(host.ask(connect(stands.addresses())).outcome().code(), 0);
   const wire::Done runs = host.ask(go());
